@@ -1,0 +1,18 @@
+"""
+egress-xds: a gRPC ADS control plane that makes a corporate CONNECT proxy transparent.
+
+The package is laid out in rooms; a room imports only from the rooms below it, and import-linter
+enforces it (see `[tool.importlinter]` in pyproject.toml)::
+
+    8  cli/                             one module per verb of the `xds` command
+    7  app.py  demo/                    composition root of `serve` · the main job, shown
+    6  server/  sources/  client.py     edges: gRPC servicer · directory watch · xDS client
+    5  reconcile.py                     the only place that decides when to compile and publish
+    4  protocol/  cache.py  clients.py  SotW and delta machines · current snapshots · who acked what
+    3  compile/  bootstrap.py  capture.py  render.py
+    2  snapshot.py  resources.py        immutable resources, versions, closure check, diff
+    1  policy/  facts.py                documents → frozen values or diagnostics
+    0  diagnostics.py  errors.py  names.py  settings.py
+
+This module must stay empty of imports: `import xds` has no cost and no side effect.
+"""

@@ -1,0 +1,73 @@
+"""
+Every name that an Envoy sees, and the typed strings that travel between the rooms.
+
+Resource names are total functions of all that distinguishes the resource, bounded in length and the
+same on every replica and after every restart. Nothing else in the project invents a resource name.
+This room must not import anything of the project.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import NewType
+
+NodeId = NewType("NodeId", str)
+"""`node.id` of an Envoy: `<pod>.<namespace>`."""
+
+TypeUrl = NewType("TypeUrl", str)
+"""`type.googleapis.com/<full message name>`."""
+
+Version = NewType("Version", str)
+"""Hash of content: equal content has an equal version in every process."""
+
+Nonce = NewType("Nonce", str)
+"""Names one response on one stream."""
+
+OUTBOUND_LISTENER = "egress-outbound"
+"""The one listener that captured connections reach."""
+
+DIRECT_CLUSTER = "direct"
+"""Dials the address that the application dialled."""
+
+HTTP_ROUTES = "http"
+"""The route configuration that decides plain HTTP by its Host."""
+
+DIRECT_CHAIN = "direct"
+DENY_CHAIN = "deny"
+HTTP_CHAIN = "http"
+
+XDS_CLUSTER = "egress-xds"
+"""The bootstrap's static cluster: how Envoy reaches the control plane."""
+
+_MAX_LENGTH = 120
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+def _bounded(prefix: str, name: str) -> str:
+    """Return `prefix/name`, with a hash in place of what does not fit or is not plain."""
+    safe = _UNSAFE.sub("_", name)
+    if safe == name and len(name) <= _MAX_LENGTH:
+        return f"{prefix}/{name}"
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{prefix}/{safe[: _MAX_LENGTH - 17]}-{digest}"
+
+
+def proxy_cluster(proxy: str) -> str:
+    """Name the cluster of the policy's proxy `proxy`."""
+    return _bounded("proxy", proxy)
+
+
+def tls_tunnel_chain(proxy: str) -> str:
+    """Name the chain that sends `CONNECT <server name>:<port>` to `proxy`."""
+    return _bounded("tunnel-tls", proxy)
+
+
+def tcp_tunnel_chain(proxy: str) -> str:
+    """Name the chain that sends `CONNECT <address>:<port>` to `proxy`."""
+    return _bounded("tunnel-tcp", proxy)
+
+
+def http_proxy_chain(proxy: str) -> str:
+    """Name the chain whose plain HTTP all goes to `proxy`, whatever its Host."""
+    return _bounded("http", proxy)

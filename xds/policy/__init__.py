@@ -1,0 +1,1 @@
+"""Policies: `model` is what they mean, `parse` turns text into them, `selection` says whose is in force."""

@@ -1,0 +1,203 @@
+"""
+What a policy means, as frozen values: the language between parsing and compilation.
+
+Values here are normalised (lower case, punycode, masked networks, sorted ports): two documents that mean
+the same give equal values. Nothing here parses text or knows Envoy. Invariant: a `Policy` that exists
+can be compiled; whatever could prevent that was a diagnostic before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Network, IPv6Network
+
+from xds.diagnostics import Where
+
+Network = IPv4Network | IPv6Network
+
+
+class Dialect(Enum):
+    """Whose reading of NO_PROXY entries is in force (NO_PROXY rule N2)."""
+
+    GO = "go"
+    CURL = "curl"
+    PYTHON = "python"
+    DOTNET = "dotnet"
+    NODE = "node"
+
+
+class PlainHttp(Enum):
+    """How plain HTTP reaches a proxy."""
+
+    ABSOLUTE_FORM = "absolute-form"
+    DENY = "deny"
+
+
+class UnknownName(Enum):
+    """What happens to a connection that the default would tunnel but that names no host (N18)."""
+
+    CONNECT_IP = "connectIP"
+    DENY = "deny"
+    DIRECT = "direct"
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """Dial the address that the application dialled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    """Refuse the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """Go through the policy's proxy of this name."""
+
+    proxy: str
+
+
+Action = Direct | Deny | Tunnel
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DomainPattern:
+    """
+    A set of host names: `name` itself if `apex`, everything below it if `subdomains`.
+
+    At least one of the two is true. `name` is lower case, punycode, without a trailing dot.
+    """
+
+    name: str
+    apex: bool = True
+    subdomains: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """
+    One thing that a rule matches: a host pattern and the ports it applies to.
+
+    `host` None is any host, named or not. A network matches the address that the connection goes to,
+    whatever its name (N9). Empty `ports` are all ports.
+    """
+
+    host: DomainPattern | Network | None
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """
+    One rule of a policy; the first that matches decides (N5).
+
+    `action` is for TLS and other TCP, `http_action` for plain HTTP (N16); they differ only where the
+    document says so.
+    """
+
+    name: str
+    destinations: tuple[Destination, ...]
+    action: Action
+    http_action: Action
+    where: Where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Default:
+    """What happens to a connection that no rule matches."""
+
+    action: Action
+    http_action: Action
+    on_unknown_name: UnknownName = UnknownName.CONNECT_IP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One address of a proxy. `host` is a name or an address (IPv6 without brackets); lower `priority` first."""
+
+    host: str
+    port: int
+    tls: bool = False
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyTls:
+    """How TLS to the proxy itself is verified: PEM authorities (None: the system's) and the name expected."""
+
+    ca_pem: str | None = None
+    server_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """A corporate proxy: where it is and what it accepts."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    tls: ProxyTls = field(default_factory=ProxyTls)
+    connect_ports: tuple[int, ...] | None = None
+    """Ports that it accepts CONNECT for (N19); None: any."""
+    plain_http: PlainHttp = PlainHttp.ABSOLUTE_FORM
+    connect_timeout: float = 5.0
+    """Seconds."""
+    where: Where
+
+
+class Operator(Enum):
+    """Operators of a Kubernetes label selector requirement."""
+
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelRequirement:
+    """One requirement of a label selector; `matchLabels` entries are `IN` with one value."""
+
+    key: str
+    operator: Operator
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selector:
+    """Which pods a policy is for. An empty part matches everything."""
+
+    namespaces: tuple[str, ...] = ()
+    labels: tuple[LabelRequirement, ...] = ()
+    service_accounts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlwaysDirect:
+    """The built-in bypasses that a policy can switch off one by one (N12)."""
+
+    loopback: bool = True
+    link_local: bool = True
+    cluster_local: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """One policy document, whatever form it was written in."""
+
+    name: str
+    namespace: str | None = None
+    """None: cluster-wide."""
+    priority: int = 0
+    selector: Selector = field(default_factory=Selector)
+    proxies: tuple[Proxy, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    default: Default
+    dialect: Dialect = Dialect.GO
+    synthetic_ranges: tuple[Network, ...] = ()
+    """Addresses that stand for names: CIDR rules never match them (N10)."""
+    server_first_ports: tuple[int, ...] = ()
+    """Ports whose servers speak first: no wait for the client's first bytes."""
+    always_direct: AlwaysDirect = field(default_factory=AlwaysDirect)
+    where: Where

@@ -1,0 +1,1 @@
+"""The gRPC edge: aggregated discovery over grpc.aio."""

@@ -1,0 +1,1 @@
+"""Where policies come from: one module per kind of source."""
