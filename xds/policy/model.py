@@ -17,6 +17,10 @@ from xds.diagnostics import Where
 Network = IPv4Network | IPv6Network
 
 
+SERVER_FIRST_PORTS = (21, 22, 25, 110, 143, 587, 3306)
+"""FTP, SSH, SMTP, POP3, IMAP, submission and MySQL: the default of `serverFirstPorts`."""
+
+
 class Dialect(Enum):
     """Whose reading of NO_PROXY entries is in force (NO_PROXY rule N2)."""
 
@@ -197,7 +201,37 @@ class Policy:
     dialect: Dialect = Dialect.GO
     synthetic_ranges: tuple[Network, ...] = ()
     """Addresses that stand for names: CIDR rules never match them (N10)."""
-    server_first_ports: tuple[int, ...] = ()
+    server_first_ports: tuple[int, ...] = SERVER_FIRST_PORTS
     """Ports whose servers speak first: no wait for the client's first bytes."""
     always_direct: AlwaysDirect = field(default_factory=AlwaysDirect)
     where: Where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldPolicy:
+    """
+    A document that can't be used and has no last good version: only whom it claims is known.
+
+    The pods that it would be in force for are told nothing, so that a running Envoy keeps what it has
+    and a new one refuses; giving them a policy of lower rank could widen what they may reach. Where not even the
+    selector can be read, `selector` is empty and `is_unreadable` true: it may concern every pod in its scope,
+    and ranks before every other candidate.
+    """
+
+    name: str
+    namespace: str | None = None
+    priority: int = 0
+    selector: Selector = field(default_factory=Selector)
+    is_unreadable: bool = False
+    where: Where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What is known of the pod beside an Envoy: what selectors look at."""
+
+    pod: str
+    namespace: str
+    labels: tuple[tuple[str, str], ...] = ()
+    """Sorted pairs."""
+    service_account: str = ""
