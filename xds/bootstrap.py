@@ -1,0 +1,238 @@
+"""
+The bootstrap of an Envoy: all that it must know before it reaches the control plane.
+
+`render_bootstrap` fills the template `envoy/bootstrap.yaml`; everything a policy decides comes later, over
+ADS. Invariants: every value is checked before it is rendered, and the admin interface is never reachable
+from another machine. Nothing here starts an Envoy or talks to a control plane.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path, PurePosixPath
+from string import Template
+from typing import TYPE_CHECKING
+
+from xds.errors import SettingsError
+from xds.names import XDS_CLUSTER, NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+DEFAULT_ADMIN = "127.0.0.1:15000"
+"""Where Envoy's admin interface listens unless told otherwise."""
+
+MAX_PORT = 65535
+MAX_MARK = 0xFFFFFFFF
+_MAX_NAME = 253
+_MAX_LABEL = 63
+_MAX_UNIX_PATH = 107
+
+_SOL_SOCKET = 1
+_SO_MARK = 36
+"""Linux's numbers, whatever machine renders the bootstrap."""
+
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_QUALIFIED_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+
+_TEMPLATE = "bootstrap.yaml"
+_PACKAGE = Path(__file__).resolve().parent
+_TEMPLATE_DIRECTORIES = (_PACKAGE / "_envoy", _PACKAGE.parent / "envoy")
+"""Where an installed wheel keeps the templates, and where a checkout does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A host, as a name or as an address without brackets, and a port."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnixPath:
+    """A unix socket in the file system."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bootstrap:
+    """What distinguishes one Envoy's bootstrap from another's. The `parse_` functions give its parts."""
+
+    node_id: NodeId
+    server: Authority
+    cluster: str = "egress-xds"
+    """`node.cluster`: the name under which Envoy groups its own statistics."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """The pod's labels, which policies select by."""
+    service_account: str = ""
+    admin: Authority | UnixPath = Authority("127.0.0.1", 15000)
+    is_delta: bool = True
+    """Incremental xDS; False is state of the world."""
+    so_mark: int | None = None
+    """SO_MARK of every connection that Envoy opens, for a capture that can't tell Envoy by its user."""
+
+
+def parse_node_id(text: str) -> NodeId:
+    """Read `<pod>.<namespace>`; anything else is a SettingsError."""
+    pod, _, namespace = text.rpartition(".")
+    labels = [*pod.split("."), namespace]
+    if len(text) > _MAX_NAME or not all(_DNS_LABEL.fullmatch(label) for label in labels):
+        raise SettingsError(
+            f"node id {text!r} is not <pod>.<namespace> in lower-case letters, digits and '-'; "
+            "give the pod's name and namespace, such as web-0.shop"
+        )
+    return NodeId(text)
+
+
+def parse_authority(text: str) -> Authority:
+    """Read `host:port`, `address:port` or `[IPv6 address]:port`; anything else is a SettingsError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdecimal()) or not 1 <= int(port) <= MAX_PORT:
+        raise SettingsError(f"{text!r} has no port from 1 to {MAX_PORT}; write HOST:PORT or [IPV6]:PORT")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    address = _as_address(host[1:-1] if is_bracketed else host)
+    if isinstance(address, IPv6Address) is not is_bracketed:
+        raise SettingsError(f"{text!r}: an IPv6 address, and nothing else, is written in brackets; write [IPV6]:PORT")
+    if address is not None:
+        return Authority(str(address), int(port))
+    if not _is_host_name(host):
+        raise SettingsError(f"{host!r} in {text!r} is neither a host name nor an IP address")
+    return Authority(host.lower(), int(port))
+
+
+def parse_admin(text: str) -> Authority | UnixPath:
+    """
+    Read where the admin interface listens: `127.0.0.1:PORT`, `[::1]:PORT` or the absolute path of a unix socket.
+
+    Whoever reaches that interface can stop this Envoy and read its configuration, so that an address which
+    is not loopback is a SettingsError.
+    """
+    if text.startswith("/"):
+        return _parse_unix_path(text)
+    authority = parse_authority(text)
+    address = _as_address(authority.host)
+    if address is None or not address.is_loopback:
+        raise SettingsError(
+            f"the admin interface may not listen on {text!r}: it has no authentication; "
+            f"use a loopback address such as {DEFAULT_ADMIN}, or the absolute path of a unix socket"
+        )
+    return authority
+
+
+def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
+    """Read `key=value` pairs in the syntax of Kubernetes labels; anything else is a SettingsError."""
+    labels: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not _is_label_key(key) or not _is_label_value(value):
+            raise SettingsError(f"label {pair!r} is not KEY=VALUE in the syntax of Kubernetes labels, such as app=web")
+        if labels.setdefault(key, value) != value:
+            raise SettingsError(f"label {key!r} is given twice with different values; give it once")
+    return labels
+
+
+def parse_mark(mark: int) -> int:
+    """Check a packet mark: 1 to 2³²-1 (0 is what every unmarked packet has)."""
+    if not 1 <= mark <= MAX_MARK:
+        raise SettingsError(f"mark {mark} is not from 1 to {MAX_MARK}; choose one that nothing else on the node uses")
+    return mark
+
+
+def render_bootstrap(bootstrap: Bootstrap) -> str:
+    """Return the bootstrap as YAML; equal values give equal text. A missing template is a SettingsError."""
+    values = {name: json.dumps(value, sort_keys=True) for name, value in _substitutions(bootstrap).items()}
+    return Template(_read_template()).substitute(values)
+
+
+def _substitutions(bootstrap: Bootstrap) -> dict[str, object]:
+    is_name = _as_address(bootstrap.server.host) is None
+    return {
+        "node_id": bootstrap.node_id,
+        "node_cluster": bootstrap.cluster,
+        "node_metadata": _metadata(bootstrap),
+        "admin_address": _admin_address(bootstrap.admin),
+        "ads_api_type": "DELTA_GRPC" if bootstrap.is_delta else "GRPC",
+        "cluster_manager": _cluster_manager(bootstrap.so_mark),
+        "xds_cluster": XDS_CLUSTER,
+        "xds_discovery_type": "STRICT_DNS" if is_name else "STATIC",
+        "xds_host": bootstrap.server.host,
+        "xds_port": bootstrap.server.port,
+    }
+
+
+def _metadata(bootstrap: Bootstrap) -> dict[str, object]:
+    metadata: dict[str, object] = {}
+    if bootstrap.labels:
+        metadata["labels"] = dict(bootstrap.labels)
+    if bootstrap.service_account:
+        metadata["serviceAccount"] = bootstrap.service_account
+    return metadata
+
+
+def _admin_address(admin: Authority | UnixPath) -> dict[str, object]:
+    match admin:
+        case UnixPath(path):
+            # Only the user that runs Envoy may connect (0600, which YAML and JSON know as 384).
+            return {"pipe": {"path": path, "mode": 0o600}}
+        case Authority(host, port):
+            return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _cluster_manager(so_mark: int | None) -> dict[str, object]:
+    if so_mark is None:
+        return {}
+    option = {
+        "description": "marks what Envoy itself opens, so that it is not captured again",
+        "level": _SOL_SOCKET,
+        "name": _SO_MARK,
+        "int_value": so_mark,
+        "state": "STATE_PREBIND",
+    }
+    return {"upstream_bind_config": {"socket_options": [option]}}
+
+
+def _read_template() -> str:
+    for directory in _TEMPLATE_DIRECTORIES:
+        path = directory / _TEMPLATE
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    raise SettingsError(f"the template {_TEMPLATE} is missing from this installation; install egress-xds again")
+
+
+def _parse_unix_path(text: str) -> UnixPath:
+    if len(text.encode()) > _MAX_UNIX_PATH or ".." in PurePosixPath(text).parts or not text.isprintable():
+        raise SettingsError(
+            f"{text!r} can't be a unix socket: the path must be plain text of at most {_MAX_UNIX_PATH} bytes without '..'"
+        )
+    return UnixPath(text)
+
+
+def _as_address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    # A zone names an interface of one machine, and is text that Envoy would not accept.
+    return None if "%" in host else address
+
+
+def _is_host_name(host: str) -> bool:
+    labels = host.removesuffix(".").split(".")
+    # A last label of digits only would be a malformed IPv4 address (WHATWG URL, "ends in a number").
+    return len(host) <= _MAX_NAME and all(map(_HOST_LABEL.fullmatch, labels)) and not labels[-1].isdecimal()
+
+
+def _is_label_key(key: str) -> bool:
+    prefix, slash, name = key.rpartition("/")
+    is_prefixed = not slash or (len(prefix) <= _MAX_NAME and all(map(_DNS_LABEL.fullmatch, prefix.split("."))))
+    return is_prefixed and _QUALIFIED_NAME.fullmatch(name) is not None
+
+
+def _is_label_value(value: str) -> bool:
+    return value == "" or (len(value) <= _MAX_LABEL and _QUALIFIED_NAME.fullmatch(value) is not None)

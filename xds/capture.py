@@ -1,0 +1,179 @@
+"""
+The capture rules: iptables scripts that send a pod's outgoing TCP connections to Envoy.
+
+`render_capture` and `render_removal` return input for `iptables-restore --noflush` (or `ip6tables-restore`),
+which applies a whole script or nothing of it. All rules live in one chain of our own in the nat table, and one
+jump in OUTPUT leads there; nothing else in the tables is touched. Both functions are told what
+`iptables-save -t nat` says, so that applying twice leaves what applying once leaves. Nothing here runs a
+program: `xds capture` does.
+
+What is never captured: what Envoy itself opens, known by its user or by its socket mark, for it would come
+back for ever; and what stays in the pod (the loopback interface, over which the pod also reaches its own
+addresses). Everything that is not TCP passes by.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TYPE_CHECKING
+
+from xds.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+CHAIN = "EGRESS_XDS_OUTPUT"
+"""The chain in the nat table that holds every rule of ours."""
+
+LISTENER_PORT = 15001
+"""Where Envoy's outbound listener takes captured connections."""
+
+ENVOY_UID = 1337
+"""The user that Envoy runs as in a pod unless told otherwise."""
+
+MAX_PORT = 65535
+MAX_MARK = 0xFFFFFFFF
+MAX_UID = 0xFFFFFFFE
+"""2³²-1 means "no user" to the kernel."""
+
+_JUMP = f"OUTPUT -p tcp -j {CHAIN}"
+_ANY_JUMP = re.compile(rf"-A (?P<rule>\S+ .*-[jg] {CHAIN})")
+
+
+class Family(Enum):
+    """An address family, with the programs and the loopback network that belong to it."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+    @property
+    def restore_command(self) -> str:
+        """The program that applies a script."""
+        return "iptables-restore" if self is Family.IPV4 else "ip6tables-restore"
+
+    @property
+    def save_command(self) -> str:
+        """The program that prints the rules in force."""
+        return "iptables-save" if self is Family.IPV4 else "ip6tables-save"
+
+    @property
+    def loopback(self) -> str:
+        """The addresses that never leave the pod."""
+        return "127.0.0.0/8" if self is Family.IPV4 else "::1/128"
+
+    def has(self, network: IPv4Network | IPv6Network) -> bool:
+        """Whether `network` is of this family."""
+        return isinstance(network, IPv4Network if self is Family.IPV4 else IPv6Network)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capture:
+    """
+    What to capture. Build it with `build_capture`, which checks every part.
+
+    Ports and networks are those of the destination; user ids are those of the process that connects.
+    """
+
+    to_port: int
+    exempt_uids: tuple[int, ...]
+    exempt_marks: tuple[int, ...]
+    exclude_ports: tuple[int, ...]
+    exclude_networks: tuple[IPv4Network | IPv6Network, ...]
+    exclude_uids: tuple[int, ...]
+
+
+def build_capture(  # noqa: PLR0913 -- one keyword per option of the command
+    *,
+    to_port: int = LISTENER_PORT,
+    exempt_uids: Iterable[int] = (),
+    exempt_marks: Iterable[int] = (),
+    exclude_ports: Iterable[int] = (),
+    exclude_cidrs: Iterable[str] = (),
+    exclude_uids: Iterable[int] = (),
+) -> Capture:
+    """
+    Check and sort what to capture; duplicates are dropped. An unusable value is a SettingsError.
+
+    `exempt_uids` and `exempt_marks` say how Envoy's own connections are known; with neither given they are
+    those of the user 1337.
+    """
+    marks = _checked("mark", exempt_marks, 1, MAX_MARK)
+    uids = _checked("user id", exempt_uids, 0, MAX_UID)
+    return Capture(
+        to_port=_checked("port", [to_port], 1, MAX_PORT)[0],
+        exempt_uids=uids if uids or marks else (ENVOY_UID,),
+        exempt_marks=marks,
+        exclude_ports=_checked("port", exclude_ports, 1, MAX_PORT),
+        exclude_networks=tuple(sorted(set(map(_parse_network, exclude_cidrs)), key=_network_order)),
+        exclude_uids=_checked("user id", exclude_uids, 0, MAX_UID),
+    )
+
+
+def render_capture(capture: Capture, family: Family, saved: str = "") -> str:
+    """
+    Return the script that puts `capture` in force in place of any capture that `saved` shows.
+
+    `saved` is what `iptables-save -t nat` prints; empty stands for a pod without any rules.
+    """
+    return "\n".join(
+        [
+            "*nat",
+            # Declaring a chain of one's own empties it where it exists (iptables-restore, --noflush).
+            f":{CHAIN} - [0:0]",
+            *(f"-D {rule}" for rule in _jumps(saved)),
+            *(f"-A {CHAIN} {match} -j RETURN" for match in _exemptions(capture, family)),
+            f"-A {CHAIN} -p tcp -j REDIRECT --to-ports {capture.to_port}",
+            f"-A {_JUMP}",
+            "COMMIT",
+            "",
+        ]
+    )
+
+
+def render_removal(saved: str) -> str:
+    """Return the script that removes the capture that `saved` shows; empty if there is none."""
+    if f":{CHAIN} " not in saved:
+        return ""
+    return "\n".join(["*nat", *(f"-D {rule}" for rule in _jumps(saved)), f"-F {CHAIN}", f"-X {CHAIN}", "COMMIT", ""])
+
+
+def _exemptions(capture: Capture, family: Family) -> Iterator[str]:
+    yield from (f"-m mark --mark {mark:#x}" for mark in capture.exempt_marks)
+    yield from (f"-m owner --uid-owner {uid}" for uid in capture.exempt_uids)
+    yield "-o lo"
+    yield f"-d {family.loopback}"
+    yield from (f"-m owner --uid-owner {uid}" for uid in capture.exclude_uids)
+    yield from (f"-p tcp -m tcp --dport {port}" for port in capture.exclude_ports)
+    yield from (f"-d {network}" for network in capture.exclude_networks if family.has(network))
+
+
+def _jumps(saved: str) -> list[str]:
+    """Every rule that leads to our chain, as `iptables-save` wrote it: `-D` takes the same words."""
+    found = (_ANY_JUMP.fullmatch(line) for line in saved.splitlines())
+    return [match["rule"] for match in found if match]
+
+
+def _checked(what: str, values: Iterable[int], low: int, high: int) -> tuple[int, ...]:
+    ordered = tuple(sorted(set(values)))
+    for value in ordered:
+        if not low <= value <= high:
+            raise SettingsError(f"{what} {value} is not from {low} to {high}; nothing was changed")
+    return ordered
+
+
+def _parse_network(text: str) -> IPv4Network | IPv6Network:
+    """Read a network; host bits are masked, as everywhere in the project (N7)."""
+    try:
+        network = ip_network(text.strip(), strict=False)
+    except ValueError as error:
+        raise SettingsError(f"{text!r} is not an IP network; write one such as 10.0.0.0/8 or fd00::/8") from error
+    if isinstance(network, IPv6Network) and network.network_address.scope_id is not None:
+        raise SettingsError(f"{text!r} has a zone, which a rule can't match; write the network without '%'")
+    return network
+
+
+def _network_order(network: IPv4Network | IPv6Network) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen

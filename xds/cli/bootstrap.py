@@ -1,0 +1,61 @@
+"""`xds bootstrap`: print the bootstrap of one Envoy."""
+
+from __future__ import annotations
+
+import click
+
+from xds.bootstrap import (
+    DEFAULT_ADMIN,
+    Bootstrap,
+    parse_admin,
+    parse_authority,
+    parse_labels,
+    parse_mark,
+    parse_node_id,
+    render_bootstrap,
+)
+
+
+@click.command(name="bootstrap")
+@click.option("--node", required=True, metavar="POD.NAMESPACE", help="Who this Envoy is.")
+@click.option("--server", required=True, metavar="HOST:PORT", help="The control plane.")
+@click.option("--cluster", default="egress-xds", show_default=True, help="Envoy's node.cluster.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the pod; repeatable.")
+@click.option("--service-account", default="", metavar="NAME", help="The pod's service account.")
+@click.option(
+    "--admin",
+    default=DEFAULT_ADMIN,
+    show_default=True,
+    metavar="ADDRESS:PORT|PATH",
+    help="Envoy's admin interface: a loopback address or the absolute path of a unix socket.",
+)
+@click.option("--sotw", is_flag=True, help="State-of-the-world xDS instead of delta.")
+@click.option(
+    "--so-mark",
+    type=int,
+    metavar="N",
+    help="Mark the connections that Envoy opens, for `xds capture --exempt-mark N`. Envoy needs CAP_NET_ADMIN then.",
+)
+def command(
+    *,
+    node: str,
+    server: str,
+    cluster: str,
+    labels: tuple[str, ...],
+    service_account: str,
+    admin: str,
+    sotw: bool,
+    so_mark: int | None,
+) -> None:
+    """Print the bootstrap (YAML) of the Envoy beside the pod POD in NAMESPACE."""
+    bootstrap = Bootstrap(
+        node_id=parse_node_id(node),
+        server=parse_authority(server),
+        cluster=cluster,
+        labels=parse_labels(labels),
+        service_account=service_account,
+        admin=parse_admin(admin),
+        is_delta=not sotw,
+        so_mark=None if so_mark is None else parse_mark(so_mark),
+    )
+    click.echo(render_bootstrap(bootstrap), nl=False)
