@@ -35,7 +35,11 @@ HTTP_ROUTES = "http"
 
 DIRECT_CHAIN = "direct"
 DENY_CHAIN = "deny"
+HTTP_DENY_CHAIN = "http-deny"
 HTTP_CHAIN = "http"
+
+OUTBOUND_PORT = 15001
+"""Where the listener listens and capture redirects to."""
 
 XDS_CLUSTER = "egress-xds"
 """The bootstrap's static cluster: how Envoy reaches the control plane."""

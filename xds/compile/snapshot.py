@@ -9,11 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xds import names
+from xds.compile.builtin import builtin_rules
+from xds.compile.clusters import build_direct_cluster, build_proxy_cluster, is_address
+from xds.compile.decisions import Plan, build_plan
+from xds.compile.http import build_routes
+from xds.compile.listener import build_listener
+from xds.diagnostics import Diagnostic
+from xds.resources import Reference, Resource, ResourceType, build_resource
+from xds.snapshot import build_snapshot
+
 if TYPE_CHECKING:
-    from xds.diagnostics import Diagnostic
+    from collections.abc import Iterable
+
     from xds.facts import Facts
     from xds.policy.model import Policy
     from xds.snapshot import Snapshot
+
+MAX_SEGMENTS = 40
+"""Each look-up nests two messages deeper, and protobuf parsers stop at a hundred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,4 +40,44 @@ class Compilation:
 
 def compile_snapshot(policy: Policy, facts: Facts) -> Compilation:
     """Compile one policy for all the pods that it is in force for."""
-    raise NotImplementedError
+    rules = builtin_rules(policy, facts) + policy.rules
+    shields = policy.synthetic_ranges
+    plan = build_plan(rules, lambda rule: rule.action, policy.default.action, shields)
+    http_plan = build_plan(rules, lambda rule: rule.http_action, policy.default.http_action, shields)
+    diagnostics = tuple(_check(policy, (plan, http_plan)))
+    if any(diagnostic.is_error for diagnostic in diagnostics):
+        return Compilation(None, diagnostics)
+    return Compilation(build_snapshot(_build_resources(policy, plan, http_plan)), diagnostics)
+
+
+def _build_resources(policy: Policy, plan: Plan, http_plan: Plan) -> Iterable[Resource]:
+    proxies = [names.proxy_cluster(proxy.name) for proxy in policy.proxies]
+    clusters = [Reference(ResourceType.CLUSTER.type_url, name) for name in (names.DIRECT_CLUSTER, *proxies)]
+    routes = Reference(ResourceType.ROUTE.type_url, names.HTTP_ROUTES)
+    yield build_resource(ResourceType.CLUSTER, names.DIRECT_CLUSTER, build_direct_cluster())
+    for name, proxy in zip(proxies, policy.proxies, strict=True):
+        yield build_resource(ResourceType.CLUSTER, name, build_proxy_cluster(proxy))
+    listener = build_listener(policy, plan, http_plan)
+    yield build_resource(ResourceType.LISTENER, names.OUTBOUND_LISTENER, listener, [*clusters, routes])
+    by_host = build_routes(http_plan.split_leading()[1], policy)
+    yield build_resource(ResourceType.ROUTE, names.HTTP_ROUTES, by_host, clusters)
+
+
+def _check(policy: Policy, plans: Iterable[Plan]) -> Iterable[Diagnostic]:
+    deepest = max(len(plan.segments) for plan in plans)
+    if deepest > MAX_SEGMENTS:
+        yield Diagnostic(
+            "EX501",
+            policy.where,
+            f"the rules change between names, addresses and ports {deepest} times, at most {MAX_SEGMENTS} can be served",
+            "put rules with the same action next to each other, addresses before names",
+        )
+    for proxy in policy.proxies:
+        for endpoint in proxy.endpoints:
+            if endpoint.tls and is_address(endpoint.host) and proxy.tls.server_name is None:
+                yield Diagnostic(
+                    "EX502",
+                    proxy.where,
+                    f"proxy {proxy.name!r} is reached by TLS at an address, so the name in its certificate is not known",
+                    "write that name as tls.serverName",
+                )

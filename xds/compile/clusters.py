@@ -1,0 +1,161 @@
+"""
+Clusters: one per proxy of the policy, and `direct`, which dials what the application dialled.
+
+Endpoints, ports and time-outs of a proxy live here and nowhere in the listener, so that moving a proxy cuts no
+tunnel that still works. A proxy's address may be a name; Envoy resolves it again by its TTL.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from ipaddress import ip_address
+from itertools import groupby
+
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    CircuitBreakers,
+    CircuitBreakersThresholds,
+    Cluster,
+    ClusterDiscoveryType,
+    ClusterDnsLookupFamily,
+    ClusterLbPolicy,
+    ClusterTransportSocketMatch,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    DataSource,
+    Metadata,
+    SocketAddress,
+    TransportSocket,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint as EnvoyEndpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.extensions.transport_sockets.raw_buffer.v3 import RawBuffer
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CertificateValidationContext,
+    CertificateValidationContextSystemRootCerts,
+    CommonTlsContext,
+    UpstreamTlsContext,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
+from envoy_data_plane.google.protobuf import Any, Struct, Value
+
+from xds import names
+from xds.compile.http import build_http1_options
+from xds.policy.model import Endpoint, Proxy, ProxyTls
+
+_CONNECT_TIMEOUT = timedelta(seconds=10)
+_UNLIMITED = 2**32 - 1
+"""Envoy's default of 1,024 connections per cluster would refuse tunnels that the proxy would take."""
+_PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_MATCH_CRITERIA = "envoy.transport_socket_match"
+
+
+def is_address(host: str) -> bool:
+    """Whether `host` is an IP address rather than a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def build_direct_cluster() -> Cluster:
+    """Build the cluster that dials the original destination."""
+    return Cluster(
+        name=names.DIRECT_CLUSTER,
+        type=ClusterDiscoveryType.ORIGINAL_DST,
+        lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
+        connect_timeout=_CONNECT_TIMEOUT,
+        circuit_breakers=_no_limits(),
+        typed_extension_protocol_options=_http1(),
+    )
+
+
+def build_proxy_cluster(proxy: Proxy) -> Cluster:
+    """Build the cluster of one proxy."""
+    is_static = all(is_address(endpoint.host) for endpoint in proxy.endpoints)
+    name = names.proxy_cluster(proxy.name)
+    return Cluster(
+        name=name,
+        type=ClusterDiscoveryType.STATIC if is_static else ClusterDiscoveryType.STRICT_DNS,
+        dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED,
+        respect_dns_ttl=not is_static,
+        connect_timeout=timedelta(seconds=proxy.connect_timeout),
+        load_assignment=ClusterLoadAssignment(cluster_name=name, endpoints=_localities(proxy)),
+        transport_socket_matches=_transport_sockets(proxy),
+        circuit_breakers=_no_limits(),
+        typed_extension_protocol_options=_http1(),
+    )
+
+
+def _localities(proxy: Proxy) -> list[LocalityLbEndpoints]:
+    # Envoy wants priorities without gaps: 0, 1, 2, …
+    by_priority = sorted(proxy.endpoints, key=lambda endpoint: (endpoint.priority, endpoint.host, endpoint.port))
+    groups = groupby(by_priority, key=lambda endpoint: endpoint.priority)
+    return [
+        LocalityLbEndpoints(priority=index, lb_endpoints=[_lb_endpoint(endpoint) for endpoint in group])
+        for index, (_, group) in enumerate(groups)
+    ]
+
+
+def _lb_endpoint(endpoint: Endpoint) -> LbEndpoint:
+    address = Address(socket_address=SocketAddress(address=endpoint.host, port_value=endpoint.port))
+    return LbEndpoint(
+        endpoint=EnvoyEndpoint(address=address, hostname="" if is_address(endpoint.host) else endpoint.host),
+        metadata=Metadata(filter_metadata={_MATCH_CRITERIA: _tls_criteria()}) if endpoint.tls else None,
+    )
+
+
+def _tls_criteria() -> Struct:
+    return Struct(fields={"tls": Value(bool_value=True)})
+
+
+def _transport_sockets(proxy: Proxy) -> list[ClusterTransportSocketMatch]:
+    """TLS for the endpoints that want it, nothing for the others: one proxy may have both."""
+    if not any(endpoint.tls for endpoint in proxy.endpoints):
+        return []
+    tls = TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(_tls_context(proxy.tls)))
+    raw = TransportSocket(name="envoy.transport_sockets.raw_buffer", typed_config=Any.pack(RawBuffer()))
+    return [
+        ClusterTransportSocketMatch(name="tls", match=_tls_criteria(), transport_socket=tls),
+        ClusterTransportSocketMatch(name="raw", match=Struct(), transport_socket=raw),
+    ]
+
+
+def _tls_context(tls: ProxyTls) -> UpstreamTlsContext:
+    validation = (
+        CertificateValidationContext(system_root_certs=CertificateValidationContextSystemRootCerts())
+        if tls.ca_pem is None
+        else CertificateValidationContext(trusted_ca=DataSource(inline_string=tls.ca_pem))
+    )
+    return UpstreamTlsContext(
+        common_tls_context=CommonTlsContext(validation_context=validation),
+        sni=tls.server_name or "",
+        auto_host_sni=tls.server_name is None,
+        auto_sni_san_validation=True,
+    )
+
+
+def _no_limits() -> CircuitBreakers:
+    return CircuitBreakers(
+        thresholds=[
+            CircuitBreakersThresholds(
+                max_connections=_UNLIMITED,
+                max_pending_requests=_UNLIMITED,
+                max_requests=_UNLIMITED,
+                max_retries=_UNLIMITED,
+            )
+        ]
+    )
+
+
+def _http1() -> dict[str, Any]:
+    explicit = HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=build_http1_options())
+    return {_PROTOCOL_OPTIONS: Any.pack(HttpProtocolOptions(explicit_http_config=explicit))}

@@ -1,0 +1,235 @@
+"""
+The outbound listener: a few chains with constant names, and one tree that chooses among them.
+
+Everything that changes often lives in the tree: an update that changes only `filter_chain_matcher` is applied in
+place and cuts nothing, while a chain whose own content changes drains its connections. So a chain depends on
+nothing but the name of its proxy; rules, lists and ports are in the tree (N23).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from envoy_data_plane.envoy.config.core.v3 import Address, SocketAddress, TrafficDirection
+from envoy_data_plane.envoy.config.listener.v3 import (
+    Filter,
+    FilterChain,
+    Listener,
+    ListenerFilter,
+    ListenerFilterChainMatchPredicate,
+    ListenerFilterChainMatchPredicateMatchSet,
+)
+from envoy_data_plane.envoy.extensions.filters.listener.http_inspector.v3 import HttpInspector
+from envoy_data_plane.envoy.extensions.filters.listener.original_dst.v3 import OriginalDst
+from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector.v3 import TlsInspector
+from envoy_data_plane.envoy.extensions.filters.network.direct_response.v3 import Config as DirectResponse
+from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy.v3 import TcpProxy, TcpProxyTunnelingConfig
+from envoy_data_plane.envoy.type.v3 import Int32Range
+from envoy_data_plane.google.protobuf import Any, StringValue
+from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
+
+from xds import names
+from xds.compile.access_log import build_access_log
+from xds.compile.decisions import AddressSegment, Plan, Segment
+from xds.compile.http import (
+    NO_TIMEOUT,
+    build_constant_routes,
+    build_http_chain,
+    build_rds,
+    build_route,
+    unknown_action,
+)
+from xds.compile.matchers import (
+    APPLICATION_PROTOCOL,
+    CONNECTION,
+    TRANSPORT_PROTOCOL,
+    build_extension,
+    build_map,
+    build_names,
+    build_segments,
+)
+from xds.policy.model import Action, Deny, Direct, PlainHttp, Policy, Tunnel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_INSPECTION_TIMEOUT = timedelta(seconds=2)
+"""How long a client may stay silent before it counts as one whose server speaks first."""
+
+
+def build_listener(policy: Policy, plan: Plan, http_plan: Plan) -> Listener:
+    """
+    Build the outbound listener.
+
+    Args:
+        policy: for the proxies (chains) and the ports that speak first.
+        plan: decides TLS and other TCP.
+        http_plan: decides plain HTTP.
+
+    """
+    return Listener(
+        name=names.OUTBOUND_LISTENER,
+        address=Address(socket_address=SocketAddress(address="::", port_value=names.OUTBOUND_PORT, ipv4_compat=True)),
+        traffic_direction=TrafficDirection.OUTBOUND,
+        listener_filters=_listener_filters(policy.server_first_ports),
+        listener_filters_timeout=_INSPECTION_TIMEOUT,
+        continue_on_listener_filters_timeout=True,
+        filter_chains=_build_chains(policy),
+        filter_chain_matcher=_build_tree(policy, plan, http_plan).matcher,
+        enable_reuse_port=True,
+    )
+
+
+def _listener_filters(server_first_ports: tuple[int, ...]) -> list[ListenerFilter]:
+    inspectors = [
+        ("envoy.filters.listener.tls_inspector", TlsInspector()),
+        ("envoy.filters.listener.http_inspector", HttpInspector()),
+    ]
+    silent = _on_ports(server_first_ports)
+    original = ListenerFilter(name="envoy.filters.listener.original_dst", typed_config=Any.pack(OriginalDst()))
+    return [
+        original,
+        *(
+            ListenerFilter(name=name, typed_config=Any.pack(config), filter_disabled=silent)
+            for name, config in inspectors
+        ),
+    ]
+
+
+def _on_ports(ports: tuple[int, ...]) -> ListenerFilterChainMatchPredicate | None:
+    """Match connections to any of `ports`. Envoy wants at least two members in an `or_match`."""
+    rules = [
+        ListenerFilterChainMatchPredicate(destination_port_range=Int32Range(start=port, end=port + 1)) for port in ports
+    ]
+    if len(rules) < 2:  # noqa: PLR2004
+        return rules[0] if rules else None
+    return ListenerFilterChainMatchPredicate(or_match=ListenerFilterChainMatchPredicateMatchSet(rules=rules))
+
+
+def _build_chains(policy: Policy) -> list[FilterChain]:
+    chains = [
+        _tcp_chain(names.DIRECT_CHAIN, names.DIRECT_CLUSTER, None),
+        _deny_chain(),
+        build_http_chain(
+            names.HTTP_DENY_CHAIN, build_constant_routes(names.HTTP_DENY_CHAIN, build_route(Deny(), policy))
+        ),
+        build_http_chain(names.HTTP_CHAIN, build_rds()),
+    ]
+    for proxy in sorted(policy.proxies, key=lambda item: item.name):
+        cluster = names.proxy_cluster(proxy.name)
+        tls_chain, tcp_chain = names.tls_tunnel_chain(proxy.name), names.tcp_tunnel_chain(proxy.name)
+        chains.append(_tcp_chain(tls_chain, cluster, "%REQUESTED_SERVER_NAME%:%DOWNSTREAM_LOCAL_PORT%"))
+        chains.append(_tcp_chain(tcp_chain, cluster, "%DOWNSTREAM_LOCAL_ADDRESS%"))
+        if proxy.plain_http is PlainHttp.ABSOLUTE_FORM:
+            chain = names.http_proxy_chain(proxy.name)
+            chains.append(
+                build_http_chain(chain, build_constant_routes(chain, build_route(Tunnel(proxy.name), policy)))
+            )
+    return chains
+
+
+def _tcp_chain(name: str, cluster: str, tunnel_to: str | None) -> FilterChain:
+    proxy = TcpProxy(
+        stat_prefix=name,
+        cluster=cluster,
+        idle_timeout=NO_TIMEOUT,
+        tunneling_config=None if tunnel_to is None else TcpProxyTunnelingConfig(hostname=tunnel_to),
+        access_log=build_access_log(),
+    )
+    return FilterChain(
+        name=name, filters=[Filter(name="envoy.filters.network.tcp_proxy", typed_config=Any.pack(proxy))]
+    )
+
+
+def _deny_chain() -> FilterChain:
+    """Build the chain that closes at once, without a byte."""
+    refusal = Filter(name="envoy.filters.network.direct_response", typed_config=Any.pack(DirectResponse()))
+    return FilterChain(name=names.DENY_CHAIN, filters=[refusal])
+
+
+def _build_tree(policy: Policy, plan: Plan, http_plan: Plan) -> MatcherOnMatch:
+    """
+    Build the tree: what every protocol reaches directly, then one branch per protocol.
+
+    1. TLS with a server name. 2. TLS without one, and any other TCP. 3. HTTP/1.
+    """
+    common = _common_leading(plan, http_plan)
+    plan = Plan(plan.segments[len(common) :], plan.default)
+    http_plan = Plan(http_plan.segments[len(common) :], http_plan.default)
+    unnamed_plan = plan.without_names(unknown_action(policy, plan.default))
+
+    def tls_leaf(action: Action) -> MatcherOnMatch:
+        return _tunnel_leaf(policy, action, names.tls_tunnel_chain)
+
+    def tcp_leaf(action: Action) -> MatcherOnMatch:
+        return _tunnel_leaf(policy, action, names.tcp_tunnel_chain)
+
+    unnamed = build_segments(unnamed_plan.segments, CONNECTION, tcp_leaf, tcp_leaf(unnamed_plan.default))
+    named = build_segments(plan.segments, CONNECTION, tls_leaf, tls_leaf(plan.default))
+    http = _build_http(policy, http_plan)
+    # Envoy quotes the values of this input; the quotes belong to the keys.
+    by_application = build_map(APPLICATION_PROTOCOL, {"'http/1.0'": http, "'http/1.1'": http}, unnamed)
+    by_transport = build_map(TRANSPORT_PROTOCOL, {"tls": build_names([(["*"], named)], unnamed)}, by_application)
+    return build_segments(common, CONNECTION, tcp_leaf, by_transport)
+
+
+def _common_leading(plan: Plan, http_plan: Plan) -> tuple[Segment, ...]:
+    """Return the first look-ups that mean the same for every protocol: addresses that are reached directly."""
+    common: list[Segment] = []
+    for one, other in zip(plan.segments, http_plan.segments, strict=False):
+        if one != other or not isinstance(one, AddressSegment) or not _is_direct(one):
+            break
+        common.append(one)
+    return tuple(common)
+
+
+def _is_direct(segment: AddressSegment) -> bool:
+    return all(clause.action == Direct() for clauses in segment.nodes.values() for clause in clauses)
+
+
+def _build_http(policy: Policy, plan: Plan) -> MatcherOnMatch:
+    """Decide by address and port as long as no name matters; leave the rest to the routes."""
+    leading, rest = plan.split_leading()
+
+    def leaf(action: Action) -> MatcherOnMatch:
+        return _http_leaf(policy, action)
+
+    otherwise = _chain_leaf(names.HTTP_CHAIN) if rest.segments or _minds_unknown(policy, plan) else leaf(plan.default)
+    return build_segments(leading.segments, CONNECTION, leaf, otherwise)
+
+
+def _minds_unknown(policy: Policy, plan: Plan) -> bool:
+    """Whether a Host that is an address is treated differently from one that is a name."""
+    return unknown_action(policy, plan.default) != plan.default
+
+
+def _http_leaf(policy: Policy, action: Action) -> MatcherOnMatch:
+    match action:
+        case Direct():
+            return _chain_leaf(names.DIRECT_CHAIN)
+        case Tunnel(name) if any(
+            proxy.name == name and proxy.plain_http is PlainHttp.ABSOLUTE_FORM for proxy in policy.proxies
+        ):
+            return _chain_leaf(names.http_proxy_chain(name))
+        case _:
+            return _chain_leaf(names.HTTP_DENY_CHAIN)
+
+
+def _tunnel_leaf(policy: Policy, action: Action, chain_of: Callable[[str], str]) -> MatcherOnMatch:
+    """Choose the chain of `action`; a port that the proxy takes no CONNECT for is refused here (N19)."""
+    match action:
+        case Direct():
+            return _chain_leaf(names.DIRECT_CHAIN)
+        case Deny():
+            return _chain_leaf(names.DENY_CHAIN)
+        case Tunnel(name):
+            tunnel = _chain_leaf(chain_of(name))
+            ports = next(proxy.connect_ports for proxy in policy.proxies if proxy.name == name)
+            if ports is None:
+                return tunnel
+            return build_map(CONNECTION.port, {str(port): tunnel for port in ports}, _chain_leaf(names.DENY_CHAIN))
+
+
+def _chain_leaf(name: str) -> MatcherOnMatch:
+    return MatcherOnMatch(action=build_extension(name, StringValue(value=name)))
