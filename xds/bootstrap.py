@@ -208,7 +208,7 @@ def _read_template() -> str:
 def _parse_unix_path(text: str) -> UnixPath:
     if len(text.encode()) > _MAX_UNIX_PATH or ".." in PurePosixPath(text).parts or not text.isprintable():
         raise SettingsError(
-            f"{text!r} can't be a unix socket: the path must be plain text of at most {_MAX_UNIX_PATH} bytes without '..'"
+            f"{text!r} can't be a unix socket: it must be plain text of at most {_MAX_UNIX_PATH} bytes without '..'"
         )
     return UnixPath(text)
 

@@ -85,7 +85,7 @@ class Capture:
     exclude_uids: tuple[int, ...]
 
 
-def build_capture(  # noqa: PLR0913 -- one keyword per option of the command
+def build_capture(
     *,
     to_port: int = LISTENER_PORT,
     exempt_uids: Iterable[int] = (),

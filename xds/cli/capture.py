@@ -6,16 +6,18 @@ This is the one place that runs iptables. What the rules are is decided in `xds.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from xds.capture import ENVOY_UID, LISTENER_PORT, Family, build_capture, render_capture, render_removal
 from xds.errors import CaptureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 _TIMEOUT = 30.0
 """Seconds for one call: longer than the wait for the lock that other users of iptables may hold."""
@@ -23,8 +25,8 @@ _TIMEOUT = 30.0
 _LOCK_WAIT = "10"
 """Seconds to wait for that lock."""
 
-_PATH = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"
-"""Searched after the caller's PATH, which often lacks the system directories."""
+_SYSTEM_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
+"""Searched after PATH, which often lacks these directories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,7 @@ def _change(families: Iterable[Family], script: Callable[[Family, str], str]) ->
 
 
 def _run(arguments: list[str], text: str = "") -> str:
-    path = os.pathsep.join((os.environ.get("PATH", ""), _PATH))
-    program = shutil.which(arguments[0], path=path)
+    program = shutil.which(arguments[0]) or shutil.which(arguments[0], path=_SYSTEM_PATH)
     if program is None:
         raise CaptureError(f"{arguments[0]} is not installed; install it, on Debian with `apt-get install iptables`")
     try:
@@ -146,6 +147,9 @@ def _remedy(complaint: str) -> str:
         return "run it as root, or with CAP_NET_ADMIN, in the pod's network namespace"
     if "family not supported" in lowered or "does not exist" in lowered or "can't initialize" in lowered:
         return "this kernel has no nat table for the family; leave it out with --family"
+    if "invalid argument" in lowered:
+        # The kernel refuses users that the namespace has no mapping for (xt_owner).
+        return "in a user namespace Envoy's user may not exist: use --exempt-mark N with `xds bootstrap --so-mark N`"
     if "lock" in lowered:
         return "something else is changing iptables; try again"
     return "nothing was changed for this family"

