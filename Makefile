@@ -1,0 +1,154 @@
+# egress-xds. `make` or `make help` lists what there is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The first Python of at least 3.11 on PATH; `make PYTHON=…` takes another.
+SUPPORTED := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c '$(SUPPORTED)' 2>/dev/null && { echo "$$p"; break; }; done)
+UV ?= uv
+
+VENV := .venv
+BIN := $(VENV)/bin
+ROOMS_0_TO_4 := xds/diagnostics.py,xds/errors.py,xds/names.py,xds/settings.py,xds/facts.py,xds/policy/*,$\
+	xds/snapshot.py,xds/resources.py,xds/compile/*,xds/bootstrap.py,xds/capture.py,xds/render.py,$\
+	xds/protocol/*,xds/cache.py,xds/clients.py
+TYPED = $(wildcard xds tests) $(if $(wildcard bench/*.py),bench)
+PROTOS := protos/egress_xds/discovery.proto
+
+# A stamp's name holds the hash of everything that would change what it stands for, so that an
+# environment is made again exactly when that changes, whatever a checkout does to modification times.
+hash = $(shell { cat $(1) 2>/dev/null; $(PYTHON) -VV 2>/dev/null; echo $(CURDIR); } | sha256sum | cut -c1-16)
+MADE := $(VENV)/.made-$(call hash,)
+DEMO := $(VENV)/.demo-$(call hash,requirements/demo.txt pyproject.toml)
+DEV := $(VENV)/.dev-$(call hash,requirements/dev.txt pyproject.toml)
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | sort | expand -t 16
+
+# ------------------------------------------------------------------------------------- environments
+
+# $(1): the pins to install. Hashes make the index that a file comes from irrelevant.
+define install
+	echo "→ installing $$(grep -c == $(1)) pinned packages from $(1)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r $(1)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
+endef
+
+$(MADE):
+	@test -n '$(PYTHON)' || { echo 'No Python of at least 3.11 is on PATH; try: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	$(PYTHON) -c '$(SUPPORTED)' || { echo '$(PYTHON) is older than 3.11' >&2; exit 1; }
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo '$(PYTHON) can make no virtual environment; on Debian: apt-get install python3-venv' >&2; exit 1; }
+	echo "→ making $(VENV) with $$($(PYTHON) -V)"
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
+
+$(DEMO): | $(MADE)
+	@$(call install,requirements/demo.txt)
+	rm -f $(VENV)/.demo-*
+	touch $@
+
+# The development pins are the demo's and more, so both stamps hold afterwards.
+$(DEV): | $(MADE)
+	@$(call install,requirements/dev.txt)
+	rm -f $(VENV)/.demo-* $(VENV)/.dev-*
+	touch $(DEMO) $@
+
+# ------------------------------------------------------------------------------------------ to run
+
+.PHONY: demo
+demo: $(DEMO) ## show the main job: proxy, control plane, Envoy, an application without proxy settings
+	@exec $(BIN)/xds demo $(ARGS)
+
+.PHONY: bench
+bench: $(DEV) ## measure compile time, sizes, time to Envoy's ACK and lookup overhead
+	@exec $(BIN)/python bench/run.py $(ARGS)
+
+# ----------------------------------------------------------------------------------------- to prove
+
+.PHONY: test
+test: $(DEV) ## run every test, with branch coverage and its thresholds
+	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	echo '→ coverage of rooms 0-4'
+	$(BIN)/python -m coverage report --fail-under=95 --include='$(ROOMS_0_TO_4)'
+
+.PHONY: check
+check: check-format check-lint check-types check-rooms check-proto check-words ## run every static gate
+
+.PHONY: check-format
+check-format: $(DEV)
+	@echo '→ format'
+	$(BIN)/ruff format --check --quiet .
+
+.PHONY: check-lint
+check-lint: $(DEV)
+	@echo '→ lint'
+	$(BIN)/ruff check --quiet .
+
+.PHONY: check-types
+check-types: $(DEV)
+	@echo '→ types'
+	$(BIN)/mypy --no-error-summary $(TYPED)
+
+.PHONY: check-rooms
+check-rooms: $(DEV)
+	@echo '→ rooms'
+	$(BIN)/lint-imports --no-logo > .rooms.log 2>&1 || { cat .rooms.log; rm -f .rooms.log; exit 1; }
+	rm -f .rooms.log
+
+# $(1): the directory to write to. The package directory of the .proto is dropped: xds/gen/ is flat.
+generate = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(1) --pyi_out=$(1) $(PROTOS)
+
+.PHONY: proto
+proto: $(DEV) ## write xds/gen/ anew from protos/
+	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT
+	$(call generate,"$$scratch")
+	cp "$$scratch"/egress_xds/*_pb2.py* xds/gen/
+
+.PHONY: check-proto
+check-proto: $(DEV)
+	@echo '→ generated code'
+	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT
+	$(call generate,"$$scratch")
+	for file in "$$scratch"/egress_xds/*_pb2.py*; do
+		diff -u "xds/gen/$${file##*/}" "$$file" || { echo "xds/gen/$${file##*/} is stale; run: make proto" >&2; exit 1; }
+	done
+
+# An address of a package index or a path of one machine has no place in the tree. The brackets keep
+# the patterns from matching this file.
+INDEX_WORDS := index[-_]url|find[-_]links|trusted[-_]host
+MACHINE_PATHS := (^|[^A-Za-z0-9_.])/(root|home|Users|work)/[A-Za-z0-9._-]
+
+.PHONY: check-words
+check-words:
+	@echo '→ words'
+	found=$$(git ls-files -z --cached --others --exclude-standard \
+		| xargs -0 grep -nIE -e '$(INDEX_WORDS)' -e '$(MACHINE_PATHS)' -- || true)
+	test -z "$$found" || { echo "$$found"; echo 'The tree names a package index or a path of one machine.' >&2; exit 1; }
+
+# ----------------------------------------------------------------------------------------- to mend
+
+.PHONY: fmt
+fmt: $(DEV) ## format the tree and apply the safe fixes of the linter
+	@$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: pins
+pins: ## resolve the dependencies anew (needs uv); UPGRADE=--upgrade takes newer ones
+	@pin() { $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header "$$@" pyproject.toml; }
+	pin $(UPGRADE) --extra demo --group dev -o requirements/dev.txt
+	pin -c requirements/dev.txt -o requirements/runtime.txt
+	pin -c requirements/dev.txt --extra demo --group build -o requirements/demo.txt
+	pin -c requirements/dev.txt --extra kubernetes -o requirements/kubernetes.txt
+
+.PHONY: clean
+clean: ## remove the environment, builds and caches
+	@rm -rf $(VENV) build dist .coverage .coverage.* htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
