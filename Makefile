@@ -19,7 +19,7 @@ ROOMS_0_TO_4 := xds/diagnostics.py,xds/errors.py,xds/names.py,xds/settings.py,xd
 	xds/snapshot.py,xds/resources.py,xds/compile/*,xds/bootstrap.py,xds/capture.py,xds/render.py,$\
 	xds/protocol/*,xds/cache.py,xds/clients.py
 TYPED = $(wildcard xds tests) $(if $(wildcard bench/*.py),bench)
-PROTOS := protos/egress_xds/discovery.proto
+PROTOS = $(patsubst protos/egress_xds/%,xds/gen/%,$(wildcard protos/egress_xds/*.proto))
 
 # A stamp's name holds the hash of everything that would change what it stands for, so that an
 # environment is made again exactly when that changes, whatever a checkout does to modification times.
@@ -103,22 +103,20 @@ check-rooms: $(DEV)
 	$(BIN)/lint-imports --no-logo > .rooms.log 2>&1 || { cat .rooms.log; rm -f .rooms.log; exit 1; }
 	rm -f .rooms.log
 
-# $(1): the directory to write to. The package directory of the .proto is dropped: xds/gen/ is flat.
-generate = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(1) --pyi_out=$(1) $(PROTOS)
+# $(1): the directory below which xds/gen/ is written. The virtual path gives the modules their real names.
+generate = $(BIN)/python -m grpc_tools.protoc -I xds/gen=protos/egress_xds --python_out=$(1) --pyi_out=$(1) $(PROTOS)
 
 .PHONY: proto
 proto: $(DEV) ## write xds/gen/ anew from protos/
-	@scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT
-	$(call generate,"$$scratch")
-	cp "$$scratch"/egress_xds/*_pb2.py* xds/gen/
+	@$(call generate,.)
 
 .PHONY: check-proto
 check-proto: $(DEV)
 	@echo '→ generated code'
 	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT
 	$(call generate,"$$scratch")
-	for file in "$$scratch"/egress_xds/*_pb2.py*; do
-		diff -u "xds/gen/$${file##*/}" "$$file" || { echo "xds/gen/$${file##*/} is stale; run: make proto" >&2; exit 1; }
+	for file in $$(cd "$$scratch" && ls xds/gen/*); do
+		diff -q "$$file" "$$scratch/$$file" > /dev/null || { echo "$$file is stale; run: make proto" >&2; exit 1; }
 	done
 
 # An address of a package index or a path of one machine has no place in the tree. The brackets keep
