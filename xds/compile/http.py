@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
 from envoy_data_plane.envoy.config.core.v3 import (
@@ -51,12 +50,9 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
 from xds import names
 from xds.compile.access_log import build_access_log, build_filter_state_value
-from xds.compile.decisions import AddressSegment, Clauses, NameSegment, Plan, PortSegment, Segment
+from xds.compile.decisions import Clauses, NameSegment, Plan
 from xds.compile.matchers import ADDRESS_KEY, PORT_KEY, REQUEST, build_clauses, build_extension, build_segment, spellings
 from xds.policy.model import Action, Deny, Direct, PlainHttp, Policy, Tunnel, UnknownName
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 NO_TIMEOUT = timedelta(0)
 _MAX_HEADERS_KB = 8192
@@ -66,8 +62,8 @@ _KEPT_PROTO = "x-egress-xds-forwarded-proto"
 """Carries the application's own x-forwarded-proto past the place where Envoy would make one up."""
 _REFUSAL = "egress-xds: the egress policy refuses this request.\n"
 
-Step = Clauses | Segment
-"""One part of a virtual host's decision: clauses that its names settled, or a look-up still to do."""
+Step = Clauses | int
+"""One part of a virtual host's decision: clauses that its names settled, or the segment still to look up, by index."""
 
 
 def build_http1_options() -> Http1ProtocolOptions:
@@ -149,13 +145,16 @@ def build_routes(plan: Plan, policy: Policy) -> RouteConfiguration:
     for node in plan.name_nodes:
         groups[_steps_of(plan, node)].append(node)
     hosts = [
-        _build_virtual_host(spellings(nodes), steps, plan.default, policy)
+        _build_virtual_host(spellings(nodes), plan, steps, plan.default, policy)
         for steps, nodes in sorted(groups.items(), key=lambda group: group[1][0])
     ]
-    undecided = tuple(segment for segment in plan.segments if not isinstance(segment, NameSegment))
+    undecided = tuple(
+        index for index, segment in enumerate(plan.segments) if not isinstance(segment, NameSegment)
+    )
     if isinstance(plan.default, Tunnel) and policy.default.on_unknown_name is not UnknownName.CONNECT_IP:
-        hosts.append(_build_virtual_host(_ADDRESS_HOSTS, undecided, unknown_action(policy, plan.default), policy))
-    hosts.append(_build_virtual_host(["*"], undecided, plan.default, policy))
+        unknown = unknown_action(policy, plan.default)
+        hosts.append(_build_virtual_host(_ADDRESS_HOSTS, plan, undecided, unknown, policy))
+    hosts.append(_build_virtual_host(["*"], plan, undecided, plan.default, policy))
     for index, host in enumerate(hosts):
         host.name = f"{index}:{host.domains[0]}"
     return _build_configuration(names.HTTP_ROUTES, hosts)
@@ -224,9 +223,9 @@ def _build_configuration(name: str, hosts: list[VirtualHost]) -> RouteConfigurat
 def _steps_of(plan: Plan, node: str) -> tuple[Step, ...]:
     """Settle every name segment for `node`; keep the look-ups that are still to do, up to the first certainty."""
     steps: list[Step] = []
-    for segment in plan.segments:
+    for index, segment in enumerate(plan.segments):
         if not isinstance(segment, NameSegment):
-            steps.append(segment)
+            steps.append(index)
         elif clauses := segment.clauses_of(node):
             steps.append(clauses)
             if not clauses[-1].ports:
@@ -234,27 +233,28 @@ def _steps_of(plan: Plan, node: str) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _build_virtual_host(domains: list[str], steps: Iterable[Step], default: Action, policy: Policy) -> VirtualHost:
-    steps = tuple(steps)
+def _build_virtual_host(
+    domains: list[str], plan: Plan, steps: tuple[Step, ...], default: Action, policy: Policy
+) -> VirtualHost:
     match steps:
         case ():
             return VirtualHost(domains=domains, routes=[build_route(default, policy)])
         case ((clause,), *_) if not clause.ports:
             return VirtualHost(domains=domains, routes=[build_route(clause.action, policy)])
-    return VirtualHost(domains=domains, matcher=_build_steps(steps, default, policy).matcher)
+        case _:
+            return VirtualHost(domains=domains, matcher=_build_steps(plan, steps, default, policy).matcher)
 
 
-def _build_steps(steps: tuple[Step, ...], default: Action, policy: Policy) -> MatcherOnMatch:
+def _build_steps(plan: Plan, steps: tuple[Step, ...], default: Action, policy: Policy) -> MatcherOnMatch:
     def leaf(action: Action) -> MatcherOnMatch:
         return MatcherOnMatch(action=build_extension("route", build_route(action, policy)))
 
     result = leaf(default)
     for step in reversed(steps):
-        match step:
-            case NameSegment() | AddressSegment() | PortSegment():
-                result = build_segment(step, REQUEST, leaf, result)
-            case clauses:
-                decided = build_clauses(clauses, REQUEST, leaf, result)
-                assert decided is not None
-                result = decided
+        if isinstance(step, int):
+            result = build_segment(plan.segments[step], REQUEST, leaf, result)
+        else:
+            decided = build_clauses(step, REQUEST, leaf, result)
+            assert decided is not None, "a step holds at least one clause"
+            result = decided
     return result
