@@ -78,6 +78,10 @@ class Resource:
     references: tuple[Reference, ...] = ()
 
 
+_CONTINUES = 0x80
+"""The bit that says that another byte of a varint follows."""
+
+
 def hash_version(*parts: bytes) -> Version:
     """Return the version of `parts`: 16 hexadecimal digits of SHA-256 over length-prefixed parts."""
     digest = hashlib.sha256()
@@ -87,9 +91,7 @@ def hash_version(*parts: bytes) -> Version:
     return Version(digest.hexdigest()[:16])
 
 
-def build_resource(
-    kind: ResourceType, name: str, message: Message, references: Iterable[Reference] = ()
-) -> Resource:
+def build_resource(kind: ResourceType, name: str, message: Message, references: Iterable[Reference] = ()) -> Resource:
     """Serialise `message` once and name its content by hash."""
     body = bytes(message)
     return Resource(
@@ -111,8 +113,8 @@ def _encode_any(type_url: TypeUrl, body: bytes) -> bytes:
 def encode_varint(value: int) -> bytes:
     """Encode a non-negative integer as a base-128 varint (protobuf encoding guide)."""
     out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
+    while value >= _CONTINUES:
+        out.append(value % _CONTINUES | _CONTINUES)
         value >>= 7
     out.append(value)
     return bytes(out)

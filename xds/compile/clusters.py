@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 from ipaddress import ip_address
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakers,
@@ -29,9 +30,11 @@ from envoy_data_plane.envoy.config.core.v3 import (
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
-    Endpoint as EnvoyEndpoint,
     LbEndpoint,
     LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    Endpoint as EnvoyEndpoint,
 )
 from envoy_data_plane.envoy.extensions.transport_sockets.raw_buffer.v3 import RawBuffer
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
@@ -48,7 +51,9 @@ from envoy_data_plane.google.protobuf import Any, Struct, Value
 
 from xds import names
 from xds.compile.http import build_http1_options
-from xds.policy.model import Endpoint, Proxy, ProxyTls
+
+if TYPE_CHECKING:
+    from xds.policy.model import Endpoint, Proxy, ProxyTls
 
 _CONNECT_TIMEOUT = timedelta(seconds=10)
 _UNLIMITED = 2**32 - 1

@@ -226,11 +226,7 @@ def _sorted(networks: Iterable[Network]) -> list[Network]:
 
 
 def _contains(outer: Network, inner: Network) -> bool:
-    return (
-        outer.version == inner.version
-        and outer.prefixlen <= inner.prefixlen
-        and inner.network_address in outer
-    )
+    return outer.version == inner.version and outer.prefixlen <= inner.prefixlen and inner.network_address in outer
 
 
 def _with_ancestors(

@@ -51,7 +51,15 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 from xds import names
 from xds.compile.access_log import build_access_log, build_filter_state_value
 from xds.compile.decisions import Clauses, NameSegment, Plan
-from xds.compile.matchers import ADDRESS_KEY, PORT_KEY, REQUEST, build_clauses, build_extension, build_segment, spellings
+from xds.compile.matchers import (
+    ADDRESS_KEY,
+    PORT_KEY,
+    REQUEST,
+    build_clauses,
+    build_extension,
+    build_segment,
+    spellings,
+)
 from xds.policy.model import Action, Deny, Direct, PlainHttp, Policy, Tunnel, UnknownName
 
 NO_TIMEOUT = timedelta(0)
@@ -87,9 +95,7 @@ def build_http_chain(name: str, routes: Rds | RouteConfiguration) -> FilterChain
         rds=routes if isinstance(routes, Rds) else None,
         route_config=routes if isinstance(routes, RouteConfiguration) else None,
         http_filters=[
-            HttpFilter(
-                name="envoy.filters.http.router", typed_config=Any.pack(Router(suppress_envoy_headers=True))
-            )
+            HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router(suppress_envoy_headers=True)))
         ],
         http_protocol_options=build_http1_options(),
         common_http_protocol_options=HttpProtocolOptions(idle_timeout=NO_TIMEOUT, max_headers_count=_MAX_HEADERS),
@@ -148,9 +154,7 @@ def build_routes(plan: Plan, policy: Policy) -> RouteConfiguration:
         _build_virtual_host(spellings(nodes), plan, steps, plan.default, policy)
         for steps, nodes in sorted(groups.items(), key=lambda group: group[1][0])
     ]
-    undecided = tuple(
-        index for index, segment in enumerate(plan.segments) if not isinstance(segment, NameSegment)
-    )
+    undecided = tuple(index for index, segment in enumerate(plan.segments) if not isinstance(segment, NameSegment))
     if isinstance(plan.default, Tunnel) and policy.default.on_unknown_name is not UnknownName.CONNECT_IP:
         unknown = unknown_action(policy, plan.default)
         hosts.append(_build_virtual_host(_ADDRESS_HOSTS, plan, undecided, unknown, policy))

@@ -7,6 +7,7 @@ them. They are declared here with the field numbers of those files and registere
 message pool, so that `Any.pack` and `Any.unpack` treat them like the rest. Nothing else belongs here.
 """
 
+# ruff: noqa: RUF009, TC002 - this is how betterproto2 declares fields; it resolves their types at run time
 from __future__ import annotations
 
 from dataclasses import dataclass

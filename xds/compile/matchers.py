@@ -13,7 +13,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from betterproto2 import Message
 from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import (
     ApplicationProtocolInput,
     DestinationIpInput,
@@ -42,6 +41,8 @@ from xds.policy.model import Action, Deny, Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from betterproto2 import Message
 
 ADDRESS_KEY = "egress-xds.address"
 PORT_KEY = "egress-xds.port"
@@ -174,7 +175,7 @@ def _build_addresses(
 
 
 def _undecided(inputs: Inputs, leaf: Callable[[Action], MatcherOnMatch]) -> MatcherOnMatch:
-    """A node that matches and decides nothing, to shield it from wider ranges: nobody connects to port 0."""
+    """Build a node that matches but decides nothing, shielding it from wider ranges: nobody connects to port 0."""
     return build_map(inputs.port, {"0": leaf(Deny())}, None)
 
 

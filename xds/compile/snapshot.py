@@ -69,7 +69,7 @@ def _check(policy: Policy, plans: Iterable[Plan]) -> Iterable[Diagnostic]:
         yield Diagnostic(
             "EX501",
             policy.where,
-            f"the rules change between names, addresses and ports {deepest} times, at most {MAX_SEGMENTS} can be served",
+            f"the rules change between names, addresses and ports {deepest} times; {MAX_SEGMENTS} is the most",
             "put rules with the same action next to each other, addresses before names",
         )
     for proxy in policy.proxies:
@@ -78,6 +78,6 @@ def _check(policy: Policy, plans: Iterable[Plan]) -> Iterable[Diagnostic]:
                 yield Diagnostic(
                     "EX502",
                     proxy.where,
-                    f"proxy {proxy.name!r} is reached by TLS at an address, so the name in its certificate is not known",
+                    f"proxy {proxy.name!r} is reached by TLS at an address, so its certificate names an unknown host",
                     "write that name as tls.serverName",
                 )

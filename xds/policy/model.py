@@ -11,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
+from typing import TYPE_CHECKING
 
-from xds.diagnostics import Where
+if TYPE_CHECKING:
+    from xds.diagnostics import Where
 
 Network = IPv4Network | IPv6Network
 
