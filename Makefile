@@ -140,11 +140,12 @@ fmt: $(DEV) ## format the tree and apply the safe fixes of the linter
 
 .PHONY: pins
 pins: ## resolve the dependencies anew (needs uv); UPGRADE=--upgrade takes newer ones
-	@pin() { $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header "$$@" pyproject.toml; }
-	pin $(UPGRADE) --extra demo --group dev -o requirements/dev.txt
-	pin -c requirements/dev.txt -o requirements/runtime.txt
-	pin -c requirements/dev.txt --extra demo --group build -o requirements/demo.txt
-	pin -c requirements/dev.txt --extra kubernetes -o requirements/kubernetes.txt
+	@pin() { $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header "$$@"; }
+	pin $(UPGRADE) --extra demo --group dev -o requirements/dev.txt pyproject.toml
+	pin -c requirements/dev.txt -o requirements/runtime.txt pyproject.toml
+	pin -c requirements/dev.txt --extra demo --group build -o requirements/demo.txt pyproject.toml
+	pin -c requirements/dev.txt --extra kubernetes -o requirements/kubernetes.txt pyproject.toml
+	pin -c requirements/dev.txt --group build -o requirements/build.txt
 
 .PHONY: clean
 clean: ## remove the environment, builds and caches

@@ -1,0 +1,27 @@
+# The control plane's image: the wheel and its pinned dependencies, no compiler, no shell scripts, no root.
+
+FROM python:3.13-slim AS build
+WORKDIR /src
+COPY requirements/ requirements/
+RUN python -m venv /opt/egress-xds \
+    && /opt/egress-xds/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements/runtime.txt \
+    && python -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY envoy/ envoy/
+COPY xds/ xds/
+RUN /opt/build/bin/python -m hatchling build -t wheel -d /wheel \
+    && /opt/egress-xds/bin/pip install --no-cache-dir --no-deps --no-compile /wheel/*.whl
+
+FROM python:3.13-slim
+LABEL org.opencontainers.image.title="egress-xds" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/egress-xds /opt/egress-xds
+ENV PATH=/opt/egress-xds/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+# A number, so that Kubernetes' runAsNonRoot can judge it without reading /etc/passwd.
+USER 65532:65532
+EXPOSE 18000
+ENTRYPOINT ["xds"]
+CMD ["serve"]
