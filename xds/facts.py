@@ -38,3 +38,6 @@ class Facts:
 
     addresses: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
     """What the proxies' host names resolve to, for the loop guard (N12, N15)."""
+
+    has_ipv6: bool = True
+    """Whether the pods' kernels know IPv6 at all; false only where it is compiled out or switched off at boot."""

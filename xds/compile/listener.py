@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from envoy_data_plane.envoy.config.core.v3 import Address, SocketAddress, TrafficDirection
 from envoy_data_plane.envoy.config.listener.v3 import (
+    AdditionalAddress,
     Filter,
     FilterChain,
     Listener,
@@ -58,19 +59,26 @@ _INSPECTION_TIMEOUT = timedelta(seconds=2)
 """How long a client may stay silent before it counts as one whose server speaks first."""
 
 
-def build_listener(policy: Policy, plan: Plan, http_plan: Plan) -> Listener:
+def build_listener(policy: Policy, plan: Plan, http_plan: Plan, *, has_ipv6: bool) -> Listener:
     """
     Build the outbound listener.
+
+    It listens on loopback only, where REDIRECT delivers what the pod itself sends: on the pod's own address it
+    would be an open proxy for its neighbours.
 
     Args:
         policy: for the proxies (chains) and the ports that speak first.
         plan: decides TLS and other TCP.
         http_plan: decides plain HTTP.
+        has_ipv6: whether the pods' kernels know IPv6 at all.
 
     """
     return Listener(
         name=names.OUTBOUND_LISTENER,
-        address=Address(socket_address=SocketAddress(address="::", port_value=names.OUTBOUND_PORT, ipv4_compat=True)),
+        address=_loopback("127.0.0.1"),
+        additional_addresses=[AdditionalAddress(address=_loopback("::1"))] if has_ipv6 else [],
+        # A host whose loopback has no IPv6 address still takes the listener.
+        freebind=True,
         traffic_direction=TrafficDirection.OUTBOUND,
         listener_filters=_listener_filters(policy.server_first_ports),
         listener_filters_timeout=_INSPECTION_TIMEOUT,
@@ -79,6 +87,10 @@ def build_listener(policy: Policy, plan: Plan, http_plan: Plan) -> Listener:
         filter_chain_matcher=_build_tree(policy, plan, http_plan).matcher,
         enable_reuse_port=True,
     )
+
+
+def _loopback(address: str) -> Address:
+    return Address(socket_address=SocketAddress(address=address, port_value=names.OUTBOUND_PORT))
 
 
 def _listener_filters(server_first_ports: tuple[int, ...]) -> list[ListenerFilter]:

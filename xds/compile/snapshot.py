@@ -47,17 +47,17 @@ def compile_snapshot(policy: Policy, facts: Facts) -> Compilation:
     diagnostics = tuple(_check(policy, (plan, http_plan)))
     if any(diagnostic.is_error for diagnostic in diagnostics):
         return Compilation(None, diagnostics)
-    return Compilation(build_snapshot(_build_resources(policy, plan, http_plan)), diagnostics)
+    return Compilation(build_snapshot(_build_resources(policy, facts, plan, http_plan)), diagnostics)
 
 
-def _build_resources(policy: Policy, plan: Plan, http_plan: Plan) -> Iterable[Resource]:
+def _build_resources(policy: Policy, facts: Facts, plan: Plan, http_plan: Plan) -> Iterable[Resource]:
     proxies = [names.proxy_cluster(proxy.name) for proxy in policy.proxies]
     clusters = [Reference(ResourceType.CLUSTER.type_url, name) for name in (names.DIRECT_CLUSTER, *proxies)]
     routes = Reference(ResourceType.ROUTE.type_url, names.HTTP_ROUTES)
     yield build_resource(ResourceType.CLUSTER, names.DIRECT_CLUSTER, build_direct_cluster())
     for name, proxy in zip(proxies, policy.proxies, strict=True):
         yield build_resource(ResourceType.CLUSTER, name, build_proxy_cluster(proxy))
-    listener = build_listener(policy, plan, http_plan)
+    listener = build_listener(policy, plan, http_plan, has_ipv6=facts.has_ipv6)
     yield build_resource(ResourceType.LISTENER, names.OUTBOUND_LISTENER, listener, [*clusters, routes])
     by_host = build_routes(http_plan.split_leading()[1], policy)
     yield build_resource(ResourceType.ROUTE, names.HTTP_ROUTES, by_host, clusters)
