@@ -1,0 +1,163 @@
+"""
+Resources for people: serialised bytes become plain dicts that JSON and YAML can hold.
+
+Fields have their proto names, as in Envoy's own `config_dump`; enums are names, durations `5s`, bytes
+base64, and a nested `Any` is unpacked with its `@type`. What can't be unpacked is shown as base64
+instead of failing, because a dump must work on every resource that a server may send. The matcher messages of
+`xds.compile` unpack once that package is imported. Invariant: nothing that may be a credential leaves
+this module; it is replaced by `REDACTED`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from base64 import b64encode
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import betterproto2
+from envoy_data_plane.google.protobuf import Any as ProtoAny
+from envoy_data_plane.message_pool import default_message_pool
+
+from xds.resources import Resource, ResourceType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from xds.names import TypeUrl
+
+REDACTED = "[redacted]"
+"""What stands where a credential was, in the words of Envoy's `config_dump`."""
+
+_TYPE_PREFIX = "type.googleapis.com/"
+_PACKAGE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
+_MALFORMED = (ValueError, LookupError, EOFError, ArithmeticError, AttributeError, TypeError, NotImplementedError)
+"""What betterproto2 raises for bytes that are no message of the type; it has no exception of its own for them."""
+_PUBLIC_PARTS_OF_SECRET = frozenset({"@type", "name"})
+_REFERENCES = frozenset({"@type", "name", "filename", "environment_variable", "watched_directory", "sds_config"})
+"""Fields inside a private one that say where the credential is, not what it is."""
+_PRIVATE_FIELDS = frozenset({
+    "private_key", "private_key_provider", "password", "session_ticket_keys", "credential", "secret", "token_secret",
+    "hmac_secret", "generic_secret", "pkcs12", "initial_metadata",
+})  # fmt: skip
+_PRIVATE_HEADER = re.compile(r"authori[sz]ation|cookie|token|secret|password|api-?key|credential", re.IGNORECASE)
+_HEADER_FIELDS = ("value", "raw_value")
+
+
+def render_resource(resource: Resource | tuple[TypeUrl, bytes]) -> dict[str, object]:
+    """
+    Return a resource, or the body of one with its type URL, as a dict of plain values.
+
+    Bytes that are no message of their type give `{"@type": …, "value": <base64>}`.
+    """
+    type_url, body = (resource.kind.type_url, resource.body) if isinstance(resource, Resource) else resource
+    return _render_any(type_url, body)
+
+
+def _render_any(type_url: str, body: bytes) -> dict[str, object]:
+    message_type = _find_type(type_url)
+    message = None if message_type is None else _decode(message_type, body)
+    if message is None:
+        is_secret = type_url == ResourceType.SECRET.type_url
+        return {"@type": type_url, "value": REDACTED if is_secret else b64encode(body).decode()}
+    content = _render_message(message)
+    if isinstance(content, dict):
+        return _redact_secret({"@type": type_url, **content})
+    return {"@type": type_url, "value": content}
+
+
+def _find_type(type_url: str) -> type[betterproto2.Message] | None:
+    """Find the class of a message; each package registers its messages when it is imported."""
+    name = type_url.removeprefix(_TYPE_PREFIX)
+    package = name.rpartition(".")[0]
+    if type_url not in default_message_pool.url_to_type and _PACKAGE.fullmatch(package):
+        try:
+            importlib.import_module(f"envoy_data_plane.{package}")
+        except ModuleNotFoundError:
+            return None
+    return default_message_pool.url_to_type.get(type_url)
+
+
+def _decode(message_type: type[betterproto2.Message], body: bytes) -> betterproto2.Message | None:
+    try:
+        return message_type.parse(body)
+    except _MALFORMED:
+        return None
+
+
+def _render_message(message: betterproto2.Message) -> object:
+    if isinstance(message, ProtoAny):
+        return _render_any(message.type_url, message.value) if message.type_url else {}
+    if type(message).to_dict is not betterproto2.Message.to_dict:  # well-known types have a JSON form of their own
+        return message.to_dict()
+    fields = {field.name.rstrip("_"): getattr(message, field.name) for field in _set_fields(message)}
+    return _redact_header({name: _render_field(name, value) for name, value in fields.items()})
+
+
+def _set_fields(message: betterproto2.Message) -> Iterable[dataclasses.Field[object]]:
+    """Yield the fields that hold something; one with presence (default None) may hold its type's zero."""
+    for field in dataclasses.fields(message):  # type: ignore[arg-type]  # each message is a dataclass, their base is not
+        value = getattr(message, field.name)
+        if value is not None and (bool(value) or _has_presence(field) or isinstance(value, betterproto2.Message)):
+            yield field
+
+
+def _has_presence(field: dataclasses.Field[object]) -> bool:
+    return field.default is None or (
+        field.default_factory is not dataclasses.MISSING and field.default_factory() is None
+    )
+
+
+def _render_field(name: str, value: object) -> object:
+    rendered = _render_value(value)
+    return _hide(rendered) if name in _PRIVATE_FIELDS else rendered
+
+
+def _hide(value: object) -> object:
+    match value:
+        case dict():
+            return {key: item if key in _REFERENCES else _hide(item) for key, item in value.items()}
+        case list():
+            return [_hide(item) for item in value]
+        case _:
+            return REDACTED
+
+
+def _render_value(value: object) -> object:
+    match value:
+        case betterproto2.Message():
+            return _render_message(value)
+        case betterproto2.Enum():
+            return value.proto_name or value.name or value.value
+        case list():
+            return [_render_value(item) for item in value]
+        case dict():
+            return {str(key): _render_value(item) for key, item in value.items()}
+        case bytes():
+            return b64encode(value).decode()
+        case timedelta():
+            return _render_duration(value)
+        case datetime():
+            return value.isoformat()
+        case _:
+            return value
+
+
+def _render_duration(value: timedelta) -> str:
+    seconds = value.total_seconds()
+    return f"{int(seconds)}s" if seconds == int(seconds) else f"{seconds:.6f}".rstrip("0") + "s"
+
+
+def _redact_secret(content: dict[str, object]) -> dict[str, object]:
+    if content["@type"] != ResourceType.SECRET.type_url:
+        return content
+    return {key: value if key in _PUBLIC_PARTS_OF_SECRET else REDACTED for key, value in content.items()}
+
+
+def _redact_header(content: dict[str, object]) -> Mapping[str, object]:
+    """Hide the value of a `HeaderValue`, and of whatever else pairs a telling `key` with a value."""
+    if not _PRIVATE_HEADER.search(str(content.get("key", ""))):
+        return content
+    return {key: REDACTED if key in _HEADER_FIELDS else value for key, value in content.items()}

@@ -1,0 +1,294 @@
+"""
+What the operator chose for this process: flags and environment variables, read once into one frozen value.
+
+`OPTIONS` is the only list of them: the command line builds its flags from it and `read_settings` its
+variables. A flag wins over its variable, a variable over the default. No other module reads
+the environment. Nothing here opens files, resolves names or knows what a setting is used for.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xds.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Network = IPv4Network | IPv6Network
+
+_HIGHEST_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostPort:
+    """An address to listen on or to connect to; an IPv6 `host` has no brackets here."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """`host:port`, or `[host]:port` for IPv6."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectAddress:
+    """One `--always-direct`: a network, the ports in question (empty: all) and why."""
+
+    reason: str
+    network: Network
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that `serve` can be told. Durations are seconds."""
+
+    listen: HostPort = HostPort(host="127.0.0.1", port=18000)
+    address_file: Path | None = None
+    """Written once the server listens: the address that it took, for those who chose port 0."""
+    debounce_quiet: float = 0.1
+    debounce_max: float = 1.0
+    rescan_interval: float = 10.0
+    """The policy directory is read again at least this often, whatever the kernel reported."""
+    resolve_interval: float = 30.0
+    resolve_timeout: float = 2.0
+    resolv_conf: Path | None = Path("/etc/resolv.conf")
+    api_server: HostPort | None = None
+    always_direct: tuple[DirectAddress, ...] = ()
+    shutdown_grace: float = 5.0
+    log_format: str = "console"
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One setting: the field of `Settings` that it fills, and how text becomes its value."""
+
+    field: str
+    metavar: str
+    help: str
+    parse: Callable[[str], object]
+    """Raises ValueError with a readable reason."""
+    is_repeatable: bool = False
+    """A flag may be repeated; in the variable, the values are separated by white space."""
+
+    @property
+    def flag(self) -> str:
+        """The flag of `xds serve`."""
+        return "--" + self.field.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return "EGRESS_XDS_" + self.field.upper()
+
+
+def parse_host_port(text: str) -> HostPort:
+    """Parse `host:port` or `[v6]:port`. Port 0 is allowed: the kernel chooses. Raises ValueError."""
+    host, separator, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("an IPv6 address needs brackets, as in [::1]:18000")
+    if not separator or not host:
+        raise ValueError("it must be HOST:PORT, as in 127.0.0.1:18000")
+    return HostPort(host=host, port=_parse_port(port, lowest=0))
+
+
+def parse_direct_address(text: str) -> DirectAddress:
+    """Parse `[NAME=]CIDR[:PORT]`, an IPv6 network in brackets if a port follows. Raises ValueError."""
+    reason, separator, rest = text.rpartition("=")
+    if separator and not reason.strip():
+        raise ValueError("there is no name before `=`")
+    network, port = _split_port(rest.strip())
+    try:
+        parsed = ip_network(network, strict=False)
+    except ValueError:
+        raise ValueError("it must be [NAME=]CIDR[:PORT], as in dns=10.96.0.10/32:53 or [fd00::/8]:53") from None
+    ports = () if port is None else (_parse_port(port, lowest=1),)
+    return DirectAddress(reason=reason.strip() or "always direct by setting", network=parsed, ports=ports)
+
+
+def _split_port(text: str) -> tuple[str, str | None]:
+    if text.startswith("["):
+        network, _, rest = text[1:].partition("]")
+        prefix, separator, port = rest.partition(":")
+        return network + prefix, port if separator else None
+    if text.count(":") == 1:
+        network, _, port = text.partition(":")
+        return network, port
+    return text, None
+
+
+def _parse_port(text: str, *, lowest: int) -> int:
+    if not (text.isascii() and text.isdigit()) or not lowest <= int(text) <= _HIGHEST_PORT:
+        raise ValueError(f"the port must be a number from {lowest} to {_HIGHEST_PORT}")
+    return int(text)
+
+
+def parse_seconds(text: str) -> float:
+    """Parse a duration: `250ms`, `5s`, `1m` or a bare number of seconds. Raises ValueError."""
+    number, scale = text.strip(), 1.0
+    for suffix, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0)):
+        if number.endswith(suffix):
+            number, scale = number.removesuffix(suffix), factor
+            break
+    try:
+        seconds = float(number) * scale
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError("it must be a duration above zero, as in 250ms, 5s or 1m")
+    return seconds
+
+
+def _parse_path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"it must be one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(field="listen", metavar="HOST:PORT", help="Address of the ADS server.", parse=parse_host_port),
+    Option(
+        field="always_direct",
+        metavar="[NAME=]CIDR[:PORT]",
+        help="An address that no policy may send through a proxy.",
+        parse=parse_direct_address,
+        is_repeatable=True,
+    ),
+    Option(
+        field="api_server",
+        metavar="HOST:PORT",
+        help="The Kubernetes API server, always direct (default: from KUBERNETES_SERVICE_HOST and _PORT).",
+        parse=parse_host_port,
+    ),
+    Option(
+        field="resolv_conf",
+        metavar="FILE",
+        help="Its name servers are always direct; empty for none.",
+        parse=_parse_path,
+    ),
+    Option(
+        field="resolve_interval",
+        metavar="DURATION",
+        help="How often the proxies' names are looked up again.",
+        parse=parse_seconds,
+    ),
+    Option(
+        field="resolve_timeout",
+        metavar="DURATION",
+        help="How long one look-up may take before it is tried later.",
+        parse=parse_seconds,
+    ),
+    Option(
+        field="debounce_quiet",
+        metavar="DURATION",
+        help="Compile when nothing has changed for this long …",
+        parse=parse_seconds,
+    ),
+    Option(
+        field="debounce_max",
+        metavar="DURATION",
+        help="… or this long after the first change.",
+        parse=parse_seconds,
+    ),
+    Option(
+        field="rescan_interval",
+        metavar="DURATION",
+        help="Read the policies at least this often, whatever the file system reports.",
+        parse=parse_seconds,
+    ),
+    Option(
+        field="shutdown_grace",
+        metavar="DURATION",
+        help="How long open streams get on SIGTERM.",
+        parse=parse_seconds,
+    ),
+    Option(
+        field="address_file",
+        metavar="FILE",
+        help="Write the address here once it listens.",
+        parse=_parse_path,
+    ),
+    Option(
+        field="log_format",
+        metavar="console|json",
+        help="Form of the log on stderr.",
+        parse=_choice("console", "json"),
+    ),
+    Option(
+        field="log_level",
+        metavar="LEVEL",
+        help="debug, info, warning or error.",
+        parse=_choice("debug", "info", "warning", "error"),
+    ),
+)
+
+
+def load_settings(flags: Mapping[str, str | tuple[str, ...] | None]) -> Settings:
+    """
+    Read the settings of this process: `flags` by field name, None where a flag was not given.
+
+    Raises SettingsError, which names the flag or the variable.
+    """
+    return read_settings(flags, os.environ)
+
+
+def read_settings(flags: Mapping[str, str | tuple[str, ...] | None], environ: Mapping[str, str]) -> Settings:
+    """Combine flags, variables and defaults; see `load_settings`."""
+    values: dict[str, Any] = {"api_server": _find_api_server(environ)}
+    for option in OPTIONS:
+        given = flags.get(option.field)
+        if given is not None and given != ():
+            values[option.field] = _parse_all(option, option.flag, (given,) if isinstance(given, str) else given)
+        elif (text := environ.get(option.variable)) is not None:
+            texts = tuple(text.split()) if option.is_repeatable else (text,)
+            values[option.field] = _parse_all(option, option.variable, texts)
+    settings = Settings(**values)
+    if settings.debounce_max < settings.debounce_quiet:
+        raise SettingsError(
+            f"--debounce-max ({settings.debounce_max:g} s) is shorter than --debounce-quiet "
+            f"({settings.debounce_quiet:g} s); raise EGRESS_XDS_DEBOUNCE_MAX or lower EGRESS_XDS_DEBOUNCE_QUIET"
+        )
+    return settings
+
+
+def _parse_all(option: Option, origin: str, texts: tuple[str, ...]) -> object:
+    values = tuple(_parse_one(option, origin, text) for text in texts)
+    return values if option.is_repeatable else values[0]
+
+
+def _parse_one(option: Option, origin: str, text: str) -> object:
+    other = option.variable if origin == option.flag else option.flag
+    try:
+        return option.parse(text)
+    except ValueError as error:
+        raise SettingsError(f"{origin} is {text!r}: {error}; correct it, or use {other}") from error
+
+
+def _find_api_server(environ: Mapping[str, str]) -> HostPort | None:
+    """Read what Kubernetes tells every container about its API server."""
+    host = environ.get("KUBERNETES_SERVICE_HOST")
+    if not host:
+        return None
+    try:
+        return HostPort(host=host, port=_parse_port(environ.get("KUBERNETES_SERVICE_PORT", "443"), lowest=1))
+    except ValueError as error:
+        raise SettingsError(
+            f"KUBERNETES_SERVICE_PORT is unusable: {error}; correct it, or use --api-server HOST:PORT"
+        ) from error
