@@ -1,0 +1,92 @@
+"""
+What every pod is to be told at this moment: the newest world, and whose configuration is whose.
+
+The reconcile loop publishes a `World`; streams ask for the snapshot of their workload and are woken when the
+world changes. This room must not compile, decide when to publish, or know streams. Invariant: a published
+world replaces the one before as a whole, so nobody ever sees a mixture.
+
+Publishing and asking happen in one thread; a lock would guard nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+from xds.policy.model import HeldPolicy, Policy
+from xds.policy.selection import select_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from xds.policy.model import Workload
+    from xds.snapshot import Snapshot
+
+_MAX_WORKLOADS = 16_384
+"""Workloads whose selection is remembered per world."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """
+    The outcome of one reconciliation.
+
+    `snapshots` are keyed by (policy's namespace, policy's name); `refuse_all` is for pods that no policy selects.
+    """
+
+    candidates: tuple[Policy | HeldPolicy, ...]
+    snapshots: Mapping[tuple[str | None, str], Snapshot]
+    refuse_all: Snapshot
+
+
+class SnapshotCache:
+    """The newest world, and who wants to know when there is a newer one."""
+
+    def __init__(self) -> None:
+        self._world: World | None = None
+        self._select: Callable[[Workload], Policy | HeldPolicy | None] = _select_none
+        self._callbacks: dict[object, Callable[[], None]] = {}
+
+    def publish(self, world: World) -> None:
+        """Replace the world and wake everybody; an equal world changes nothing and wakes nobody."""
+        if world == self._world:
+            return
+        self._world = world
+        self._select = lru_cache(_MAX_WORKLOADS)(partial(select_policy, world.candidates))
+        for callback in tuple(self._callbacks.values()):
+            callback()
+
+    def policy_for(self, workload: Workload) -> Policy | HeldPolicy | None:
+        """Return the one policy in force for `workload`; None: no policy selects it, or no world is known yet."""
+        return self._select(workload)
+
+    def snapshot_for(self, workload: Workload) -> Snapshot | None:
+        """
+        Return what `workload` is to be told; None: say nothing, so that it keeps what it has.
+
+        That is so before the first world, and while the policy in force is held or has no snapshot.
+        """
+        if self._world is None:
+            return None
+        match self._select(workload):
+            case None:
+                return self._world.refuse_all
+            case HeldPolicy():
+                return None
+            case Policy(namespace=namespace, name=name):
+                return self._world.snapshots.get((namespace, name))
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` after each change of the world, until the returned function is called."""
+        key = object()
+        self._callbacks[key] = callback
+
+        def unsubscribe() -> None:
+            self._callbacks.pop(key, None)
+
+        return unsubscribe
+
+
+def _select_none(_: Workload) -> None:
+    """Nothing is known before the first world."""

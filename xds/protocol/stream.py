@@ -1,0 +1,165 @@
+"""
+One ADS stream: all its types, the order of its responses and their nonces. No I/O, no clock.
+
+`receive` takes one request in: it records the (N)ACK, then applies the subscription. `next_response` says
+what is owed for the newest snapshot, one response at a time, and counts it as sent; so a slow client is
+never sent anything but the newest. An edge drives the two and owns the connection.
+
+Invariant: a response answers a subscription and differs from what the client was sent, or was asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from xds.names import Nonce, TypeUrl
+from xds.protocol.subscription import Acked, Content, Nacked, Request, Subscription
+from xds.resources import RESOURCE_TYPES, Resource, ResourceType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from xds.names import Version
+    from xds.snapshot import Snapshot
+
+RequestT = TypeVar("RequestT", bound=Request)
+RequestT_contra = TypeVar("RequestT_contra", bound=Request, contravariant=True)
+
+REFERRERS: Mapping[ResourceType, tuple[ResourceType, ...]] = MappingProxyType(
+    {
+        ResourceType.CLUSTER: (ResourceType.LISTENER, ResourceType.ROUTE),
+        ResourceType.ENDPOINT: (ResourceType.CLUSTER,),
+        ResourceType.LISTENER: (),
+        ResourceType.ROUTE: (ResourceType.LISTENER,),
+        ResourceType.SECRET: (ResourceType.CLUSTER, ResourceType.LISTENER),
+    }
+)
+"""
+Who may refer to a type. Its removals wait until the client acknowledged these: make before break (xDS protocol,
+"Eventual consistency considerations"), and a client that refused a new listener still runs the old one, which
+needs its old clusters.
+"""
+
+_MAX_UNKNOWN_TYPES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownType:
+    """The client asked for a type that is not served. It gets no answer."""
+
+    type_url: str
+
+
+Event = Acked | Nacked | UnknownType
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One response, SotW or delta; `removed` is never encoded for SotW."""
+
+    kind: ResourceType
+    nonce: Nonce
+    version: Version
+    resources: tuple[Resource, ...]
+    removed: tuple[str, ...] = ()
+
+
+class Variant(Protocol[RequestT_contra]):
+    """What distinguishes SotW from delta: how a request is read, and what is owed."""
+
+    def apply(self, subscription: Subscription, request: RequestT_contra) -> None:
+        """Change the subscription as the request says."""
+
+    def compute(self, subscription: Subscription, snapshot: Snapshot, *, holds_removals: bool) -> Content | None:
+        """Work out the next response, with or without removals; None if nothing is owed."""
+
+
+class Stream(Generic[RequestT]):
+    """The state of one ADS stream."""
+
+    def __init__(self, variant: Variant[RequestT]) -> None:
+        self._variant = variant
+        self._subscriptions = {kind: Subscription(kind) for kind in ResourceType}
+        self._unknown: set[str] = set()
+        self._responses = 0
+
+    def receive(self, request: RequestT) -> Event | None:
+        """
+        Take one request in and return what it told: an ACK, a NACK, a type that is not served, or nothing new.
+
+        "Any DeltaDiscoveryRequest can be either or both" an answer and a change of subscription
+        (discovery.proto); so can a SotW request ("Resource updates"). Hence always both steps.
+        """
+        kind = RESOURCE_TYPES.get(TypeUrl(request.type_url))
+        if kind is None:
+            return self._note_unknown(request.type_url)
+        subscription = self._subscriptions[kind]
+        event = subscription.exchange.record(request.nonce, request.error)
+        self._variant.apply(subscription, request)
+        return event
+
+    def next_response(self, snapshot: Snapshot | None) -> Response | None:
+        """
+        Return the next response that the client is owed, counted as sent; None if it is up to date.
+
+        Without a snapshot nothing is said: subscriptions wait. Additions go in the order of `ResourceType`,
+        then removals against it, each as soon as nothing that the client runs can refer to it.
+        """
+        if snapshot is None:
+            return None
+        for kind in ResourceType:
+            response = self._respond(kind, snapshot, holds_removals=bool(REFERRERS[kind]))
+            if response is not None:
+                return response
+        for kind in reversed(ResourceType):
+            if self._are_settled(REFERRERS[kind]):
+                response = self._respond(kind, snapshot, holds_removals=False)
+                if response is not None:
+                    return response
+        return None
+
+    @property
+    def names(self) -> int:
+        """How many names are subscribed to one by one: what an edge bounds, since the client alone decides it."""
+        return sum(len(subscription.names) for subscription in self._subscriptions.values())
+
+    def _respond(self, kind: ResourceType, snapshot: Snapshot, *, holds_removals: bool) -> Response | None:
+        subscription = self._subscriptions[kind]
+        content = self._variant.compute(subscription, snapshot, holds_removals=holds_removals)
+        if content is None:
+            return None
+        if kind is ResourceType.CLUSTER:
+            self._owe_endpoints(content.resources)
+        subscription.mark_sent(content.resources, content.removed)
+        self._responses += 1
+        nonce = Nonce(str(self._responses))
+        subscription.exchange.open(nonce, content.version)
+        return Response(kind, nonce, content.version, content.resources, content.removed)
+
+    def _owe_endpoints(self, clusters: Iterable[Resource]) -> None:
+        """
+        Owe the endpoints of clusters that are about to change.
+
+        "Warming of Cluster is completed only when a new ClusterLoadAssignment response is supplied … even though
+        there is no change in endpoints" (xDS protocol, "Resource warming"; istio#38709). Only for subscribed names
+        does this have an effect.
+        """
+        sent = self._subscriptions[ResourceType.CLUSTER].sent
+        self._subscriptions[ResourceType.ENDPOINT].owed.update(
+            reference.name
+            for cluster in clusters
+            if sent.get(cluster.name) != cluster.version
+            for reference in cluster.references
+            if reference.kind == ResourceType.ENDPOINT.type_url
+        )
+
+    def _are_settled(self, kinds: Iterable[ResourceType]) -> bool:
+        return all(self._subscriptions[kind].exchange.is_settled for kind in kinds)
+
+    def _note_unknown(self, type_url: str) -> UnknownType | None:
+        if type_url in self._unknown or len(self._unknown) >= _MAX_UNKNOWN_TYPES:
+            return None
+        self._unknown.add(type_url)
+        return UnknownType(type_url)

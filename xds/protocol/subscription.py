@@ -1,0 +1,202 @@
+"""
+One resource type on one stream: what the client asked for, what it was sent, what it answered.
+
+Everything that changes this state is in this file; `sotw` and `delta` read requests into it and work
+out what it is owed. Nothing here knows gRPC, time or which client it is.
+
+Invariant: `sent` holds only what the client may still have, i.e. names that it still subscribes to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from xds.names import Nonce, Version
+    from xds.resources import Resource, ResourceType
+
+WILDCARD = "*"
+"""The name that subscribes to everything, for types that allow it (xDS protocol, "How the client specifies …")."""
+
+_MAX_REMEMBERED = 16
+"""Unanswered responses whose versions are remembered. A client that never answers must not cost memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """The client applied the response of this version."""
+
+    kind: ResourceType
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
+class Nacked:
+    """The client refused the response of this version; `text` is its own account of why."""
+
+    kind: ResourceType
+    version: Version
+    text: str
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Responses of one type on one stream, and the client's answers to them."""
+
+    kind: ResourceType
+    last: Nonce | None = None
+    """Nonce of the newest response."""
+    has_acked: bool = False
+    _versions: dict[str, Version] = field(default_factory=dict)
+    """Versions of the responses that an answer may still name, oldest first."""
+    _answered: str | None = None
+    _is_rejected: bool = False
+
+    def open(self, nonce: Nonce, version: Version) -> None:
+        """Note that a response went out."""
+        self.last = nonce
+        self._versions[nonce] = version
+        while len(self._versions) > _MAX_REMEMBERED:
+            del self._versions[next(iter(self._versions))]
+
+    def record(self, nonce: str, error: str | None) -> Acked | Nacked | None:
+        """
+        Note the client's answer to the response that `nonce` names; None if this request is no new answer.
+
+        The presence of `error_detail` makes it a NACK (xDS protocol, "ACK and NACK semantics summary"). A
+        request may carry an old nonce again just to change its subscription; it then answers nothing.
+        """
+        version = self._versions.get(nonce)
+        if version is None or (nonce == self._answered and (error is None or self._is_rejected)):
+            return None
+        for older in tuple(self._versions):
+            if older == nonce:
+                break
+            del self._versions[older]
+        self._answered, self._is_rejected = nonce, error is not None
+        if error is not None:
+            return Nacked(self.kind, version, error)
+        self.has_acked = True
+        return Acked(self.kind, version)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the newest response, if any, was acknowledged: the client runs what it was sent."""
+        return self._answered == self.last and not self._is_rejected
+
+    def is_stale(self, nonce: str) -> bool:
+        """
+        Tell whether a SotW request was written before its client saw the newest response.
+
+        "A nonce becomes stale following a newer nonce being presented" (xDS protocol, "Resource updates").
+        An empty nonce is right until the client "has … accepted an update in this xDS stream"
+        (discovery.proto, `response_nonce`); while an answer is outstanding it is older than that response.
+        """
+        if self.last is None:
+            return False
+        if nonce:
+            return nonce != self.last
+        return self.has_acked or self._answered != self.last
+
+
+@dataclass(slots=True)
+class Subscription:
+    """What one client wants of one type, and what it has of it."""
+
+    kind: ResourceType
+    exchange: Exchange = field(init=False)
+    is_wildcard: bool = False
+    names: set[str] = field(default_factory=set)
+    """Names asked for one by one, beside a wildcard or without one."""
+    has_requested: bool = False
+    has_named: bool = False
+    """Whether a name was ever asked for; from then on an empty SotW list is not a wildcard any more."""
+    owed: set[str] = field(default_factory=set)
+    """Names that must be answered even if what was sent is still current."""
+    owes_all: bool = False
+    """The wildcard itself must be answered, in full, and even if there is nothing to send."""
+    sent: dict[str, Version | None] = field(default_factory=dict)
+    """Version that the client was last sent of each name; None: it was told that there is none."""
+    full: dict[str, Resource] = field(default_factory=dict)
+    """SotW, full-state types: the resources of the newest response."""
+    claimed: Version | None = None
+    """SotW: the version that the client says it has from an earlier stream."""
+
+    def __post_init__(self) -> None:
+        self.exchange = Exchange(self.kind)
+
+    def tracks(self, name: str) -> bool:
+        """Whether the client wants to know about `name`."""
+        return self.is_wildcard or name in self.names
+
+    def select(self, table: Mapping[str, Resource]) -> Mapping[str, Resource]:
+        """Return the part of `table` that the client subscribes to, in the table's order."""
+        if self.is_wildcard:
+            return table
+        return {name: resource for name, resource in table.items() if name in self.names}
+
+    def is_due(self, resource: Resource) -> bool:
+        """
+        Whether a subscribed resource must go out.
+
+        Content that the client refused counts as sent: repeating it would be refused again, so it waits for
+        a change (xDS protocol, "When to send an update").
+        """
+        return resource.name in self.owed or self.sent.get(resource.name) != resource.version
+
+    def follow(self, names: set[str], *, is_wildcard: bool, asked: set[str]) -> None:
+        """
+        Take over the client's subscription; `asked` must be answered whatever was sent before.
+
+        What the client no longer subscribes to, it forgets, and so is forgotten here: when it asks again it
+        is answered again (xDS protocol, "How the client specifies what resources to return").
+        """
+        if is_wildcard != self.is_wildcard:
+            self.owes_all = is_wildcard
+        self.owed -= self.names - names
+        self.owed |= asked
+        self.names, self.is_wildcard, self.has_requested = names, is_wildcard, True
+        if not is_wildcard:
+            self.sent = {name: version for name, version in self.sent.items() if name in names}
+            self.full = {name: resource for name, resource in self.full.items() if name in names}
+
+    def presume(self, versions: Mapping[str, Version]) -> None:
+        """Believe a reconnecting client about what it has: only differences are owed."""
+        self.sent = {name: version for name, version in versions.items() if self.tracks(name)}
+        self.owes_all = self.owes_all and not versions
+
+    def mark_sent(self, resources: Iterable[Resource], removed: Iterable[str]) -> None:
+        """Note what a response told the client."""
+        for resource in resources:
+            self.sent[resource.name] = resource.version
+            self.owed.discard(resource.name)
+        for name in removed:
+            self.owed.discard(name)
+            if name in self.names:
+                self.sent[name] = None
+            else:
+                self.sent.pop(name, None)
+        self.owes_all = False
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a response must say, before it has a nonce. SotW has no words for `removed`; it is bookkeeping there."""
+
+    version: Version
+    resources: tuple[Resource, ...]
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What SotW and delta requests have in common."""
+
+    type_url: str
+    nonce: str = ""
+    """Nonce of the response that this request answers or follows; empty: none."""
+    error: str | None = None
+    """Text of the NACK; None: no NACK."""

@@ -1,0 +1,76 @@
+"""
+Who is calling: `node` of a stream's first request becomes a `Workload`, or a reason to refuse.
+
+The id is `<pod>.<namespace>`; `metadata.labels` (strings by name) and `metadata.serviceAccount` are what
+selectors look at. A value of the wrong kind is refused, not skipped: a pod that loses a label in silence
+could fall under a different policy. Everything is bounded by what Kubernetes allows, because it is kept
+for as long as the stream lives.
+
+Nothing here proves that the caller is who it says.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from xds.names import NodeId
+from xds.policy.model import Workload
+
+if TYPE_CHECKING:
+    from google.protobuf.struct_pb2 import Struct, Value
+
+    from xds.gen.discovery_pb2 import Node
+
+_POD = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+"""RFC 1123 subdomain: a pod's name may hold dots."""
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+"""RFC 1123 label."""
+_MAX_LABELS = 1024
+_MAX_LABEL_KEY = 317
+"""A prefix of 253 characters, a slash, a name of 63 (Kubernetes, "Labels and Selectors")."""
+_MAX_LABEL_VALUE = 63
+_MAX_SERVICE_ACCOUNT = 253
+_SHOWN = 80
+
+
+class NodeError(ValueError):
+    """The node can't be used. The message is meant for the client's operator."""
+
+
+def parse_node(node: Node) -> tuple[NodeId, Workload]:
+    """Read a node's id and metadata. Raises NodeError; any other exception is a bug."""
+    pod, _, namespace = node.id.rpartition(".")
+    if not _POD.fullmatch(pod) or not _NAMESPACE.fullmatch(namespace):
+        raise NodeError(f"node id must be <pod>.<namespace>, not {node.id[:_SHOWN]!r}")
+    fields = node.metadata.fields
+    workload = Workload(
+        pod=pod,
+        namespace=namespace,
+        labels=_parse_labels(fields["labels"]) if "labels" in fields else (),
+        service_account=_parse_account(fields["serviceAccount"]) if "serviceAccount" in fields else "",
+    )
+    return NodeId(node.id), workload
+
+
+def _parse_labels(value: Value) -> tuple[tuple[str, str], ...]:
+    if value.WhichOneof("kind") != "struct_value":
+        raise NodeError("node metadata: labels must be a map of strings")
+    labels: Struct = value.struct_value
+    if len(labels.fields) > _MAX_LABELS:
+        raise NodeError(f"node metadata: more than {_MAX_LABELS} labels")
+    return tuple(sorted((key, _parse_label(key, label)) for key, label in labels.fields.items()))
+
+
+def _parse_label(key: str, value: Value) -> str:
+    if value.WhichOneof("kind") != "string_value":
+        raise NodeError(f"node metadata: label {key[:_SHOWN]!r} must be a string")
+    if len(key) > _MAX_LABEL_KEY or len(value.string_value) > _MAX_LABEL_VALUE:
+        raise NodeError(f"node metadata: label {key[:_SHOWN]!r} is too long")
+    return value.string_value
+
+
+def _parse_account(value: Value) -> str:
+    if value.WhichOneof("kind") != "string_value" or len(value.string_value) > _MAX_SERVICE_ACCOUNT:
+        raise NodeError("node metadata: serviceAccount must be a service account's name")
+    return value.string_value

@@ -1,0 +1,193 @@
+"""
+One open ADS stream: a reader and a writer around the state of `protocol.stream`.
+
+The reader feeds requests in; the writer, woken by requests and by new worlds, writes what is owed for the
+newest snapshot, one response at a time. So at most one response is ever in the air per stream, a client
+that does not read is simply not written to, and what it missed in between is never sent.
+
+Nothing here decides what to send. Invariant: nothing that a client sends can end another client's stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from xds.protocol.delta import Delta, DeltaRequest
+from xds.protocol.sotw import Sotw, SotwRequest
+from xds.protocol.stream import RequestT, Response, Stream, UnknownType, Variant
+from xds.protocol.subscription import Acked, Nacked
+from xds.protocol.wire import decode_delta, decode_sotw, encode_delta, encode_sotw
+from xds.server.node import NodeError, parse_node
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from xds.cache import SnapshotCache
+    from xds.clients import Clients, Connection
+    from xds.gen.discovery_pb2 import Node
+    from xds.names import NodeId
+    from xds.policy.model import Workload
+
+    Context = grpc.aio.ServicerContext[bytes, bytes]
+
+MAX_NAMES = 100_000
+"""Names that one stream may subscribe to one by one."""
+
+_MAX_LOGGED = 500
+"""Characters of a client's words that go into a log line."""
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[RequestT]):
+    """What distinguishes the two RPCs."""
+
+    name: str
+    """`sotw` or `delta`."""
+    variant: Variant[RequestT]
+    decode: Callable[[bytes], tuple[Node | None, RequestT]]
+    encode: Callable[[Response], bytes]
+
+
+SOTW: Method[SotwRequest] = Method("sotw", Sotw(), decode_sotw, encode_sotw)
+DELTA: Method[DeltaRequest] = Method("delta", Delta(), decode_delta, encode_delta)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a stream ends: the gRPC status and what the client is told."""
+
+    code: grpc.StatusCode
+    details: str = ""
+
+
+class Session(Generic[RequestT]):
+    """One stream, from its first request to its end."""
+
+    def __init__(
+        self, method: Method[RequestT], cache: SnapshotCache, clients: Clients, clock: Callable[[], float]
+    ) -> None:
+        self._method = method
+        self._cache = cache
+        self._clients = clients
+        self._clock = clock
+        self._stream = Stream(method.variant)
+        self._log = _log.bind(variant=method.name)
+        self._wake = asyncio.Event()
+        self._is_closing = False
+        self._node_id: NodeId | None = None
+        self._workload: Workload | None = None
+        self._connection: Connection | None = None
+
+    def close(self) -> None:
+        """Ask the stream to end, telling the client that it may try elsewhere."""
+        self._is_closing = True
+        self._wake.set()
+
+    async def run(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        """Serve the stream until the client, an error or `close` ends it; raises what `context.abort` raises."""
+        unsubscribe = self._cache.subscribe(self._wake.set)
+        end = End(grpc.StatusCode.CANCELLED)
+        try:
+            # Sent now, because a status can't follow a response whose write was cancelled half-way otherwise.
+            await context.send_initial_metadata(())
+            end = await self._read_and_write(requests, context)
+        finally:
+            unsubscribe()
+            if self._connection is not None:
+                self._connection.close()
+                self._log.info("stream closed", status=end.code.name, details=end.details[:_MAX_LOGGED])
+        if end.code is not grpc.StatusCode.OK:
+            await context.abort(end.code, end.details)
+
+    async def _read_and_write(self, requests: AsyncIterator[bytes], context: Context) -> End:
+        """Return how the first of the two ends; the other is cancelled."""
+        tasks = [asyncio.create_task(self._read(requests)), asyncio.create_task(self._write(context))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return done.pop().result()
+
+    async def _read(self, requests: AsyncIterator[bytes]) -> End:
+        async for body in requests:
+            end = self._receive(body)
+            if end is not None:
+                return end
+            self._wake.set()
+        return End(grpc.StatusCode.OK)
+
+    async def _write(self, context: Context) -> End:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._is_closing:
+                return End(grpc.StatusCode.UNAVAILABLE, "the control plane is shutting down")
+            while (response := self._next_response()) is not None:
+                try:
+                    await context.write(self._method.encode(response))
+                except grpc.aio.InternalError:  # the connection broke under the write
+                    return End(grpc.StatusCode.CANCELLED)
+
+    def _receive(self, body: bytes) -> End | None:
+        """Take one request in; return how the stream must end if it is unusable."""
+        try:
+            node, request = self._method.decode(body)
+            self._identify(node)
+        except DecodeError:
+            return End(grpc.StatusCode.INVALID_ARGUMENT, "the request is not a discovery request")
+        except NodeError as error:
+            return End(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        event = self._stream.receive(request)
+        if self._stream.names > MAX_NAMES:
+            return End(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_NAMES} subscribed names")
+        if event is not None and self._connection is not None:
+            self._report(event, self._connection)
+        return None
+
+    def _identify(self, node: Node | None) -> None:
+        """
+        Learn who is calling from the first request.
+
+        Later ones may leave the node out; if present, "the node identifier should always be identical" (xDS
+        protocol, "Basic Protocol Overview"). Metadata counts on the first only.
+        """
+        if self._node_id is None:
+            if node is None:
+                raise NodeError("the first request of a stream must carry a node with an id <pod>.<namespace>")
+            self._node_id, self._workload = parse_node(node)
+            self._connection = self._clients.connect(
+                self._node_id, self._workload, since=self._clock(), variant=self._method.name
+            )
+            self._log = self._log.bind(node=self._node_id)
+            self._log.info("stream opened")
+        elif node is not None and node.id not in {"", self._node_id}:
+            raise NodeError(f"the stream belongs to node {self._node_id}; its requests must not name another")
+
+    def _next_response(self) -> Response | None:
+        if self._workload is None or self._connection is None:
+            return None
+        response = self._stream.next_response(self._cache.snapshot_for(self._workload))
+        if response is not None:
+            self._connection.note_sent(response.kind, response.version)
+        return response
+
+    def _report(self, event: Acked | Nacked | UnknownType, connection: Connection) -> None:
+        match event:
+            case Acked(kind, version):
+                connection.note_ack(kind, version)
+            case Nacked(kind, version, text):
+                connection.note_nack(kind, version, text)
+                self._log.warning("response rejected", type=kind.name.lower(), version=version, text=text[:_MAX_LOGGED])
+            case UnknownType(type_url):
+                connection.note_unknown_type(type_url[:_MAX_LOGGED])
+                self._log.warning("unknown type requested", type_url=type_url[:_MAX_LOGGED])
