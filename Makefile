@@ -12,6 +12,7 @@ SUPPORTED := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c '$(SUPPORTED)' 2>/dev/null && { echo "$$p"; break; }; done)
 UV ?= uv
+OUTPUT ?= full
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -90,7 +91,7 @@ check-format: $(DEV)
 .PHONY: check-lint
 check-lint: $(DEV)
 	@echo '→ lint'
-	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff check --quiet --output-format $(OUTPUT) .
 
 .PHONY: check-types
 check-types: $(DEV)
