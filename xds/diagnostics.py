@@ -83,7 +83,291 @@ def _catalogue(*entries: CatalogueEntry) -> Mapping[str, CatalogueEntry]:
     return by_code
 
 
-CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue()
+def _error(code: str, title: str, explanation: str) -> CatalogueEntry:
+    return CatalogueEntry(code, Severity.ERROR, title, explanation)
+
+
+def _warning(code: str, title: str, explanation: str) -> CatalogueEntry:
+    return CatalogueEntry(code, Severity.WARNING, title, explanation)
+
+
+# EX1: YAML and structure. EX2: destinations and rules. EX3: proxies. EX4: selection and names. EX5: compilation.
+CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
+    _error(
+        "EX101",
+        "The text is not YAML",
+        "The document can't be read at all, so nothing in it is in force, and what stands after this place "
+        "was not looked at. Common causes are a tab in the indentation, a value that starts with `*`, `@` or "
+        "`[` without quotes, and text that was cut off. Mend the line that is named, or the one before it.",
+    ),
+    _error(
+        "EX102",
+        "A key is given twice",
+        "One of the two values would be lost without a word, and programs disagree about which. Keep the one "
+        "that is meant. This often comes from joining two files.",
+    ),
+    _error(
+        "EX103",
+        "The document is too deep or too large",
+        "Values are nested, or repeated through aliases, far beyond what any policy needs. The bound keeps a "
+        "small file from filling the memory of the control plane. Flatten the document, or write repeated "
+        "values out.",
+    ),
+    _error(
+        "EX104",
+        "The document is not a policy",
+        "A policy is a mapping in the long form (`apiVersion`, `kind`, `metadata`, `spec`) or in the short "
+        "form (`httpProxy`, `httpsProxy`, `noProxy`, `trustedCA`). This one has none of these keys. Move "
+        "other documents out of the policy directory.",
+    ),
+    _error(
+        "EX105",
+        "The kind or the version is not served",
+        "The document says that it is something else, or of a version that this program does not know, so its "
+        "keys are not looked at. Correct `apiVersion` and `kind`, or move the document elsewhere.",
+    ),
+    _error(
+        "EX106",
+        "A key is unknown",
+        "No key is ever ignored, because a misspelt one would silently leave out what it was meant to say. "
+        "Correct the spelling; the hint names the nearest key, or those that are known at that place.",
+    ),
+    _error(
+        "EX107",
+        "A value has the wrong type",
+        "The key takes another kind of value: text, a whole number, `true` or `false`, a list or a mapping. "
+        "YAML takes some unquoted words for something else: `no` and `off` for false, `1.5` for a number, "
+        "`2026-01-01` for a date. Put text of that kind in quotes, and remove keys that have no value.",
+    ),
+    _error(
+        "EX108",
+        "A key is missing",
+        "The document can't be understood without it, and nothing sensible can stand in for it. Add the key.",
+    ),
+    _error(
+        "EX109",
+        "A value is not allowed",
+        "The value has the right type but is outside what the key takes: a word of a fixed set, a number in a "
+        "range, a duration, a list that may not be empty. The hint says what is allowed.",
+    ),
+    _error(
+        "EX110",
+        "Not available in this version",
+        "The policy language has a word for this, but this version does not serve it. It is an error rather "
+        "than ignored, because the policy would do something else than it says. The hint names what to do "
+        "meanwhile.",
+    ),
+    _error(
+        "EX111",
+        "Two forms in one document",
+        "The document mixes keys of the short form with keys of the long form. The short form is a whole "
+        "policy by itself. Move all to one form, or make two documents, separated by `---`.",
+    ),
+    _error(
+        "EX201",
+        "An entry is not a destination",
+        "The text is neither a host name nor an address nor a network in the grammar of NO_PROXY. A malformed "
+        "entry is never dropped or widened, so the document stays out of force until it is mended. Write the "
+        "host only, without scheme, user or path; names outside ASCII may be written in their `xn--` form.",
+    ),
+    _error(
+        "EX202",
+        "A separator is not understood",
+        "Entries are separated by commas or white space in a list that is one text, and stand one per item "
+        "elsewhere. `;` is what Windows uses and `|` what Java uses; read as part of a name they would match "
+        "nothing. Replace them.",
+    ),
+    _error(
+        "EX203",
+        "An entry sends everything direct",
+        "`*`, `0.0.0.0/0` and `::/0` in a bypass send every connection past the proxies, which is rarely "
+        "meant and hard to notice. Say it on purpose with `default: {action: direct}`. For some ports of any "
+        "host, give `ports` alone under `to`.",
+    ),
+    _error(
+        "EX204",
+        "A wildcard is not understood",
+        "A `*` stands for whole labels at the front of a name (`*.name.example`) or alone for every host. "
+        "`foo*.example` and `a.*.example` can't be matched. For addresses write a CIDR.",
+    ),
+    _error(
+        "EX205",
+        "An address or network is malformed",
+        "The text looks like an IP address or a CIDR, but is none: too many parts, a prefix that is too long, "
+        "a zone, a netmask or a range. Bits of the host behind the prefix are fine, they are masked. Write "
+        "e.g. `10.0.0.0/8`, `192.0.2.7` or `[2001:db8::1]:443`.",
+    ),
+    _error(
+        "EX206",
+        "A port is malformed",
+        "What follows the last colon is not a number from 1 to 65535. It is not simply dropped, because the "
+        "entry would then match every port. Correct it or remove the colon; a bare IPv6 address takes a port "
+        "only in brackets.",
+    ),
+    _error(
+        "EX207",
+        "An entry stands in the wrong list",
+        "`domains` takes host names, `cidrs` takes addresses and networks. Move the entry to the other list.",
+    ),
+    _error(
+        "EX208",
+        "The dialect never matches this form",
+        "The chosen dialect reads this form of entry as plain text that no host name equals, so the entry "
+        "would do nothing. Write it in the form that the hint gives, or choose another `dialect`.",
+    ),
+    _error(
+        "EX209",
+        "A rule matches nothing",
+        "A rule without destinations would never be used; most likely a key was left out. Give `domains`, "
+        "`cidrs`, `tcp` or `ports` under `to`. What happens to everything else belongs under `default`.",
+    ),
+    _warning(
+        "EX220",
+        "Clients read this entry differently",
+        "The entry is fine, but applications that leave their own NO_PROXY behind may have read it in another "
+        "way: some take `name.example` for the name alone, some let `.name.example` include the name, some "
+        "know no networks or ports. Check that the reading given here is what you want. Giving `dialect` says "
+        "so, and ends the warning.",
+    ),
+    _warning(
+        "EX221",
+        "A name that shows nothing on the wire",
+        "A name without a dot, or `localhost`, is resolved to an address before it reaches the network, and a "
+        "client could claim it for any address. In a bypass it is therefore left out; traffic inside a "
+        "cluster and to the machine itself is recognised by address. Write the full name, or the network.",
+    ),
+    _warning(
+        "EX222",
+        "An entry is repeated",
+        "After normalising (case, trailing dot, punycode, host bits) an earlier entry of the same rule "
+        "already covers this one. Nothing is lost, it is counted once. Remove the repeat.",
+    ),
+    _warning(
+        "EX223",
+        "A name on a port where the server speaks first",
+        "On ports such as 22 and 25 the server sends the first bytes, so a client shows no name before the "
+        "route is chosen, and the entry matches nothing. Give the addresses instead. If the service does "
+        "speak TLS from the start, take its port out of `serverFirstPorts`.",
+    ),
+    _warning(
+        "EX224",
+        "The proxy takes no CONNECT for a port",
+        "The rule tunnels ports that the proxy's `connectPorts` leaves out. Such connections are refused, "
+        "never sent direct. Add the ports if the proxy allows them, or change the rule.",
+    ),
+    _error(
+        "EX301",
+        "A proxy's URL is malformed",
+        "A proxy is named by `http://host:port`, or `https://host:port` if it speaks TLS itself; nothing may "
+        "follow the port. The URL is not repeated in the message, since it may hold a password.",
+    ),
+    _error(
+        "EX302",
+        "Credentials stand in a URL",
+        "Policies are read by many people and programs and must hold no password. Remove the user and "
+        "password from the URL and consider the password known. The message does not repeat it.",
+    ),
+    _error(
+        "EX303",
+        "A proxy's URL has no port",
+        "Without a port curl takes 1080 and Go takes 80 or 443, so the same text means different proxies. "
+        "Write the port.",
+    ),
+    _error(
+        "EX304",
+        "There is no such proxy",
+        "The rule or default refers to a proxy that this document does not describe. Proxies are not shared "
+        "between documents. Correct the name, or add the proxy under `spec.proxies`.",
+    ),
+    _error(
+        "EX305",
+        "A tunnel without a proxy",
+        "`action: tunnel` needs to know which proxy. It may be left out only if the document describes exactly one.",
+    ),
+    _error(
+        "EX306",
+        "Only one of httpProxy and httpsProxy",
+        "With one of the two missing, clients disagree: to Go, https then goes direct; elsewhere `httpProxy` "
+        "serves for both. Neither is guessed here. Write both; each may also be `direct` or `deny`.",
+    ),
+    _error(
+        "EX307",
+        "A certificate authority is malformed",
+        "The value must be one or more PEM blocks of certificates, as they are or in base64. A private key "
+        "does not belong in a policy; if one is there, consider it known. The value is never shown in "
+        "messages.",
+    ),
+    _warning(
+        "EX308",
+        "A proxy is not used",
+        "No rule and no default sends anything to this proxy. Remove it, or name it where it was meant to be used.",
+    ),
+    _warning(
+        "EX309",
+        "TLS settings without TLS",
+        "Authorities or a server name for the proxy's own certificate are given, but the proxy is reached "
+        "without TLS, so they have no effect. Write its URL with `https://` if it speaks TLS. The authorities "
+        "of the sites behind the proxy are not meant here.",
+    ),
+    _error(
+        "EX310",
+        "An endpoint is listed twice",
+        "The same host and port stand twice in one proxy, perhaps with different priorities or schemes. Keep "
+        "the one that is meant.",
+    ),
+    _error(
+        "EX311",
+        "A proxy for an action that uses none",
+        "`direct` and `deny` use no proxy, so either the action or the proxy is a mistake. Remove one of them.",
+    ),
+    _error(
+        "EX401",
+        "A name is not valid",
+        "Policies, namespaces and service accounts are named as Kubernetes names objects; rules and proxies "
+        "by letters, digits, `-`, `_` and `.`. Names appear in logs, statistics and messages, so that they "
+        "must be short and plain. Change the name; a short form without `name` is called after its file.",
+    ),
+    _error(
+        "EX402",
+        "A label requirement is not valid",
+        "Labels follow the rules of Kubernetes: an optional DNS prefix, at most 63 plain characters. `In` and "
+        "`NotIn` need values, `Exists` and `DoesNotExist` take none. A selector that Kubernetes would refuse "
+        "can select no pod.",
+    ),
+    _error(
+        "EX403",
+        "Two rules have one name",
+        "A rule's name is how messages, logs and `explain` refer to it, so it must be unique in its policy. "
+        "Rename one of them. A rule without a name is called `rule-<n>` after its place.",
+    ),
+    _error(
+        "EX404",
+        "The namespace contradicts the source",
+        "The document stands in one namespace and says that it concerns another. A policy outside the control "
+        "plane's own namespace concerns only the namespace that it stands in. Remove the key, or move the "
+        "document.",
+    ),
+    _error(
+        "EX405",
+        "Two policies have one name",
+        "A policy is known by its namespace and name, and two sources (or two documents of one file) define "
+        "the same one. Which of them is meant can't be known. Rename or remove one; a short form without "
+        "`name` is called after its file.",
+    ),
+    _warning(
+        "EX406",
+        "A selector that can't match",
+        "The policy concerns one namespace only, and its selector names other ones, so that it is never in "
+        "force. Remove the namespaces from the selector, or make the policy cluster-wide.",
+    ),
+    _error(
+        "EX501",
+        "The rules are too interleaved",
+        "Rules about names and rules about addresses alternate so often that the matching tree would grow "
+        "beyond reason. The policy means something, but can't be compiled into a listener of bearable size. "
+        "Put rules of one kind and action together.",
+    ),
+)
 
 RETIRED: frozenset[str] = frozenset()
 """Codes that older versions produced. They are never used again for anything else."""

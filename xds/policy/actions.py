@@ -1,0 +1,74 @@
+"""
+Actions: the words `direct`, `tunnel` and `deny`, and the proxy that a tunnel takes.
+
+Nothing here knows rules or destinations. Invariant: an action that could not be resolved is reported
+and stands as `Deny`, so that no mistake can read as a bypass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from xds.policy.findings import quote
+from xds.policy.model import Action, Deny, Direct, Tunnel
+from xds.policy.yaml_lines import at
+
+if TYPE_CHECKING:
+    from xds.policy.documents import ActionWord, OverrideShape
+    from xds.policy.findings import Findings
+    from xds.policy.yaml_lines import Node
+
+
+class ActionShape(Protocol):
+    """The keys that name an action: those of a rule, a default or an override."""
+
+    @property
+    def action(self) -> ActionWord: ...
+
+    @property
+    def proxy(self) -> str | None: ...
+
+
+class DecisionShape(ActionShape, Protocol):
+    """An action that may differ for plain HTTP: that of a rule or a default."""
+
+    @property
+    def http(self) -> OverrideShape | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ActionReader:
+    """Resolves actions against the names of a document's proxies, sorted."""
+
+    proxies: tuple[str, ...]
+    findings: Findings
+
+    def read_both(self, shape: DecisionShape, node: Node) -> tuple[Action, Action]:
+        """Return what TLS and other TCP gets, and what plain HTTP gets (N16)."""
+        action = self.read(shape, node)
+        return action, action if shape.http is None else self.read(shape.http, at(node, "http"))
+
+    def read(self, shape: ActionShape, node: Node) -> Action:
+        """Return the action that `shape` names."""
+        if shape.action == "tunnel":
+            return self._read_tunnel(shape.proxy, node)
+        if shape.proxy is not None:
+            message = f"a proxy is given, but the action is {quote(shape.action)}"
+            self.findings.add("EX311", at(node, "proxy"), message, "remove `proxy`, or write `action: tunnel`")
+        return Direct() if shape.action == "direct" else Deny()
+
+    def _read_tunnel(self, proxy: str | None, node: Node) -> Action:
+        known = ", ".join(quote(name) for name in self.proxies)
+        if proxy is None:
+            if len(self.proxies) == 1:
+                return Tunnel(self.proxies[0])
+            message = "a tunnel needs a proxy, and none is named"
+            hint = f"add `proxy`, one of {known}" if known else "describe one under `spec.proxies`"
+            self.findings.add("EX305", node, message, hint)
+            return Deny()
+        if proxy not in self.proxies:
+            hint = f"known here: {known}" if known else "describe it under `spec.proxies`"
+            self.findings.add("EX304", at(node, "proxy"), f"there is no proxy {quote(proxy)}", hint)
+            return Deny()
+        return Tunnel(proxy)

@@ -1,0 +1,266 @@
+"""
+The shape of policy documents: which keys exist, which values they take, and what each is for.
+
+These models check structure only and are the one source of the exported JSON Schema; what the values
+mean (addresses, references, dialects) is for the modules that turn a shape into a `Policy`. Strict:
+nothing is coerced and no key is ignored. Invariant: every key that a document may have is a field here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import SkipJsonSchema
+
+from xds.policy.model import SERVER_FIRST_PORTS
+
+API_VERSION = "egress-xds/v1alpha1"
+KIND = "EgressPolicy"
+
+LIMIT_OF_PRIORITY = 1_000_000
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Ports = list[Port]
+ActionWord = Literal["direct", "tunnel", "deny"]
+DialectWord = Literal["go", "curl", "python", "dotnet", "node"]
+Absent = SkipJsonSchema[None]
+"""The value of an optional key that is not there. A document can't write it: `key:` without a value is an error."""
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _as_pem(value: object) -> object:
+    return {"pem": value} if isinstance(value, str) else value
+
+
+def _as_off(value: object) -> object:
+    # YAML 1.1 reads an unquoted `off` as false.
+    return "off" if value is False else value
+
+
+def _text_or_list(description: str) -> WithJsonSchema:
+    either = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    return WithJsonSchema({"anyOf": either, "description": description})
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        alias_generator=to_camel,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class OverrideShape(_Shape):
+    """What plain HTTP gets instead, where it differs from everything else."""
+
+    action: ActionWord
+    """`direct`, `tunnel` or `deny`."""
+    proxy: str | Absent = None
+    """The proxy of a tunnel; may be left out if the policy has exactly one."""
+
+
+class TcpShape(_Shape):
+    """Connections to an address, whatever name they carry."""
+
+    host: str
+    """An IP address or a CIDR."""
+    ports: Ports = []
+    """Ports; all if left out."""
+
+
+class ToShape(_Shape):
+    """What a rule matches: any of its parts."""
+
+    domains: list[str] = []
+    """Host names in the grammar of NO_PROXY: `x.example`, `.x.example`, `*.x.example`, each with `:port` if wanted."""
+    cidrs: list[str] = []
+    """Addresses and networks: `10.0.0.0/8`, `192.0.2.7:22`, `[2001:db8::1]:443`."""
+    ports: Ports = []
+    """Ports of every entry that has none of its own; alone, any host on these ports."""
+    tcp: list[TcpShape] = []
+    """Addresses with lists of ports."""
+
+
+class RuleShape(_Shape):
+    """One rule; the first that matches decides."""
+
+    name: str | Absent = None
+    """Unique in the policy; `rule-<n>` if left out."""
+    to: ToShape
+    action: ActionWord
+    """`direct`, `tunnel` or `deny`."""
+    proxy: str | Absent = None
+    """The proxy of a tunnel; may be left out if the policy has exactly one."""
+    http: OverrideShape | Absent = None
+
+
+class DefaultShape(_Shape):
+    """What happens to a connection that no rule matches."""
+
+    action: ActionWord
+    """`direct`, `tunnel` or `deny`."""
+    proxy: str | Absent = None
+    """The proxy of a tunnel; may be left out if the policy has exactly one."""
+    http: OverrideShape | Absent = None
+    on_unknown_name: Literal["connectIP", "deny", "direct"] = "connectIP"
+    """What happens to a connection that would be tunnelled but names no host."""
+
+
+class EndpointShape(_Shape):
+    """One address of a proxy."""
+
+    url: str
+    """`http://host:port`, or `https://host:port` for TLS to the proxy itself. No user, no path."""
+    priority: Annotated[int, Field(ge=0, le=127)] = 0
+    """Endpoints of a higher number are used only if none of a lower one answers."""
+
+
+class CaShape(_Shape):
+    """Certificate authorities that the proxy's own certificate may be signed by."""
+
+    pem: str
+    """PEM, or base64 of PEM."""
+
+
+class TlsShape(_Shape):
+    """How the certificate of an `https://` proxy is verified."""
+
+    ca: Annotated[CaShape | Absent, BeforeValidator(_as_pem)] = None
+    """PEM text, or a mapping with `pem`. The system's authorities if left out."""
+    server_name: str | Absent = None
+    """The name expected in the certificate; the endpoint's host if left out."""
+
+
+class ProxyShape(_Shape):
+    """A corporate proxy."""
+
+    endpoints: Annotated[list[EndpointShape], Field(min_length=1)]
+    """Where it listens."""
+    tls: TlsShape | Absent = None
+    connect_ports: Annotated[list[Port], Field(min_length=1)] | Absent = None
+    """The ports that it accepts CONNECT for; any if left out."""
+    plain_http: Annotated[Literal["absolute-form", "deny"], Field(alias="plainHTTP")] = "absolute-form"
+    """How plain HTTP reaches it."""
+    connect_timeout: str = "5s"
+    """How long connecting to it may take: `500ms`, `5s`, `1m`."""
+
+
+class ExpressionShape(_Shape):
+    """One requirement of a Kubernetes label selector."""
+
+    key: str
+    """A label's key."""
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: list[str] = []
+    """The values of `In` and `NotIn`."""
+
+
+class LabelsShape(_Shape):
+    """A Kubernetes label selector; every requirement must hold."""
+
+    match_labels: dict[str, str] = {}
+    """Labels that the pod must have."""
+    match_expressions: list[ExpressionShape] = []
+    """Requirements on the pod's labels."""
+
+
+class SelectorShape(_Shape):
+    """Which pods the policy is for; all pods in its scope if left out."""
+
+    namespaces: list[str] = []
+    """Namespaces of the pods; any if left out."""
+    pod_labels: LabelsShape = LabelsShape()
+    service_accounts: list[str] = []
+    """Service accounts of the pods; any if left out."""
+
+
+class DnsShape(_Shape):
+    """Names that stand behind synthetic addresses."""
+
+    mode: Annotated[Literal["off"], BeforeValidator(_as_off), WithJsonSchema({"enum": ["off", False]})] = "off"
+    """`off`: name servers are left alone."""
+    synthetic_range: Annotated[
+        list[str],
+        BeforeValidator(_as_list),
+        _text_or_list("One CIDR or several: addresses that stand for names, so that no CIDR rule matches them."),
+    ] = []
+
+
+class AlwaysDirectShape(_Shape):
+    """Built-in bypasses, each of which can be switched off."""
+
+    loopback: bool = True
+    """127.0.0.0/8 and ::1."""
+    link_local: bool = True
+    """169.254.0.0/16, fe80::/10 and the metadata address fd00:ec2::254."""
+    cluster_local: bool = True
+    """Names below `.svc` and `.cluster.local`."""
+
+
+class SpecShape(_Shape):
+    """The policy itself."""
+
+    selector: SelectorShape = SelectorShape()
+    priority: Annotated[int, Field(ge=-LIMIT_OF_PRIORITY, le=LIMIT_OF_PRIORITY)] = 0
+    """Among policies that select a pod equally narrowly, the highest is in force."""
+    proxies: dict[str, ProxyShape] = {}
+    """The corporate proxies by name."""
+    rules: list[RuleShape] = []
+    """The first that matches decides."""
+    default: DefaultShape
+    dns: DnsShape = DnsShape()
+    dialect: DialectWord | Absent = None
+    """Whose reading of NO_PROXY entries is meant; `go` if left out."""
+    server_first_ports: Ports = list(SERVER_FIRST_PORTS)
+    """Ports whose servers speak first, so that the client's first bytes are not waited for."""
+    always_direct: AlwaysDirectShape = AlwaysDirectShape()
+
+
+class MetadataShape(_Shape):
+    """What the policy is called and where it applies."""
+
+    name: str
+    """A DNS-1123 subdomain, unique in its namespace."""
+    namespace: str | Absent = None
+    """The namespace whose pods it concerns; all namespaces if left out."""
+
+
+class LongShape(_Shape):
+    """A policy in the long form."""
+
+    api_version: Literal["egress-xds/v1alpha1"]
+    """The version of this form."""
+    kind: Literal["EgressPolicy"]
+    """The kind of this document."""
+    metadata: MetadataShape
+    spec: SpecShape
+
+
+class ShortShape(_Shape):
+    """A whole policy in the words of the proxy variables."""
+
+    http_proxy: str
+    """`http://host:port`, `https://host:port`, `direct` or `deny`: what plain HTTP gets."""
+    https_proxy: str
+    """`http://host:port`, `https://host:port`, `direct` or `deny`: what everything else gets."""
+    no_proxy: Annotated[
+        list[str],
+        BeforeValidator(_as_list),
+        _text_or_list("Destinations that bypass the proxies: a list, or one text with commas or spaces."),
+    ] = []
+    trusted_ca: Annotated[str | Absent, Field(alias="trustedCA")] = None
+    """PEM, or base64 of PEM: authorities of an `https://` proxy's own certificate."""
+    dialect: DialectWord | Absent = None
+    """Whose reading of `noProxy` is meant; `go` if left out."""
+    name: str | Absent = None
+    """A DNS-1123 subdomain; the file's name without its ending if left out."""
+    namespace: str | Absent = None
+    """The namespace whose pods it concerns; all namespaces if left out."""

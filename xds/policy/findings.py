@@ -1,0 +1,80 @@
+"""
+The list in which the diagnostics of one source are collected while it is read, and how user text is shown.
+
+Reading goes on after a mistake, so that all of them are reported in one go; every step appends here.
+Nothing here decides what a mistake is. Invariant: no message shows what may be a credential, so all
+text that comes from a document passes through `quote`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Protocol
+
+from xds.diagnostics import Diagnostic, Where
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_LONGEST = 80
+_USERINFO_END = re.compile(r"@|%40", re.IGNORECASE)
+
+
+class Spot(Protocol):
+    """A place inside a source: every node of a document is one."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def line(self) -> int: ...
+
+
+class Findings:
+    """The diagnostics of one source, in the order in which they were found."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._diagnostics: list[Diagnostic] = []
+
+    def __len__(self) -> int:
+        return len(self._diagnostics)
+
+    def add(self, code: str, spot: Spot, message: str, hint: str) -> None:
+        """Record what is wrong at `spot`."""
+        self.add_at(code, self.where(spot), message, hint)
+
+    def add_at(self, code: str, where: Where, message: str, hint: str) -> None:
+        """Record what is wrong at a place that is not a node."""
+        self._diagnostics.append(Diagnostic(code, where, message, hint))
+
+    def where(self, spot: Spot) -> Where:
+        """Return the place of `spot` in this source."""
+        return Where(self.source, spot.key, spot.line)
+
+    def since(self, mark: int) -> tuple[Diagnostic, ...]:
+        """Return what was found after `len()` was `mark`."""
+        return tuple(self._diagnostics[mark:])
+
+
+def sort_diagnostics(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """Sort by line; findings of one line by key and code."""
+    return tuple(sorted(diagnostics, key=lambda item: (item.where.line or 0, item.where.key, item.code, item.message)))
+
+
+def quote(text: str) -> str:
+    """
+    Show a piece of a document: on one line, cut to a readable length, in back quotes.
+
+    What stands before an `@` may be a password, wherever the user put it, and is left out.
+    """
+    tail = _USERINFO_END.split(text)[-1]
+    shown = text if tail == text else f"…@{tail}"
+    if len(shown) > _LONGEST:
+        shown = f"{shown[:_LONGEST]}…"
+    return "`" + "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown) + "`"
+
+
+def count_of(count: int, singular: str, plural: str) -> str:
+    """Return e.g. `1 entry` or `7 entries`."""
+    return f"{count} {singular if count == 1 else plural}"

@@ -1,0 +1,196 @@
+"""
+The long form: a checked shape becomes a `Policy`.
+
+Every mistake of meaning is reported with its place, and reading goes on. Nothing here touches text or
+structure. Invariant: the policy that is returned is fit for use only if nothing was reported as an error.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xds.policy.actions import ActionReader
+from xds.policy.destinations import DestinationSet, Kinds
+from xds.policy.findings import quote
+from xds.policy.hosts import Problem, parse_network
+from xds.policy.lints import Lints
+from xds.policy.model import (
+    Action,
+    AlwaysDirect,
+    Default,
+    Dialect,
+    Direct,
+    Network,
+    PlainHttp,
+    Policy,
+    Proxy,
+    Rule,
+    Tunnel,
+    UnknownName,
+)
+from xds.policy.names import check_plain_name, check_subdomain
+from xds.policy.proxies import build_proxies
+from xds.policy.scopes import resolve_namespace, warn_unreachable
+from xds.policy.selectors import build_selector
+from xds.policy.yaml_lines import Fields, Scalar, at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xds.policy.documents import DnsShape, LongShape, RuleShape, SpecShape, ToShape
+    from xds.policy.findings import Findings
+    from xds.policy.yaml_lines import Node
+
+_HTTP_PORT = 80
+
+
+def build_long(shape: LongShape, node: Fields, root: Fields, namespace: str | None, findings: Findings) -> Policy:
+    """
+    Return the policy that `shape` describes.
+
+    `node` is the tree that the shape was read from, `root` the whole document with whatever was wrong
+    with it, and `namespace` the one that the source stands for.
+    """
+    metadata, spec = shape.metadata, shape.spec
+    spec_node = at(node, "spec")
+    check_subdomain(metadata.name, "the policy's name", at(node, "metadata", "name"), findings)
+    scope = resolve_namespace(namespace, metadata.namespace, at(node, "metadata", "namespace"), findings)
+    selector = build_selector(spec.selector, at(spec_node, "selector"), findings)
+    warn_unreachable(scope, selector, at(spec_node, "selector", "namespaces"), findings)
+    actions = ActionReader(_proxy_names(root), findings)
+    default = _build_default(spec, spec_node, actions)
+    return Policy(
+        name=metadata.name,
+        namespace=scope,
+        priority=spec.priority,
+        selector=selector,
+        proxies=build_proxies(spec.proxies, at(spec_node, "proxies"), findings),
+        rules=_build_rules(spec, spec_node, actions, findings),
+        default=default,
+        dialect=Dialect(spec.dialect or "go"),
+        synthetic_ranges=_build_ranges(spec.dns, at(spec_node, "dns", "syntheticRange"), findings),
+        server_first_ports=tuple(sorted(set(spec.server_first_ports))),
+        always_direct=AlwaysDirect(
+            loopback=spec.always_direct.loopback,
+            link_local=spec.always_direct.link_local,
+            cluster_local=spec.always_direct.cluster_local,
+        ),
+        where=findings.where(root),
+    )
+
+
+def _proxy_names(root: Fields) -> tuple[str, ...]:
+    """Return the proxies that the document names, usable or not: a rule that refers to one is not at fault."""
+    proxies = at(root, "spec", "proxies")
+    return tuple(sorted(proxies.fields)) if isinstance(proxies, Fields) and proxies.key == "spec.proxies" else ()
+
+
+def _build_default(spec: SpecShape, node: Node, actions: ActionReader) -> Default:
+    action, http_action = actions.read_both(spec.default, at(node, "default"))
+    return Default(action=action, http_action=http_action, on_unknown_name=UnknownName(spec.default.on_unknown_name))
+
+
+def _build_rules(spec: SpecShape, node: Node, actions: ActionReader, findings: Findings) -> tuple[Rule, ...]:
+    lints = Lints()
+    dialect = Dialect(spec.dialect or "go")
+    rules: dict[str, Rule] = {}
+    for index, shape in enumerate(spec.rules):
+        rule_node = at(node, "rules", index)
+        name = _rule_name(shape, index, rules, rule_node, findings)
+        action, http_action = actions.read_both(shape, rule_node)
+        collected = DestinationSet(
+            dialect,
+            findings,
+            lints,
+            is_direct=Direct() in (action, http_action),
+            ports=shape.to.ports,
+            server_first_ports=spec.server_first_ports,
+        )
+        _collect(collected, shape.to, at(rule_node, "to"), findings)
+        destinations = collected.build()
+        if destinations:
+            rules[name] = Rule(
+                name=name,
+                destinations=destinations,
+                action=action,
+                http_action=http_action,
+                where=findings.where(rule_node),
+            )
+    lints.report(findings, dialect, is_dialect_given=spec.dialect is not None)
+    return tuple(rules.values())
+
+
+def _rule_name(shape: RuleShape, index: int, earlier: dict[str, Rule], node: Node, findings: Findings) -> str:
+    name = f"rule-{index + 1}" if shape.name is None else shape.name
+    spot = at(node, "name")
+    if shape.name is not None:
+        check_plain_name(name, "the rule's name", spot, findings)
+    if name in earlier:
+        message = f"another rule is called {quote(name)}, on line {earlier[name].where.line}"
+        findings.add("EX403", spot, message, "give each rule a name of its own")
+    return name
+
+
+def _collect(collected: DestinationSet, to: ToShape, node: Node, findings: Findings) -> None:
+    for part, texts, kinds in (("domains", to.domains, Kinds.NAMES), ("cidrs", to.cidrs, Kinds.NETWORKS)):
+        for index, text in enumerate(texts):
+            item = at(node, part, index)
+            assert isinstance(item, Scalar), "the shape has a text here"
+            collected.add_text(text, item, kinds)
+    for index, tcp in enumerate(to.tcp):
+        collected.add_address(tcp.host, tcp.ports, at(node, "tcp", index, "host"))
+    if to.domains or to.cidrs or to.tcp:
+        return
+    if to.ports:
+        collected.add_any_host()
+    else:
+        findings.add("EX209", node, "the rule matches nothing", "give `domains`, `cidrs`, `tcp` or `ports` under `to`")
+
+
+def _build_ranges(shape: DnsShape, node: Node, findings: Findings) -> tuple[Network, ...]:
+    found: set[Network] = set()
+    for index, text in enumerate(shape.synthetic_range):
+        network = parse_network(text.strip())
+        spot = at(node, index)
+        if isinstance(network, Problem):
+            findings.add(network.code, spot, f"{quote(text)}: {network.message}", network.hint)
+        elif network.prefixlen == 0:
+            message = f"{quote(text)} makes every address a synthetic one"
+            findings.add("EX205", spot, message, "give a range of your own, e.g. `198.18.0.0/15`")
+        else:
+            found.add(network)
+    return tuple(sorted(found, key=lambda item: (item.version, int(item.network_address), item.prefixlen)))
+
+
+def lint_proxies(policy: Policy, node: Node, findings: Findings) -> None:
+    """Warn of proxies that nothing uses, and of tunnels that a proxy says it will refuse (N19)."""
+    used = {action.proxy for action in _actions(policy) if isinstance(action, Tunnel)}
+    proxies = {proxy.name: proxy for proxy in policy.proxies}
+    for name in sorted(proxies.keys() - used):
+        spot = at(node, "spec", "proxies", name)
+        findings.add("EX308", spot, f"nothing uses the proxy {quote(name)}", "name it in a rule, or remove it")
+    for rule in policy.rules:
+        if isinstance(rule.action, Tunnel) and rule.action.proxy in proxies:
+            _lint_connect_ports(rule, proxies[rule.action.proxy], findings)
+
+
+def _actions(policy: Policy) -> Iterable[Action]:
+    for decision in (*policy.rules, policy.default):
+        yield decision.action
+        yield decision.http_action
+
+
+def _lint_connect_ports(rule: Rule, proxy: Proxy, findings: Findings) -> None:
+    if proxy.connect_ports is None:
+        return
+    asked = {port for destination in rule.destinations for port in destination.ports}
+    if proxy.plain_http is PlainHttp.ABSOLUTE_FORM:
+        # Plain HTTP in absolute form needs no CONNECT.
+        asked.discard(_HTTP_PORT)
+    refused = sorted(asked - set(proxy.connect_ports))
+    if refused:
+        ports = ", ".join(str(port) for port in refused[:5]) + ("…" if len(refused) > 5 else "")  # noqa: PLR2004 - enough
+        message = f"the rule {quote(rule.name)} tunnels to ports that {quote(proxy.name)} takes no CONNECT for: {ports}"
+        findings.add_at(
+            "EX224", rule.where, message, "they will be refused: add them to `connectPorts` if the proxy allows"
+        )

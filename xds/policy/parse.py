@@ -1,0 +1,198 @@
+"""
+Parsing: the text of one source becomes policies, or diagnostics and what little is known of its claims.
+
+`parse_document` never raises, whatever the text. It reads no file and holds no state. Invariant: a
+source is good or bad as a whole; from a bad one no policy comes, only one `HeldPolicy` per document in
+it, so that the pods it claims are not handed to a policy of lower rank.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from xds.diagnostics import Diagnostic, Where
+from xds.policy.documents import API_VERSION, KIND, LongShape, ShortShape
+from xds.policy.findings import Findings, quote, sort_diagnostics
+from xds.policy.long_form import build_long, lint_proxies
+from xds.policy.model import HeldPolicy, Policy
+from xds.policy.names import name_of_source
+from xds.policy.short_form import build_short
+from xds.policy.structure import is_like, read_shape
+from xds.policy.yaml_lines import Broken, Fields, Scalar, at, read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from xds.policy.yaml_lines import Node
+
+LONG_KEYS = ("apiVersion", "kind", "metadata", "spec")
+SHORT_KEYS = ("httpProxy", "httpsProxy", "noProxy", "trustedCA")
+
+_CLAIMS = re.compile(r"(?:|spec|metadata|(?:metadata\.namespace|namespace|spec\.selector|spec\.priority)(?:[.\[].*)?)")
+"""Keys that a mistake makes it unknown which pods the document is for."""
+
+_TOP_LEVEL = re.compile(r"(?:(?:spec|metadata)[.\[]?)?[^.\[]*\]?")
+"""Keys beside those: an unknown one may be any of them, misspelt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """
+    The text of one source.
+
+    `source` names it in diagnostics. `namespace` is the one that it stands in: its policies concern only
+    that; None lets the text say, and is cluster-wide if it does not.
+    """
+
+    source: str
+    text: str
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParseResult:
+    """What one source holds: `policies` if it is good, else `held`; and all that was found, sorted by line."""
+
+    policies: tuple[Policy, ...]
+    held: tuple[HeldPolicy, ...]
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing keeps the source out of force."""
+        return not any(item.is_error for item in self.diagnostics)
+
+
+def parse_document(document: Document) -> ParseResult:
+    """Read all the policies of one source. Any exception is a bug."""
+    findings = Findings(document.source)
+    policies: list[Policy] = []
+    held: list[HeldPolicy] = []
+    mark = 0
+    for node in read_yaml(document.text, findings):
+        policy = _read_policy(node, document, findings, mark)
+        if policy is not None:
+            _check_new(policy, policies, node, findings)
+            policies.append(policy)
+        held.append(_hold(policy, node, document, findings.since(mark)))
+        mark = len(findings)
+    result = ParseResult(tuple(policies), (), sort_diagnostics(findings.since(0)))
+    return result if result.is_good else replace(result, policies=(), held=tuple(held))
+
+
+def check_names(results: Mapping[str, ParseResult]) -> tuple[Diagnostic, ...]:
+    """Report every policy whose namespace and name another source has too, at the later source by name."""
+    first: dict[tuple[str | None, str], Where] = {}
+    found: list[Diagnostic] = []
+    for source in sorted(results):
+        result = results[source]
+        for item in (*result.policies, *(held for held in result.held if not held.is_unreadable)):
+            earlier = first.setdefault((item.namespace, item.name), item.where)
+            if earlier.source != item.where.source:
+                found.append(_twice(item, earlier))
+    return tuple(found)
+
+
+def _twice(item: Policy | HeldPolicy, earlier: Where) -> Diagnostic:
+    scope = "cluster-wide" if item.namespace is None else f"in the namespace {quote(item.namespace)}"
+    message = f"the policy {quote(item.name)} exists twice {scope}: in {earlier} and in {item.where}"
+    return Diagnostic("EX405", item.where, message, "rename or remove one of the two")
+
+
+def _check_new(policy: Policy, earlier: Iterable[Policy], node: Node | Broken, findings: Findings) -> None:
+    for other in earlier:
+        if (other.namespace, other.name) == (policy.namespace, policy.name):
+            found = _twice(policy, other.where)
+            where = replace(findings.where(node), key="name" if "name" in _fields(node) else "metadata.name")
+            findings.add_at(found.code, where, found.message, "give each a name of its own")
+
+
+def _fields(node: Node | Broken) -> Mapping[str, Node]:
+    return node.fields if isinstance(node, Fields) else {}
+
+
+def _read_policy(node: Node | Broken, document: Document, findings: Findings, mark: int) -> Policy | None:
+    """Return the policy in `node`; it is fit for use only if no error was found."""
+    if isinstance(node, Broken) or not _is_policy(node, findings):
+        return None
+    assert isinstance(node, Fields)
+    if _is_long(node):
+        return _read_long(node, document, findings, mark)
+    read = read_shape(ShortShape, node, findings)
+    return None if read is None else build_short(*read, node, document.namespace, findings)
+
+
+def _read_long(node: Fields, document: Document, findings: Findings, mark: int) -> Policy | None:
+    if not _check_version(node, findings):
+        return None
+    read = read_shape(LongShape, node, findings)
+    if read is None:
+        return None
+    policy = build_long(*read, node, document.namespace, findings)
+    if not any(item.is_error for item in findings.since(mark)):
+        # With errors, what is unused may be so because of them.
+        lint_proxies(policy, node, findings)
+    return policy
+
+
+def _is_policy(node: Node, findings: Findings) -> bool:
+    """Whether `node` is meant as a policy in one of the forms; if not, say so."""
+    if not isinstance(node, Fields):
+        findings.add("EX104", node, "this is not a mapping", "a policy begins with `apiVersion:` or `httpProxy:`")
+        return False
+    long_keys = [key for key in node.fields if key in LONG_KEYS]
+    short_keys = [key for key in node.fields if key in SHORT_KEYS]
+    if long_keys and short_keys:
+        message = f"{quote(short_keys[0])} is of the short form, {quote(long_keys[0])} of the long form"
+        findings.add("EX111", at(node, short_keys[0]), message, "write each policy in one form")
+        return False
+    if long_keys or any(is_like(key, LONG_KEYS + SHORT_KEYS) for key in node.fields):
+        return True
+    if not short_keys:
+        findings.add("EX104", node, "this is not a policy", "a policy begins with `apiVersion:` or `httpProxy:`")
+    return bool(short_keys)
+
+
+def _is_long(node: Fields) -> bool:
+    if any(key in LONG_KEYS for key in node.fields):
+        return True
+    return not any(key in SHORT_KEYS or is_like(key, SHORT_KEYS) for key in node.fields)
+
+
+def _check_version(node: Fields, findings: Findings) -> bool:
+    """Whether the document is of this kind and version; of another one nothing can be said."""
+    mark = len(findings)
+    for key, expected in (("apiVersion", API_VERSION), ("kind", KIND)):
+        found = node.fields.get(key)
+        if isinstance(found, Scalar) and found.text != expected:
+            message = f"{quote(key)} is {quote(found.text)}, which is not served here"
+            findings.add("EX105", found, message, f"write `{key}: {expected}`, or move the document elsewhere")
+    return len(findings) == mark
+
+
+def _hold(
+    policy: Policy | None, node: Node | Broken, document: Document, diagnostics: tuple[Diagnostic, ...]
+) -> HeldPolicy:
+    """Return what is known of whom the document claims, should its source turn out bad."""
+    if policy is None or any(_hides_claims(item) for item in diagnostics):
+        where = Where(document.source, node.key, node.line)
+        name = policy.name if policy is not None else name_of_source(document.source)
+        namespace = policy.namespace if policy is not None else document.namespace
+        return HeldPolicy(name=name, namespace=namespace, is_unreadable=True, where=where)
+    return HeldPolicy(
+        name=policy.name,
+        namespace=policy.namespace,
+        priority=policy.priority,
+        selector=policy.selector,
+        where=policy.where,
+    )
+
+
+def _hides_claims(item: Diagnostic) -> bool:
+    if not item.is_error:
+        return False
+    if item.code == "EX106" and _TOP_LEVEL.fullmatch(item.where.key):
+        return True
+    return _CLAIMS.fullmatch(item.where.key) is not None

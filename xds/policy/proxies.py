@@ -1,0 +1,200 @@
+"""
+Proxies: their URLs, their certificate authorities, and which one a tunnel takes.
+
+Text that comes from a URL or a PEM block never enters a message, because people put passwords and keys
+there by mistake. Nothing here resolves or dials anything. Invariant: a `Proxy` that is returned has at
+least one endpoint with an explicit port.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import TYPE_CHECKING
+
+from xds.policy.findings import quote
+from xds.policy.hosts import Problem, is_address_like, parse_name, parse_network, parse_port
+from xds.policy.model import Endpoint, PlainHttp, Proxy, ProxyTls
+from xds.policy.names import check_plain_name
+from xds.policy.yaml_lines import at
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xds.policy.documents import ProxyShape, TlsShape
+    from xds.policy.findings import Findings
+    from xds.policy.yaml_lines import Node
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
+_PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
+_DURATION = re.compile(r"([0-9]{1,6})(ms|s|m)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
+_LONGEST_TIMEOUT = 300.0
+_LINE = 64
+
+
+def parse_endpoint(text: str, priority: int = 0) -> Endpoint | Problem:
+    """Return the endpoint that a proxy URL names: scheme, host and port, and nothing else."""
+    text = text.strip()
+    if "@" in text or "%40" in text:
+        return Problem(
+            "EX302", "the proxy's URL holds a user or a password", "remove all before the `@`, and change the password"
+        )
+    url = _URL.fullmatch(text)
+    if url is None:
+        return Problem("EX301", "the proxy's URL has no scheme", "write `http://host:port` or `https://host:port`")
+    scheme, rest = url[1].lower(), url[2].removesuffix("/")
+    if scheme not in ("http", "https"):
+        return Problem(
+            "EX301", "the proxy's URL is neither http nor https", "an HTTP proxy that takes CONNECT is needed"
+        )
+    if re.search(r"[/?#]", rest):
+        return Problem("EX301", "the proxy's URL goes on after the port", "write `http://host:port` only")
+    return _parse_authority(rest, priority, is_tls=scheme == "https")
+
+
+def _parse_authority(text: str, priority: int, *, is_tls: bool) -> Endpoint | Problem:
+    match = _AUTHORITY.fullmatch(text)
+    if match is None or not match[1]:
+        return Problem(
+            "EX301", "the proxy's URL names no host", "write `http://host:port`; an IPv6 address in brackets"
+        )
+    if match[2] is None:
+        return Problem(
+            "EX303", "the proxy's URL has no port", "write it: clients disagree whether 80, 443 or 1080 is meant"
+        )
+    host = _parse_host(match[1])
+    if isinstance(host, Problem):
+        return Problem("EX301", "the proxy's host is neither a name nor an address", host.hint)
+    port = parse_port(match[2])
+    if isinstance(port, Problem):
+        return Problem("EX301", "the proxy's port is not a number from 1 to 65535", "correct it")
+    return Endpoint(host=host, port=port, tls=is_tls, priority=priority)
+
+
+def _parse_host(text: str) -> str | Problem:
+    if not text.startswith("[") and not is_address_like(text):
+        return parse_name(text)
+    if "/" in text:
+        return Problem("EX301", "", "write one address, not a network")
+    network = parse_network(text.strip("[]"))
+    return network if isinstance(network, Problem) else str(network.network_address)
+
+
+def parse_pem(text: str) -> str | Problem:
+    """Return the certificates of a PEM text, or of its base64, without whatever stands around them."""
+    if "-----BEGIN" not in text:
+        decoded = _decode(text)
+        if decoded is None or b"-----BEGIN" not in decoded:
+            return Problem("EX307", "this is neither PEM nor base64 of PEM", _PEM_HINT)
+        text = decoded.decode("ascii", errors="replace")
+    blocks = _PEM_BLOCK.findall(text)
+    if len(blocks) != text.count("-----BEGIN") or len(blocks) != text.count("-----END"):
+        return Problem("EX307", "a PEM block does not end as it begins", _PEM_HINT)
+    if any("PRIVATE KEY" in label for label, _ in blocks):
+        return Problem(
+            "EX307", "this holds a private key", "remove the key and consider it known: only certificates belong here"
+        )
+    bodies = [_decode(body) for label, body in blocks if label == "CERTIFICATE"]
+    if len(bodies) != len(blocks) or not all(bodies):
+        return Problem("EX307", "a PEM block is not a certificate in base64", _PEM_HINT)
+    return "".join(_render_certificate(body) for body in bodies if body is not None)
+
+
+_PEM_HINT = "give one or more `-----BEGIN CERTIFICATE-----` blocks, as they are or in base64"
+
+
+def _decode(text: str) -> bytes | None:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _render_certificate(body: bytes) -> str:
+    encoded = base64.b64encode(body).decode()
+    lines = [encoded[start : start + _LINE] for start in range(0, len(encoded), _LINE)]
+    return "\n".join(("-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""))
+
+
+def build_proxies(shapes: Mapping[str, ProxyShape], node: Node, findings: Findings) -> tuple[Proxy, ...]:
+    """Return the usable proxies of a document, sorted by name."""
+    proxies = (_build_proxy(name, shapes[name], at(node, name), findings) for name in sorted(shapes))
+    return tuple(proxy for proxy in proxies if proxy is not None)
+
+
+def _build_proxy(name: str, shape: ProxyShape, node: Node, findings: Findings) -> Proxy | None:
+    check_plain_name(name, "a proxy's name", node, findings)
+    endpoints = _build_endpoints(shape, node, findings)
+    timeout = parse_duration(shape.connect_timeout)
+    if isinstance(timeout, Problem):
+        findings.add(timeout.code, at(node, "connectTimeout"), timeout.message, timeout.hint)
+        return None
+    tls = build_tls(shape.tls, at(node, "tls"), findings)
+    if not endpoints:
+        return None
+    if shape.tls is not None and not any(endpoint.tls for endpoint in endpoints):
+        warn_unused_tls(at(node, "tls"), findings)
+    return Proxy(
+        name=name,
+        endpoints=endpoints,
+        tls=tls,
+        connect_ports=None if shape.connect_ports is None else tuple(sorted(set(shape.connect_ports))),
+        plain_http=PlainHttp(shape.plain_http),
+        connect_timeout=timeout,
+        where=findings.where(node),
+    )
+
+
+def _build_endpoints(shape: ProxyShape, node: Node, findings: Findings) -> tuple[Endpoint, ...]:
+    """Return the endpoints in their canonical order: by priority, then as address and port sort."""
+    found: dict[tuple[str, int], Endpoint] = {}
+    for index, item in enumerate(shape.endpoints):
+        spot = at(node, "endpoints", index, "url")
+        endpoint = parse_endpoint(item.url, item.priority)
+        if isinstance(endpoint, Problem):
+            findings.add(endpoint.code, spot, endpoint.message, endpoint.hint)
+        elif (endpoint.host, endpoint.port) in found:
+            findings.add("EX310", spot, "this endpoint is listed twice", "keep one, with the priority that is meant")
+        else:
+            found[endpoint.host, endpoint.port] = endpoint
+    return tuple(sorted(found.values(), key=lambda item: (item.priority, item.host, item.port)))
+
+
+def build_tls(shape: TlsShape | None, node: Node, findings: Findings) -> ProxyTls:
+    """Return how TLS to the proxy is verified."""
+    if shape is None:
+        return ProxyTls()
+    ca_pem = None
+    if shape.ca is not None:
+        pem = parse_pem(shape.ca.pem)
+        if isinstance(pem, Problem):
+            findings.add(pem.code, at(node, "ca", "pem"), pem.message, pem.hint)
+        else:
+            ca_pem = pem
+    server_name = None
+    if shape.server_name is not None:
+        name = _parse_host(shape.server_name.strip())
+        if isinstance(name, Problem):
+            message = f"{quote(shape.server_name)}: {name.message}"
+            findings.add("EX301", at(node, "serverName"), message, name.hint)
+        else:
+            server_name = name
+    return ProxyTls(ca_pem=ca_pem, server_name=server_name)
+
+
+def warn_unused_tls(node: Node, findings: Findings) -> None:
+    """Warn that TLS settings are given for a proxy that is reached without TLS."""
+    message = "TLS to the proxy is described, but no endpoint of it is `https://`"
+    findings.add("EX309", node, message, "write the URL with `https://` if the proxy speaks TLS, or remove this")
+
+
+def parse_duration(text: str) -> float | Problem:
+    """Return a duration such as `500ms`, `5s` or `1m` in seconds."""
+    match = _DURATION.fullmatch(text.strip())
+    seconds = int(match[1]) * _SECONDS[match[2]] if match is not None else 0.0
+    if not 0 < seconds <= _LONGEST_TIMEOUT:
+        return Problem("EX109", f"{quote(text)} is not a duration from 1ms to 5m", "write e.g. `500ms`, `5s` or `1m`")
+    return seconds

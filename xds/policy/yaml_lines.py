@@ -1,0 +1,355 @@
+"""
+YAML text as a tree in which every value knows its key path and its line.
+
+This is the only module that knows PyYAML. It reads events, so that nothing recurses on the input's
+depth, and it keeps each scalar's own text beside what YAML 1.1 would make of it (`no` is text to most
+people and a truth value to YAML). It must not know what a policy is. Invariant: whatever the text,
+the result is a bounded tree of text-keyed mappings, and everything dropped on the way is a finding.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import yaml
+
+from xds.policy.findings import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from xds.policy.findings import Findings
+
+MAX_DEPTH = 32
+"""Levels of nesting. A policy needs eight."""
+
+MAX_ALIASED = 100_000
+"""Values that aliases may repeat in one source: far above any use, far below a "billion laughs"."""
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+
+class Kind(Enum):
+    """What YAML 1.1 takes a scalar for; the value says it in words."""
+
+    TEXT = "text"
+    INTEGER = "a number"
+    FLOAT = "a number with a fraction"
+    BOOLEAN = "true or false"
+    NULL = "nothing"
+    TIMESTAMP = "a date"
+    MERGE = "a merge key"
+    TAGGED = "a tagged value"
+
+
+_KINDS = {
+    "tag:yaml.org,2002:int": Kind.INTEGER,
+    "tag:yaml.org,2002:float": Kind.FLOAT,
+    "tag:yaml.org,2002:bool": Kind.BOOLEAN,
+    "tag:yaml.org,2002:null": Kind.NULL,
+    "tag:yaml.org,2002:timestamp": Kind.TIMESTAMP,
+    "tag:yaml.org,2002:merge": Kind.MERGE,
+}
+_TEXT_TAGS = ("!", "tag:yaml.org,2002:str")
+_COLLECTION_TAGS = (None, "!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A single value: its text as written (unquoted, unescaped) and what YAML takes it for."""
+
+    key: str
+    line: int
+    text: str
+    kind: Kind = Kind.TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A list."""
+
+    key: str
+    line: int
+    items: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """A mapping. The line of each value is the line of its key."""
+
+    key: str
+    line: int
+    fields: Mapping[str, Node] = field(default_factory=dict)
+
+
+Node = Scalar | Items | Fields
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A document that is not YAML, or not bounded: what is wrong was reported."""
+
+    key: str
+    line: int
+
+
+def read_yaml(text: str, findings: Findings) -> Iterator[Node | Broken]:
+    """
+    Yield the documents of `text` in order, leaving out empty ones.
+
+    What is wrong with a document is in `findings` before it is yielded. What follows a broken one is lost.
+    """
+    text = text.removeprefix("\ufeff")
+    unreadable = _UNREADABLE.search(text)
+    if unreadable is not None:
+        broken = Broken("", text.count("\n", 0, unreadable.start()) + 1)
+        findings.add(
+            "EX101",
+            broken,
+            f"the character U+{ord(unreadable.group()):04X} is not allowed in YAML",
+            "remove it; it often comes from copying, or from a file that is not text",
+        )
+        yield broken
+        return
+    yield from _Builder(findings).read(text)
+
+
+def at(node: Node, *path: str | int) -> Node:
+    """Return the node at `path` below `node`, or the deepest one on the way: the best place to point at."""
+    for part in path:
+        below = child(node, part)
+        if below is None:
+            return node
+        node = below
+    return node
+
+
+def child(node: Node, part: str | int) -> Node | None:
+    """Return the node under a key or index, if there is one."""
+    if isinstance(node, Fields) and isinstance(part, str):
+        return node.fields.get(part)
+    if isinstance(node, Items) and isinstance(part, int) and 0 <= part < len(node.items):
+        return node.items[part]
+    return None
+
+
+def join_key(parent: str, name: str) -> str:
+    """Return the path of the key `name` inside the mapping at `parent`."""
+    if not _PLAIN_KEY.fullmatch(name):
+        return f"{parent}[{quote(name)[1:-1]}]"
+    return f"{parent}.{name}" if parent else name
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A collection that is still open. `name` is the mapping's key whose value comes next."""
+
+    key: str
+    line: int
+    anchor: str | None
+    is_mapping: bool
+    is_dropped: bool = False
+    name: str | None = None
+    name_line: int = 0
+    drops_value: bool = False
+    fields: dict[str, Node] = field(default_factory=dict)
+    items: list[Node] = field(default_factory=list)
+
+    def close(self) -> Node:
+        if self.is_mapping:
+            return Fields(self.key, self.line, self.fields)
+        return Items(self.key, self.line, tuple(self.items))
+
+
+class _TooBigError(Exception):
+    """The document passes a bound; `line` says where."""
+
+    def __init__(self, line: int, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.line = line
+        self.hint = hint
+
+
+class _Builder:
+    """Owns the state of one reading: open collections, anchors, and how much aliases have repeated."""
+
+    def __init__(self, findings: Findings) -> None:
+        self._findings = findings
+        self._stack: list[_Frame] = []
+        self._anchors: dict[str, Node] = {}
+        self._aliased = 0
+        self._root: Node | None = None
+
+    def read(self, text: str) -> Iterator[Node | Broken]:
+        try:
+            for document in self._documents(text):
+                if not (isinstance(document, Scalar) and document.kind is Kind.NULL):
+                    yield document
+        except yaml.YAMLError as error:
+            yield self._report_yaml(error)
+        except _TooBigError as error:
+            broken = Broken("", error.line)
+            self._findings.add("EX103", broken, str(error), error.hint)
+            yield broken
+
+    def _documents(self, text: str) -> Iterator[Node]:
+        for event in yaml.parse(text, Loader=_Loader):
+            match event:
+                case yaml.DocumentStartEvent():
+                    self._stack, self._anchors, self._root = [], {}, None
+                case yaml.DocumentEndEvent():
+                    if self._root is not None:
+                        yield self._root
+                case yaml.ScalarEvent() | yaml.AliasEvent():
+                    self._leaf(event)
+                case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
+                    self._open(event)
+                case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
+                    frame = self._stack.pop()
+                    node = frame.close()
+                    self._remember(frame.anchor, node)
+                    if not frame.is_dropped:
+                        self._attach(node)
+                case _:
+                    pass
+
+    def _leaf(self, event: yaml.ScalarEvent | yaml.AliasEvent) -> None:
+        line = event.start_mark.line + 1
+        key, line_of_key, is_name = self._place(line)
+        if isinstance(event, yaml.AliasEvent):
+            node = self._repeat(event.anchor, key, line_of_key)
+        else:
+            node = Scalar(key, line_of_key, event.value, _kind_of(event))
+            self._remember(event.anchor, node)
+        if not is_name:
+            self._attach(node)
+        elif isinstance(node, Scalar):
+            self._take_name(replace(node, line=line))
+        else:
+            self._refuse_name(line)
+
+    def _open(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent) -> None:
+        line = event.start_mark.line + 1
+        if len(self._stack) >= MAX_DEPTH:
+            raise _TooBigError(
+                line, f"values are nested more than {MAX_DEPTH} deep", "no policy needs that; flatten it"
+            )
+        key, line_of_key, is_name = self._place(line)
+        if event.tag not in _COLLECTION_TAGS:
+            self._findings.add("EX107", Broken(key, line), "a YAML tag stands here", "remove the tag; none is read")
+        if is_name:
+            self._refuse_name(line)
+        is_mapping = isinstance(event, yaml.MappingStartEvent)
+        self._stack.append(_Frame(key, line_of_key, event.anchor, is_mapping, is_dropped=is_name))
+
+    def _place(self, line: int) -> tuple[str, int, bool]:
+        """Return the key path and line of the value that comes next, and whether it is a key itself."""
+        if not self._stack:
+            return "", line, False
+        frame = self._stack[-1]
+        if not frame.is_mapping:
+            return f"{frame.key}[{len(frame.items)}]", line, False
+        if frame.name is None:
+            return frame.key, line, True
+        return join_key(frame.key, frame.name), frame.name_line, False
+
+    def _attach(self, node: Node) -> None:
+        if not self._stack:
+            self._root = node
+            return
+        frame = self._stack[-1]
+        if not frame.is_mapping:
+            frame.items.append(node)
+            return
+        if frame.name is not None and not frame.drops_value:
+            frame.fields[frame.name] = node
+        frame.name = None
+
+    def _take_name(self, name: Scalar) -> None:
+        frame = self._stack[-1]
+        spot = Broken(join_key(frame.key, name.text), name.line)
+        frame.name, frame.name_line, frame.drops_value = name.text, name.line, False
+        if name.kind is Kind.MERGE:
+            frame.drops_value = True
+            self._findings.add("EX106", spot, "merge keys (`<<`) are not read", "write the keys out")
+        elif name.kind is not Kind.TEXT:
+            message = f"YAML takes the key {quote(name.text)} for {name.kind.value}"
+            self._findings.add("EX107", spot, message, "put it in quotes")
+        if name.text in frame.fields:
+            frame.drops_value = True
+            first = frame.fields[name.text].line
+            message = f"the key {quote(name.text)} was given before, on line {first}"
+            self._findings.add("EX102", spot, message, "keep one of the two")
+
+    def _refuse_name(self, line: int) -> None:
+        frame = self._stack[-1]
+        frame.name, frame.name_line, frame.drops_value = "?", line, True
+        hint = "write `key: value`; an entry with brackets, such as `[2001:db8::1]:443`, needs quotes around it"
+        self._findings.add("EX107", Broken(frame.key, line), "a key must be text", hint)
+
+    def _remember(self, anchor: str | None, node: Node) -> None:
+        if anchor is not None:
+            self._anchors[anchor] = node
+
+    def _repeat(self, anchor: str, key: str, line: int) -> Node:
+        node = self._anchors.get(anchor)
+        if node is None:
+            message = f"the alias {quote('*' + anchor)} names no complete anchor before it"
+            self._findings.add("EX101", Broken(key, line), message, _STAR_HINT)
+            return Scalar(key, line, "", Kind.TAGGED)
+        return self._copy(node, key, line, len(self._stack))
+
+    def _copy(self, node: Node, key: str, line: int, depth: int) -> Node:
+        """Repeat an anchored node under another key; the lines inside stay those of the text."""
+        self._aliased += 1
+        if self._aliased > MAX_ALIASED or depth > MAX_DEPTH:
+            raise _TooBigError(line, "aliases repeat too much of this document", "write the values out, or use fewer")
+        match node:
+            case Scalar():
+                return replace(node, key=key, line=line)
+            case Items():
+                items = (
+                    self._copy(item, f"{key}[{index}]", item.line, depth + 1) for index, item in enumerate(node.items)
+                )
+                return Items(key, line, tuple(items))
+            case Fields():
+                fields = {
+                    name: self._copy(value, join_key(key, name), value.line, depth + 1)
+                    for name, value in node.fields.items()
+                }
+                return Fields(key, line, fields)
+
+    def _report_yaml(self, error: yaml.YAMLError) -> Broken:
+        """Say what the YAML library found, in one line and with the usual cause."""
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it can't be read"
+        broken = Broken("", mark.line + 1 if mark is not None else 1)
+        self._findings.add("EX101", broken, f"this is not YAML: {problem}", _yaml_hint(error, str(problem)))
+        return broken
+
+
+_STAR_HINT = "a value that starts with `*` needs quotes around it"
+
+
+def _yaml_hint(error: yaml.YAMLError, problem: str) -> str:
+    if "alias" in str(getattr(error, "context", "")):
+        return _STAR_HINT
+    if "cannot start any token" in problem:
+        return "indent with spaces, not tabs, and quote values that start with `@`, `%` or a back quote"
+    return "check the indentation around this line, and quote values that hold `[`, `{`, `#` or `: `"
+
+
+def _kind_of(event: yaml.ScalarEvent) -> Kind:
+    if event.tag is not None:
+        return Kind.TEXT if event.tag in _TEXT_TAGS else Kind.TAGGED
+    if not event.implicit[0]:
+        return Kind.TEXT
+    for tag, pattern in yaml.SafeLoader.yaml_implicit_resolvers.get(event.value[:1], ()):
+        if pattern.match(event.value):
+            return _KINDS.get(tag, Kind.TEXT)
+    return Kind.TEXT
