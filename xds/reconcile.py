@@ -1,0 +1,463 @@
+"""
+When to compile and what to publish: the only place that decides either.
+
+Level-triggered: an event only says that something may have changed, and each pass reads the whole current
+world again. Passes never overlap, wait for a quiet moment but never too long, and compile in a thread so
+that streams are not starved. Nothing is published before the source was read and the facts were
+gathered. A document that can't be used costs its own policies their update and nobody else anything:
+its last good policies stay in force, or, without any, the pods that it claims are told nothing.
+
+The ways in (`Source`, `FactsSource`) are protocols that the edges implement; what is published goes out through a
+function. Invariant: what is published never gives a pod a policy of lower rank because a document is broken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import structlog
+
+from xds.cache import World
+from xds.compile import Compilation, compile_snapshot
+from xds.compile.refuse import REFUSE_ALL
+from xds.diagnostics import Diagnostic, Where
+from xds.errors import SourceError
+from xds.policy.model import HeldPolicy, Policy
+from xds.policy.parse import Document, ParseResult, check_names, parse_document
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+
+    from xds.facts import Facts
+    from xds.names import Version
+    from xds.snapshot import Snapshot
+
+PolicyKey = tuple[str | None, str]
+"""Namespace (None: cluster-wide) and name."""
+
+UNREADABLE = "EX601"
+"""Code of a document whose text can't be had at all."""
+
+INTERNAL_ERROR = "EX602"
+"""Code of a document that the project itself stumbles over."""
+
+_MAX_LOGGED = 10
+"""Diagnostics of one document that one log line holds."""
+
+_T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRead:
+    """All that a source holds at one moment; `unreadable` has one diagnostic per document without a text."""
+
+    documents: tuple[Document, ...]
+    unreadable: tuple[Diagnostic, ...] = ()
+
+
+class Source(Protocol):
+    """Where policy documents come from."""
+
+    async def read(self) -> SourceRead:
+        """Read everything there is now. Raises SourceError if not even the list of documents can be had."""
+        ...
+
+    def changes(self) -> AsyncIterator[None]:
+        """Yield once when watching has begun, then whenever something may have changed; never raises."""
+        ...
+
+
+class FactsSource(Protocol):
+    """Where the facts come from that compilation needs beside the policies."""
+
+    async def collect(self, hosts: frozenset[str]) -> Facts:
+        """Return what is known now, and keep the addresses of `hosts` fresh from now on; never raises."""
+        ...
+
+    def changes(self) -> AsyncIterator[None]:
+        """Yield whenever the facts changed; never raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Debounce:
+    """How long to wait for more events, in seconds: until `quiet` has passed without one, at most `maximum`."""
+
+    quiet: float
+    maximum: float
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """The events since the last pass began: when the first and the last came."""
+
+    first: float
+    last: float
+
+    def due(self, debounce: Debounce) -> float:
+        """Return the moment at which waiting ends."""
+        return min(self.last + debounce.quiet, self.first + debounce.maximum)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentState:
+    """What became of one document, and since when (on the reconciler's clock)."""
+
+    source: str
+    is_good: bool
+    diagnostics: tuple[Diagnostic, ...]
+    in_force: tuple[PolicyKey, ...]
+    """Policies in force from it: its own if it is good, else the last good ones."""
+    since: float = 0.0
+
+    @property
+    def has_last_good(self) -> bool:
+        """Whether an earlier version of it is in force in its stead."""
+        return not self.is_good and bool(self.in_force)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyState:
+    """One policy in force: where it comes from, and which version of its resources is served since when."""
+
+    namespace: str | None
+    name: str
+    source: str
+    version: Version
+    since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Everything that a status page says about the policies, at one moment."""
+
+    documents: tuple[DocumentState, ...] = ()
+    policies: tuple[PolicyState, ...] = ()
+    passes: int = 0
+    problem: str | None = None
+    """Why the last pass came to nothing; the world before it stays."""
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether anything was published yet."""
+        return self.passes > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A policy in force, the document that it came from and what its pods get."""
+
+    source: str
+    policy: Policy
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What one pass came to: the world to publish, and what became of each document and policy."""
+
+    world: World
+    documents: tuple[DocumentState, ...]
+    served: Mapping[PolicyKey, Served]
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """Every finding, by document."""
+        return tuple(finding for document in self.documents for finding in document.diagnostics)
+
+
+class Judge:
+    """
+    Documents and facts in, a world out; remembers what was good and what was compiled already.
+
+    A fresh judge is what `validate` and `dump` use: it knows no last good versions. Its methods block, and
+    must not run at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._parsed: dict[str, tuple[Document, ParseResult]] = {}
+        self._compiled: dict[PolicyKey, tuple[Policy, Facts, Compilation]] = {}
+        self._good: Mapping[str, tuple[Policy, ...]] = {}
+        self._served: Mapping[PolicyKey, Served] = {}
+
+    def parse(self, read: SourceRead) -> Mapping[str, ParseResult]:
+        """Parse what is new in `read`; results by source, sorted."""
+        self._parsed = {document.source: (document, self._parse(document)) for document in read.documents}
+        results = {source: result for source, (_, result) in self._parsed.items()}
+        results |= {finding.where.source: _unusable(finding) for finding in read.unreadable}
+        return dict(sorted(results.items()))
+
+    def hosts(self, results: Mapping[str, ParseResult]) -> frozenset[str]:
+        """Return the hosts of the proxies of every policy that may have to be compiled."""
+        policies = [policy for result in results.values() for policy in result.policies]
+        policies += [policy for source in results for policy in self._good.get(source, ())]
+        return frozenset(host for policy in policies for host in _hosts(policy))
+
+    def judge(self, results: Mapping[str, ParseResult], facts: Facts) -> Judgement:
+        """Compile what is good, keep or hold what is not, and remember the outcome."""
+        findings = self._find(results, facts)
+        good = {source: result.policies for source, result in results.items() if not _has_error(findings[source])}
+        kept = {source: self._good[source] for source in results if source not in good and source in self._good}
+        served: dict[PolicyKey, Served] = {}
+        held = [claim for source in results if source not in good and source not in kept
+                for claim in _claims(results[source])]  # fmt: skip
+        # Good documents come first: a kept policy whose name another document took by now can only be held.
+        for source, policy in _flatten(good, kept):
+            snapshot = None if _key(policy) in served else self._snapshot(policy, facts)
+            if snapshot is None:
+                held.append(hold(policy))
+            else:
+                served[_key(policy)] = Served(source, policy, snapshot)
+        refuse_all = self._snapshot(REFUSE_ALL, facts)
+        assert refuse_all is not None, "the built-in policy does not compile"
+        self._good = {source: policies for source, policies in {**kept, **good}.items() if policies}
+        self._served = served
+        self._compiled = {key: entry for key, entry in self._compiled.items() if key in {*served, _key(REFUSE_ALL)}}
+        documents = tuple(_document_state(source, findings[source], served) for source in results)
+        return Judgement(_build_world(served, held, refuse_all), documents, served)
+
+    def _parse(self, document: Document) -> ParseResult:
+        known = self._parsed.get(document.source)
+        if known is not None and known[0] == document:
+            return known[1]
+        result = _attempt(lambda: parse_document(document), source=document.source)
+        return _unusable(_internal_error(Where(document.source))) if result is None else result
+
+    def _find(self, results: Mapping[str, ParseResult], facts: Facts) -> dict[str, tuple[Diagnostic, ...]]:
+        """Collect all that is to be said about each document; only what parsed is compiled."""
+        findings = {source: list(result.diagnostics) for source, result in results.items()}
+        for conflict in check_names(results):
+            findings[conflict.where.source].append(conflict)
+        for source, result in results.items():
+            if not _has_error(findings[source]):
+                compiled = [self._compile(policy, facts) for policy in result.policies]
+                findings[source] += [finding for compilation in compiled for finding in compilation.diagnostics]
+        return {source: tuple(found) for source, found in findings.items()}
+
+    def _compile(self, policy: Policy, facts: Facts) -> Compilation:
+        needed = _narrow(facts, policy)
+        known = self._compiled.get(_key(policy))
+        if known is not None and known[:2] == (policy, needed):
+            return known[2]
+        compilation = _attempt(lambda: compile_snapshot(policy, needed), policy=policy.name, where=str(policy.where))
+        if compilation is None:
+            compilation = Compilation(None, (_internal_error(policy.where),))
+        self._compiled[_key(policy)] = (policy, needed, compilation)
+        return compilation
+
+    def _snapshot(self, policy: Policy, facts: Facts) -> Snapshot | None:
+        """Return what the pods of `policy` get: compiled now, or else what they have."""
+        snapshot = self._compile(policy, facts).snapshot
+        served = self._served.get(_key(policy))
+        if snapshot is None and served is not None and served.policy == policy:
+            return served.snapshot
+        return snapshot
+
+
+class Reconciler:
+    """The loop: wake, wait for quiet, read, judge, publish. `state` says where it stands."""
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        facts: FactsSource,
+        publish: Callable[[World], None],
+        debounce: Debounce,
+        clock: Callable[[], float],
+    ) -> None:
+        self._source = source
+        self._facts = facts
+        self._publish = publish
+        self._debounce = debounce
+        self._clock = clock
+        self._judge = Judge()
+        self._seen: tuple[SourceRead, Facts] | None = None
+        self._burst: Burst | None = None
+        self._wake = asyncio.Event()
+        self._state = State()
+
+    @property
+    def state(self) -> State:
+        """What is in force, and what is wrong, at this moment."""
+        return self._state
+
+    async def run(self) -> None:
+        """
+        Watch and reconcile until cancelled.
+
+        Raises SourceError (in the group of a TaskGroup) if the source can't be read at the start; later on
+        that is a problem in `state`.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch(self._source.changes()))
+            group.create_task(self._watch(self._facts.changes()))
+            while True:
+                await self._settle()
+                await self._pass()
+
+    async def _watch(self, changes: AsyncIterator[None]) -> None:
+        async for _ in changes:
+            now = asyncio.get_running_loop().time()
+            self._burst = Burst(now, now) if self._burst is None else replace(self._burst, last=now)
+            self._wake.set()
+
+    async def _settle(self) -> None:
+        """Wait for an event, then for the end of its burst. What comes after that belongs to the next pass."""
+        await self._wake.wait()
+        assert self._burst is not None
+        loop = asyncio.get_running_loop()
+        while (wait := self._burst.due(self._debounce) - loop.time()) > 0:  # noqa: ASYNC110  # each event moves the end
+            await asyncio.sleep(wait)
+        self._burst = None
+        self._wake.clear()
+
+    async def _pass(self) -> None:
+        try:
+            read = await self._source.read()
+        except SourceError as error:
+            if not self._state.is_synced:
+                raise
+            self._seen = None
+            self._fail(str(error))
+            return
+        results = await asyncio.to_thread(self._judge.parse, read)
+        facts = await self._facts.collect(self._judge.hosts(results))
+        if self._seen == (read, facts):
+            return
+        judgement = await asyncio.to_thread(_attempt, lambda: self._judge.judge(results, facts))
+        self._seen = (read, facts)
+        if judgement is None:
+            self._fail("internal error, see the log; please report it")
+        else:
+            self._adopt(judgement)
+
+    def _fail(self, problem: str) -> None:
+        if problem != self._state.problem:
+            _log.error("the last good state stays in force", problem=problem)
+        self._state = replace(self._state, problem=problem)
+
+    def _adopt(self, judgement: Judgement) -> None:
+        before = self._state
+        self._publish(judgement.world)
+        now = self._clock()
+        self._state = State(
+            documents=_date(judgement.documents, before.documents, now),
+            policies=_date(_policy_states(judgement.served), before.policies, now),
+            passes=before.passes + 1,
+        )
+        _log_changes(before, self._state)
+
+
+def hold(policy: Policy) -> HeldPolicy:
+    """Return the claim of a policy that can't be served: its pods are told nothing."""
+    return HeldPolicy(
+        name=policy.name,
+        namespace=policy.namespace,
+        priority=policy.priority,
+        selector=policy.selector,
+        where=policy.where,
+    )
+
+
+def _attempt(step: Callable[[], _T], **context: str) -> _T | None:
+    """Run `step`; a bug in it (None) must cost one document its update, and not the streams."""
+    try:
+        return step()
+    except Exception:  # noqa: BLE001  # the one place that outlives bugs in parsing and compiling
+        _log.exception("internal error", **context)
+        return None
+
+
+def _internal_error(where: Where) -> Diagnostic:
+    hint = "the log has the details; please report it together with this document"
+    return Diagnostic(INTERNAL_ERROR, where, "the control plane stumbled over this document", hint)
+
+
+def _unusable(finding: Diagnostic) -> ParseResult:
+    """Return the result for a document that may concern anybody, since nothing is known of it."""
+    claim = HeldPolicy(name=finding.where.source, is_unreadable=True, where=finding.where)
+    return ParseResult(policies=(), held=(claim,), diagnostics=(finding,))
+
+
+def _claims(result: ParseResult) -> tuple[HeldPolicy, ...]:
+    return result.held or tuple(hold(policy) for policy in result.policies)
+
+
+def _key(policy: Policy) -> PolicyKey:
+    return (policy.namespace, policy.name)
+
+
+def _hosts(policy: Policy) -> Iterable[str]:
+    return (endpoint.host for proxy in policy.proxies for endpoint in proxy.endpoints)
+
+
+def _narrow(facts: Facts, policy: Policy) -> Facts:
+    """Return the facts that matter to `policy`: another proxy's new address must not recompile it."""
+    hosts = set(_hosts(policy))
+    return replace(facts, addresses={host: known for host, known in facts.addresses.items() if host in hosts})
+
+
+def _has_error(findings: Iterable[Diagnostic]) -> bool:
+    return any(finding.is_error for finding in findings)
+
+
+def _flatten(*groups: Mapping[str, tuple[Policy, ...]]) -> Iterable[tuple[str, Policy]]:
+    return ((source, policy) for group in groups for source, policies in group.items() for policy in policies)
+
+
+def _build_world(served: Mapping[PolicyKey, Served], held: Iterable[HeldPolicy], refuse_all: Snapshot) -> World:
+    candidates: tuple[Policy | HeldPolicy, ...] = (*(entry.policy for entry in served.values()), *held)
+    return World(
+        candidates=tuple(sorted(candidates, key=lambda item: (item.namespace or "", item.name, str(item.where)))),
+        snapshots={key: entry.snapshot for key, entry in served.items()},
+        refuse_all=refuse_all,
+    )
+
+
+def _document_state(source: str, findings: tuple[Diagnostic, ...], served: Mapping[PolicyKey, Served]) -> DocumentState:
+    return DocumentState(
+        source=source,
+        is_good=not _has_error(findings),
+        diagnostics=findings,
+        in_force=tuple(key for key, entry in served.items() if entry.source == source),
+    )
+
+
+def _policy_states(served: Mapping[PolicyKey, Served]) -> tuple[PolicyState, ...]:
+    return tuple(
+        PolicyState(namespace=namespace, name=name, source=entry.source, version=entry.snapshot.version)
+        for (namespace, name), entry in sorted(served.items(), key=lambda item: (item[0][0] or "", item[0][1]))
+    )
+
+
+_S = TypeVar("_S", DocumentState, PolicyState)
+
+
+def _date(states: Iterable[_S], before: Iterable[_S], now: float) -> tuple[_S, ...]:
+    """Give each state the moment since when it is so: what did not change keeps its own."""
+    known = {replace(state, since=0.0): state for state in before}
+    return tuple(known.get(state) or replace(state, since=now) for state in states)
+
+
+def _log_changes(before: State, after: State) -> None:
+    """Say what changed, once: documents that went bad or came back, and how many policies are in force."""
+    known = {state.source: state for state in before.documents}
+    for state in after.documents:
+        if state == known.get(state.source):
+            continue
+        log = _log.bind(document=state.source)
+        findings = [str(finding) for finding in state.diagnostics[:_MAX_LOGGED]]
+        if not state.is_good:
+            log.error("document refused", last_good_stays=state.has_last_good, findings=findings)
+        elif findings:
+            log.warning("document in force, with warnings", findings=findings)
+        else:
+            log.info("document in force")
+    for source in known.keys() - {state.source for state in after.documents}:
+        _log.info("document gone", document=source)
+    if after.policies != before.policies or not before.is_synced:
+        _log.info("published", policies=len(after.policies), documents=len(after.documents))
