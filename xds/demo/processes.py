@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xds.demo.errors import LabError
@@ -18,10 +19,11 @@ from xds.demo.polling import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 _TAIL = 15
 """Lines of a log that a failure shows."""
+
+_TCP_LISTEN = "0A"
 
 _KEEP_PID = 'read -r pid rest </proc/self/stat; echo "$pid" >"$0"; exec "$@"'
 """
@@ -76,6 +78,16 @@ class Program:
         except LabError as error:
             raise LabError(f"{error}\n{self.tail()}") from error
 
+    def wait_for_port(self, port: int, timeout: float = 20) -> None:
+        """Return once something listens on TCP `port` in the program's network namespace; LabError if not in time."""
+
+        def look() -> bool:
+            if self.exit_code is not None:
+                raise LabError(f"{self.name} ended with code {self.exit_code}\n{self.tail()}")
+            return port in _listening_ports(self.pid)
+
+        wait_until(look, f"{self.name} listening on port {port}", timeout)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the program itself."""
         if self.exit_code is None:
@@ -103,6 +115,17 @@ class Program:
             if self.exit_code is not None:
                 raise LabError(f"{self.name} did not start\n{self.tail()}") from None
             return None
+
+
+def _listening_ports(pid: int) -> set[int]:
+    """Read the kernel's tables of the namespace that `pid` is in (Linux, proc(5): /proc/[pid]/net/tcp)."""
+    ports: set[int] = set()
+    for table in ("tcp", "tcp6"):
+        path = Path(f"/proc/{pid}/net/{table}")
+        rows = path.read_text(encoding="ascii").splitlines()[1:] if path.exists() else []
+        fields = (row.split() for row in rows)
+        ports.update(int(local.rpartition(":")[2], 16) for _, local, _, state, *_ in fields if state == _TCP_LISTEN)
+    return ports
 
 
 def start_program(
