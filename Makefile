@@ -101,8 +101,7 @@ check-types: $(DEV)
 .PHONY: check-rooms
 check-rooms: $(DEV)
 	@echo '→ rooms'
-	$(BIN)/lint-imports --no-logo > .rooms.log 2>&1 || { cat .rooms.log; rm -f .rooms.log; exit 1; }
-	rm -f .rooms.log
+	said=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$said"; exit 1; }
 
 # $(1): the directory below which xds/gen/ is written. The virtual path gives the modules their real names.
 generate = $(BIN)/python -m grpc_tools.protoc -I xds/gen=protos/egress_xds --python_out=$(1) --pyi_out=$(1) $(PROTOS)
@@ -128,7 +127,9 @@ MACHINE_PATHS := (^|[^A-Za-z0-9_.])/(root|home|Users|work)/[A-Za-z0-9._-]
 .PHONY: check-words
 check-words:
 	@echo '→ words'
-	found=$$(git ls-files -z --cached --others --exclude-standard \
+	git='git -c safe.directory=$(CURDIR)'
+	$$git rev-parse --git-dir > /dev/null
+	found=$$($$git ls-files -z --cached --others --exclude-standard \
 		| xargs -0 grep -nIE -e '$(INDEX_WORDS)' -e '$(MACHINE_PATHS)' -- || true)
 	test -z "$$found" || { echo "$$found"; echo 'The tree names a package index or a path of one machine.' >&2; exit 1; }
 
