@@ -24,17 +24,23 @@ class ActionShape(Protocol):
     """The keys that name an action: those of a rule, a default or an override."""
 
     @property
-    def action(self) -> ActionWord: ...
+    def action(self) -> ActionWord:
+        """The action's word."""
+        ...
 
     @property
-    def proxy(self) -> str | None: ...
+    def proxy(self) -> str | None:
+        """The proxy that is named, if any."""
+        ...
 
 
 class DecisionShape(ActionShape, Protocol):
     """An action that may differ for plain HTTP: that of a rule or a default."""
 
     @property
-    def http(self) -> OverrideShape | None: ...
+    def http(self) -> OverrideShape | None:
+        """What plain HTTP gets, where it differs."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ than its author can mean (N3, N11, N13). Nothing here knows proxies or documents
 from __future__ import annotations
 
 from enum import Enum
-from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, TypeVar
 
 from xds.policy.findings import quote
@@ -36,7 +35,7 @@ class Kinds(Enum):
 
 _FORMS_OF_NETWORKS = (Form.ADDRESS, Form.CIDR)
 _LOCALHOST = "localhost"
-_FORM_LINTS = {Form.NAME: Lint.NAME, Form.DOTTED: Lint.DOTTED, Form.STARRED: Lint.STARRED}
+_FORMS_OF_NAMES = (Form.NAME, Form.DOTTED, Form.STARRED)
 
 Ports = frozenset[int] | None
 """None: every port."""
@@ -126,10 +125,9 @@ class DestinationSet:
         ]
 
     def _note_form(self, entry: Entry, text: str, node: Scalar, kinds: Kinds) -> None:
-        if entry.form in _FORM_LINTS:
-            self._lints.note(_FORM_LINTS[entry.form], node, text)
-        if kinds is Kinds.BOTH and entry.form is Form.CIDR:
-            self._lints.note(Lint.CIDR, node, text)
+        # A list of networks is no client's; a name in a rule may well have come from one.
+        if entry.form in _FORMS_OF_NAMES or (kinds is Kinds.BOTH and entry.form is Form.CIDR):
+            self._lints.note(entry.form, node, text)
         if kinds is Kinds.BOTH and entry.port is not None:
             self._lints.note(Lint.PORT, node, text)
 
@@ -140,7 +138,7 @@ class DestinationSet:
                 is_new = self._refuse_everything(None, text, node) or _merge(self._any, None, ports)
             case DomainPattern() as pattern:
                 is_new = self._add_pattern(pattern, ports, text, node)
-            case IPv4Network() | IPv6Network() as network:
+            case network:
                 is_new = self._refuse_everything(network, text, node) or _merge(self._networks, network, ports)
         if not is_new:
             self._lints.note(Lint.REPEAT, node, text)

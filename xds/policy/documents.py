@@ -3,7 +3,9 @@ The shape of policy documents: which keys exist, which values they take, and wha
 
 These models check structure only and are the one source of the exported JSON Schema; what the values
 mean (addresses, references, dialects) is for the modules that turn a shape into a `Policy`. Strict:
-nothing is coerced and no key is ignored. Invariant: every key that a document may have is a field here.
+nothing is coerced and no key is ignored. None stands for an optional key that is not there; a document
+can't write it (`key:` without a value is an error). Invariant: every key that a document may have is a
+field here.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
-from pydantic.json_schema import SkipJsonSchema
 
 from xds.policy.model import SERVER_FIRST_PORTS
 
@@ -25,8 +26,6 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Ports = list[Port]
 ActionWord = Literal["direct", "tunnel", "deny"]
 DialectWord = Literal["go", "curl", "python", "dotnet", "node"]
-Absent = SkipJsonSchema[None]
-"""The value of an optional key that is not there. A document can't write it: `key:` without a value is an error."""
 
 
 def _as_list(value: object) -> object:
@@ -63,7 +62,7 @@ class OverrideShape(_Shape):
 
     action: ActionWord
     """`direct`, `tunnel` or `deny`."""
-    proxy: str | Absent = None
+    proxy: str | None = None
     """The proxy of a tunnel; may be left out if the policy has exactly one."""
 
 
@@ -92,14 +91,14 @@ class ToShape(_Shape):
 class RuleShape(_Shape):
     """One rule; the first that matches decides."""
 
-    name: str | Absent = None
+    name: str | None = None
     """Unique in the policy; `rule-<n>` if left out."""
     to: ToShape
     action: ActionWord
     """`direct`, `tunnel` or `deny`."""
-    proxy: str | Absent = None
+    proxy: str | None = None
     """The proxy of a tunnel; may be left out if the policy has exactly one."""
-    http: OverrideShape | Absent = None
+    http: OverrideShape | None = None
 
 
 class DefaultShape(_Shape):
@@ -107,9 +106,9 @@ class DefaultShape(_Shape):
 
     action: ActionWord
     """`direct`, `tunnel` or `deny`."""
-    proxy: str | Absent = None
+    proxy: str | None = None
     """The proxy of a tunnel; may be left out if the policy has exactly one."""
-    http: OverrideShape | Absent = None
+    http: OverrideShape | None = None
     on_unknown_name: Literal["connectIP", "deny", "direct"] = "connectIP"
     """What happens to a connection that would be tunnelled but names no host."""
 
@@ -133,9 +132,9 @@ class CaShape(_Shape):
 class TlsShape(_Shape):
     """How the certificate of an `https://` proxy is verified."""
 
-    ca: Annotated[CaShape | Absent, BeforeValidator(_as_pem)] = None
+    ca: Annotated[CaShape | None, BeforeValidator(_as_pem)] = None
     """PEM text, or a mapping with `pem`. The system's authorities if left out."""
-    server_name: str | Absent = None
+    server_name: str | None = None
     """The name expected in the certificate; the endpoint's host if left out."""
 
 
@@ -144,8 +143,8 @@ class ProxyShape(_Shape):
 
     endpoints: Annotated[list[EndpointShape], Field(min_length=1)]
     """Where it listens."""
-    tls: TlsShape | Absent = None
-    connect_ports: Annotated[list[Port], Field(min_length=1)] | Absent = None
+    tls: TlsShape | None = None
+    connect_ports: Annotated[list[Port], Field(min_length=1)] | None = None
     """The ports that it accepts CONNECT for; any if left out."""
     plain_http: Annotated[Literal["absolute-form", "deny"], Field(alias="plainHTTP")] = "absolute-form"
     """How plain HTTP reaches it."""
@@ -217,7 +216,7 @@ class SpecShape(_Shape):
     """The first that matches decides."""
     default: DefaultShape
     dns: DnsShape = DnsShape()
-    dialect: DialectWord | Absent = None
+    dialect: DialectWord | None = None
     """Whose reading of NO_PROXY entries is meant; `go` if left out."""
     server_first_ports: Ports = list(SERVER_FIRST_PORTS)
     """Ports whose servers speak first, so that the client's first bytes are not waited for."""
@@ -229,7 +228,7 @@ class MetadataShape(_Shape):
 
     name: str
     """A DNS-1123 subdomain, unique in its namespace."""
-    namespace: str | Absent = None
+    namespace: str | None = None
     """The namespace whose pods it concerns; all namespaces if left out."""
 
 
@@ -256,11 +255,11 @@ class ShortShape(_Shape):
         BeforeValidator(_as_list),
         _text_or_list("Destinations that bypass the proxies: a list, or one text with commas or spaces."),
     ] = []
-    trusted_ca: Annotated[str | Absent, Field(alias="trustedCA")] = None
+    trusted_ca: Annotated[str | None, Field(alias="trustedCA")] = None
     """PEM, or base64 of PEM: authorities of an `https://` proxy's own certificate."""
-    dialect: DialectWord | Absent = None
+    dialect: DialectWord | None = None
     """Whose reading of `noProxy` is meant; `go` if left out."""
-    name: str | Absent = None
+    name: str | None = None
     """A DNS-1123 subdomain; the file's name without its ending if left out."""
-    namespace: str | Absent = None
+    namespace: str | None = None
     """The namespace whose pods it concerns; all namespaces if left out."""

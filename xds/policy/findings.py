@@ -24,10 +24,14 @@ class Spot(Protocol):
     """A place inside a source: every node of a document is one."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """The path inside the document."""
+        ...
 
     @property
-    def line(self) -> int: ...
+    def line(self) -> int:
+        """Counts from 1."""
+        ...
 
 
 class Findings:
@@ -73,8 +77,3 @@ def quote(text: str) -> str:
     if len(shown) > _LONGEST:
         shown = f"{shown[:_LONGEST]}…"
     return "`" + "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown) + "`"
-
-
-def count_of(count: int, singular: str, plural: str) -> str:
-    """Return e.g. `1 entry` or `7 entries`."""
-    return f"{count} {singular if count == 1 else plural}"

@@ -11,22 +11,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, assert_never
 
-from xds.policy.findings import count_of, quote
-from xds.policy.model import Dialect
+from xds.policy.findings import quote
 from xds.policy.patterns import CLIENTS, READINGS, Form, Reading
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from xds.policy.findings import Findings
+    from xds.policy.model import Dialect
     from xds.policy.yaml_lines import Scalar
 
 
 class Lint(Enum):
-    """The kinds of warning about one entry."""
+    """The kinds of warning beside those about an entry's form."""
 
-    NAME = Form.NAME
-    DOTTED = Form.DOTTED
-    STARRED = Form.STARRED
-    CIDR = Form.CIDR
     PORT = "port"
     SINGLE_LABEL = "single label"
     LOCALHOST = "localhost"
@@ -38,25 +36,27 @@ class Lint(Enum):
 class _Tally:
     first: Scalar
     text: str
-    count: int = 1
+    more: int = 0
 
 
-_NAME_FORMS = (Lint.NAME, Lint.DOTTED, Lint.STARRED)
+_SINGLE_LABEL_HINT = "inside a cluster addresses decide; write the full name, or the CIDR of the services"
+_LOCALHOST_HINT = "remove it: loopback addresses never leave the machine"
+_SERVER_FIRST_HINT = "give the addresses in `to.cidrs` or `to.tcp`, or take the port out of `serverFirstPorts`"
 
 
 class Lints:
     """The warnings about one document's entries, counted by kind."""
 
     def __init__(self) -> None:
-        self._tallies: dict[Lint, _Tally] = {}
+        self._tallies: dict[Form | Lint, _Tally] = {}
 
-    def note(self, lint: Lint, node: Scalar, text: str) -> None:
-        """Count the entry `text`, which stands in `node`."""
-        tally = self._tallies.get(lint)
+    def note(self, kind: Form | Lint, node: Scalar, text: str) -> None:
+        """Count the entry `text`, which stands in `node`. A form is worth a warning where clients disagree about it."""
+        tally = self._tallies.get(kind)
         if tally is None:
-            self._tallies[lint] = _Tally(node, text)
+            self._tallies[kind] = _Tally(node, text)
         else:
-            tally.count += 1
+            tally.more += 1
 
     def report(self, findings: Findings, dialect: Dialect, *, is_dialect_given: bool) -> None:
         """
@@ -64,48 +64,57 @@ class Lints:
 
         Where clients read an entry differently, a document that says whose reading it means is not warned (N2).
         """
-        for lint, tally in self._tallies.items():
-            match lint:
-                case Lint.NAME | Lint.DOTTED | Lint.STARRED:
+        for kind, tally in self._tallies.items():
+            match kind:
+                case Form():
                     if not is_dialect_given:
-                        _report_reading(findings, dialect, lint.value, tally)
-                case Lint.CIDR | Lint.PORT:
+                        _add(
+                            findings,
+                            "EX220",
+                            tally,
+                            _compare(dialect, kind),
+                            f"write `dialect: {dialect.value}` {_SURE}",
+                        )
+                case Lint.PORT:
                     if not is_dialect_given:
-                        _report_support(findings, lint, tally)
+                        what = "read here with the port, but by curl not at all"
+                        _add(findings, "EX220", tally, what, f"write `dialect: {dialect.value}` {_SURE}")
                 case Lint.SINGLE_LABEL:
-                    _add(findings, "EX221", tally, "without a dot, which nothing on the wire shows", _SINGLE_LABEL_HINT)
+                    _add(findings, "EX221", tally, "a name without a dot never shows on the wire", _SINGLE_LABEL_HINT)
                 case Lint.LOCALHOST:
-                    _add(findings, "EX221", tally, "for the application's own machine", _LOCALHOST_HINT)
+                    _add(findings, "EX221", tally, "the name of one's own machine proves nothing", _LOCALHOST_HINT)
                 case Lint.REPEAT:
-                    _add(findings, "EX222", tally, "that earlier entries of the same rule cover", "remove the repeats")
+                    _add(findings, "EX222", tally, "covered by earlier entries of the same rule", "remove the repeats")
                 case Lint.SERVER_FIRST:
-                    _add(findings, "EX223", tally, "by name on ports where the server speaks first", _SERVER_FIRST_HINT)
+                    what = "the server speaks first on such a port, so that no name is seen"
+                    _add(findings, "EX223", tally, what, _SERVER_FIRST_HINT)
                 case _:
-                    assert_never(lint)
+                    assert_never(kind)
 
 
-_SINGLE_LABEL_HINT = "inside a cluster addresses decide; write the full name, or the CIDR of the services"
-_LOCALHOST_HINT = "remove it: loopback addresses never leave the machine, and the name proves nothing"
-_SERVER_FIRST_HINT = "no name can be seen there: give the addresses in `to.cidrs` or `to.tcp`"
-_DIALECT_HINT = "write `dialect: {}` to say that this reading is meant, or write it so that all agree"
+_SURE = "to say that this is meant"
 
 
 def _add(findings: Findings, code: str, tally: _Tally, what: str, hint: str) -> None:
-    entries = count_of(tally.count, "entry", "entries")
-    first = quote(tally.text) if tally.count == 1 else f"first {quote(tally.text)}"
-    findings.add(code, tally.first, f"{entries} {what} ({first})", hint)
+    subject = quote(tally.text) + (f" and {tally.more} more" if tally.more else "")
+    findings.add(code, tally.first, f"{subject}: {what}", hint)
 
 
-def _report_reading(findings: Findings, dialect: Dialect, form: object, tally: _Tally) -> None:
-    assert isinstance(form, Form)
+def _compare(dialect: Dialect, form: Form) -> str:
+    """Say how `dialect` reads `form`, and which clients read it differently."""
+    if form is Form.CIDR:
+        return "read here as networks, but by Python, .NET and Node.js not at all"
     own = READINGS[dialect][form]
     others: dict[Reading, list[str]] = {}
     for other, readings in READINGS.items():
         if readings[form] != own:
             others.setdefault(readings[form], []).append(CLIENTS[other])
-    differing = "; ".join(f"{' and '.join(clients)}: {_words(reading)}" for reading, clients in others.items())
-    what = f"of the form {quote(form.value)} mean {_words(own)} here, but not everywhere: {differing}"
-    _add(findings, "EX220", tally, what, _DIALECT_HINT.format(dialect.value))
+    differing = "; ".join(f"by {_join(clients)} as {_words(reading)}" for reading, clients in others.items())
+    return f"read here as {_words(own)}, but {differing}"
+
+
+def _join(names: Sequence[str]) -> str:
+    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
 
 
 def _words(reading: Reading) -> str:
@@ -118,14 +127,3 @@ def _words(reading: Reading) -> str:
             return "all below the name"
         case _:
             return "nothing"
-
-
-def _report_support(findings: Findings, lint: Lint, tally: _Tally) -> None:
-    if lint is Lint.CIDR:
-        what = "are networks, which hold here for names that resolve into them too, but mean nothing to Python, .NET and Node.js"
-    else:
-        what = "have a port, which curl does not read"
-    hint = (
-        "give `dialect` to say that this is known: applications that leave their own proxy settings behind may change"
-    )
-    _add(findings, "EX220", tally, what, hint)

@@ -175,9 +175,9 @@ def lint_proxies(policy: Policy, node: Node, findings: Findings) -> None:
 
 
 def _actions(policy: Policy) -> Iterable[Action]:
-    for decision in (*policy.rules, policy.default):
-        yield decision.action
-        yield decision.http_action
+    yield from (policy.default.action, policy.default.http_action)
+    for rule in policy.rules:
+        yield from (rule.action, rule.http_action)
 
 
 def _lint_connect_ports(rule: Rule, proxy: Proxy, findings: Findings) -> None:

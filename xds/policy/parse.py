@@ -73,10 +73,10 @@ def parse_document(document: Document) -> ParseResult:
     mark = 0
     for node in read_yaml(document.text, findings):
         policy = _read_policy(node, document, findings, mark)
-        if policy is not None:
+        held.append(_hold(policy, node, document, findings.since(mark)))
+        if policy is not None and not held[-1].is_unreadable:
             _check_new(policy, policies, node, findings)
             policies.append(policy)
-        held.append(_hold(policy, node, document, findings.since(mark)))
         mark = len(findings)
     result = ParseResult(tuple(policies), (), sort_diagnostics(findings.since(0)))
     return result if result.is_good else replace(result, policies=(), held=tuple(held))
@@ -88,7 +88,8 @@ def check_names(results: Mapping[str, ParseResult]) -> tuple[Diagnostic, ...]:
     found: list[Diagnostic] = []
     for source in sorted(results):
         result = results[source]
-        for item in (*result.policies, *(held for held in result.held if not held.is_unreadable)):
+        items: list[Policy | HeldPolicy] = [*result.policies, *(held for held in result.held if not held.is_unreadable)]
+        for item in items:
             earlier = first.setdefault((item.namespace, item.name), item.where)
             if earlier.source != item.where.source:
                 found.append(_twice(item, earlier))
@@ -193,6 +194,10 @@ def _hold(
 def _hides_claims(item: Diagnostic) -> bool:
     if not item.is_error:
         return False
-    if item.code == "EX106" and _TOP_LEVEL.fullmatch(item.where.key):
+    key = item.where.key
+    if item.code == "EX106" and _TOP_LEVEL.fullmatch(key):
         return True
-    return _CLAIMS.fullmatch(item.where.key) is not None
+    if key in ("name", "metadata.name"):
+        # A name that is not valid is a name all the same; one that can't be read is none.
+        return item.code not in ("EX401", "EX405")
+    return _CLAIMS.fullmatch(key) is not None

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
-_PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
+_PEM_BEGIN = "-----BEGIN"
+_PEM_MARKER = re.compile(r"-----(BEGIN|END) CERTIFICATE-----")
 _DURATION = re.compile(r"([0-9]{1,6})(ms|s|m)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 _LONGEST_TIMEOUT = 300.0
@@ -85,22 +86,28 @@ def _parse_host(text: str) -> str | Problem:
 
 def parse_pem(text: str) -> str | Problem:
     """Return the certificates of a PEM text, or of its base64, without whatever stands around them."""
-    if "-----BEGIN" not in text:
-        decoded = _decode(text)
-        if decoded is None or b"-----BEGIN" not in decoded:
-            return Problem("EX307", "this is neither PEM nor base64 of PEM", _PEM_HINT)
-        text = decoded.decode("ascii", errors="replace")
-    blocks = _PEM_BLOCK.findall(text)
-    if len(blocks) != text.count("-----BEGIN") or len(blocks) != text.count("-----END"):
-        return Problem("EX307", "a PEM block does not end as it begins", _PEM_HINT)
-    if any("PRIVATE KEY" in label for label, _ in blocks):
-        return Problem(
-            "EX307", "this holds a private key", "remove the key and consider it known: only certificates belong here"
-        )
-    bodies = [_decode(body) for label, body in blocks if label == "CERTIFICATE"]
-    if len(bodies) != len(blocks) or not all(bodies):
-        return Problem("EX307", "a PEM block is not a certificate in base64", _PEM_HINT)
+    if _PEM_BEGIN not in text:
+        text = (_decode(text) or b"").decode("ascii", errors="replace")
+    if _PEM_BEGIN not in text:
+        return Problem("EX307", "this is neither PEM nor base64 of PEM", _PEM_HINT)
+    if "PRIVATE KEY" in text:
+        hint = "remove the key and consider it known: only certificates belong here"
+        return Problem("EX307", "this holds a private key", hint)
+    bodies = [_decode(body) for body in _certificate_bodies(text)]
+    if not bodies or not all(bodies):
+        return Problem("EX307", "this is not a series of whole PEM blocks of certificates", _PEM_HINT)
     return "".join(_render_certificate(body) for body in bodies if body is not None)
+
+
+def _certificate_bodies(text: str) -> list[str]:
+    """Return what stands between the markers; empty if they are not pairs of `BEGIN` and `END CERTIFICATE`."""
+    markers = list(_PEM_MARKER.finditer(text))
+    begins, ends = markers[::2], markers[1::2]
+    if len(begins) != len(ends) or len(markers) != text.count(_PEM_BEGIN) + text.count("-----END"):
+        return []
+    if any(begin[1] != "BEGIN" or end[1] != "END" for begin, end in zip(begins, ends, strict=True)):
+        return []
+    return [text[begin.end() : end.start()] for begin, end in zip(begins, ends, strict=True)]
 
 
 _PEM_HINT = "give one or more `-----BEGIN CERTIFICATE-----` blocks, as they are or in base64"

@@ -29,8 +29,10 @@ def policy_schema() -> dict[str, object]:
 
 
 def _without_nulls(value: object) -> object:
-    """Drop `default: null`: a key that may be left out may still not be written empty."""
+    """Take `null` out: a key that may be left out may still not be written empty."""
     match value:
+        case {"anyOf": [dict(only), {"type": "null"}], **others}:
+            return _without_nulls({**only, **others})
         case dict():
             return {key: _without_nulls(item) for key, item in value.items() if not (key == "default" and item is None)}
         case list():

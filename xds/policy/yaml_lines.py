@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from xds.policy.findings import Findings
 
+MAX_LENGTH = 16 * 1024 * 1024
+"""Characters of one source. Ten thousand entries take half a million."""
+
 MAX_DEPTH = 32
 """Levels of nesting. A policy needs eight."""
 
@@ -104,6 +107,12 @@ def read_yaml(text: str, findings: Findings) -> Iterator[Node | Broken]:
 
     What is wrong with a document is in `findings` before it is yielded. What follows a broken one is lost.
     """
+    if len(text) > MAX_LENGTH:
+        broken = Broken("", 1)
+        hint = "split it into several policies; networks can often be joined"
+        findings.add("EX103", broken, f"the text has more than {MAX_LENGTH} characters", hint)
+        yield broken
+        return
     text = text.removeprefix("\ufeff")
     unreadable = _UNREADABLE.search(text)
     if unreadable is not None:
@@ -219,10 +228,10 @@ class _Builder:
                     pass
 
     def _leaf(self, event: yaml.ScalarEvent | yaml.AliasEvent) -> None:
-        line = event.start_mark.line + 1
+        line = _line_of(event)
         key, line_of_key, is_name = self._place(line)
         if isinstance(event, yaml.AliasEvent):
-            node = self._repeat(event.anchor, key, line_of_key)
+            node = self._repeat(event.anchor or "", key, line_of_key)
         else:
             node = Scalar(key, line_of_key, event.value, _kind_of(event))
             self._remember(event.anchor, node)
@@ -234,7 +243,7 @@ class _Builder:
             self._refuse_name(line)
 
     def _open(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent) -> None:
-        line = event.start_mark.line + 1
+        line = _line_of(event)
         if len(self._stack) >= MAX_DEPTH:
             raise _TooBigError(
                 line, f"values are nested more than {MAX_DEPTH} deep", "no policy needs that; flatten it"
@@ -342,6 +351,11 @@ def _yaml_hint(error: yaml.YAMLError, problem: str) -> str:
     if "cannot start any token" in problem:
         return "indent with spaces, not tabs, and quote values that start with `@`, `%` or a back quote"
     return "check the indentation around this line, and quote values that hold `[`, `{`, `#` or `: `"
+
+
+def _line_of(event: yaml.Event) -> int:
+    assert event.start_mark is not None, "the library marks every event that it reads"
+    return event.start_mark.line + 1
 
 
 def _kind_of(event: yaml.ScalarEvent) -> Kind:
