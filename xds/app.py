@@ -1,0 +1,154 @@
+"""
+The composition root of `serve`: builds the parts, wires them, and ends them in order.
+
+Nothing is decided here. The server begins to listen once the first world is published, so a client that gets
+through to it gets its configuration, and a replica that knows nothing yet leaves its clients to others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from xds.cache import SnapshotCache
+from xds.clients import Clients
+from xds.errors import EgressXdsError, ListenError
+from xds.reconcile import Debounce, Reconciler
+from xds.server.ads import AdsServer
+from xds.sources.directory import DirectorySource
+from xds.sources.facts import NetworkFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from structlog.typing import Processor
+
+    from xds.cache import World
+    from xds.settings import HostPort, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    """The wired parts of one process. `first_world` is set once there is something to serve."""
+
+    settings: Settings
+    cache: SnapshotCache
+    clients: Clients
+    reconciler: Reconciler
+    server: AdsServer
+    first_world: asyncio.Event
+
+
+def build_control_plane(policies: Path, settings: Settings, *, clock: Callable[[], float]) -> ControlPlane:
+    """Wire everything inside the running loop; nothing is started. `clock` gives seconds since the epoch."""
+    cache, clients, first_world = SnapshotCache(), Clients(), asyncio.Event()
+
+    def publish(world: World) -> None:
+        cache.publish(world)
+        first_world.set()
+
+    reconciler = Reconciler(
+        source=DirectorySource(policies, rescan=settings.rescan_interval),
+        facts=NetworkFacts(settings),
+        publish=publish,
+        debounce=Debounce(settings.debounce_quiet, settings.debounce_max),
+        clock=clock,
+    )
+    server = AdsServer(cache, clients, clock=clock)
+    return ControlPlane(settings, cache, clients, reconciler, server, first_world)
+
+
+async def run_control_plane(
+    control_plane: ControlPlane, stop: asyncio.Event, announce: Callable[[HostPort], None]
+) -> None:
+    """
+    Serve until `stop` is set; `announce` is called with the address once it is taken.
+
+    Raises SourceError if the policies can't be read at the start, and ListenError.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            reconciling = group.create_task(control_plane.reconciler.run())
+            try:
+                await _first(control_plane.first_world, stop)
+                if not stop.is_set():
+                    listen = control_plane.settings.listen
+                    announce(replace(listen, port=await control_plane.server.start(str(listen))))
+                await stop.wait()
+            finally:
+                await control_plane.server.stop(control_plane.settings.shutdown_grace)
+                reconciling.cancel()
+    except BaseExceptionGroup as group:
+        expected = group.subgroup(EgressXdsError)
+        if expected is None:
+            raise
+        raise _innermost(expected) from None
+
+
+async def serve(policies: Path, settings: Settings) -> None:
+    """Serve `policies` until SIGTERM or SIGINT. Raises as `run_control_plane`."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    def announce(address: HostPort) -> None:
+        if settings.address_file is not None:
+            write_address(settings.address_file, address)
+
+    await run_control_plane(build_control_plane(policies, settings, clock=time.time), stop, announce)
+
+
+def write_address(path: Path, address: HostPort) -> None:
+    """Write `host:port` to `path` at once, so that no reader sees half of it. Raises ListenError."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(f"{address}\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise ListenError(
+            f"--address-file {path} can't be written: {error.strerror}; give a path in a writable directory"
+        ) from error
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send log lines to stderr: for people, or one JSON object each. Tracebacks never show local variables."""
+    is_json = settings.log_format == "json"
+    processors: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if is_json:
+        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        plain = structlog.dev.plain_traceback
+        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain))
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait until one of `events` is set."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

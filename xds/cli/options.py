@@ -1,0 +1,44 @@
+"""Options that several verbs share: those of `xds.settings`, and who a node is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from xds.settings import OPTIONS, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from xds.settings import Option
+
+_F = TypeVar("_F", bound="Callable[..., object]")
+
+_DEFAULTS = Settings()
+
+
+def settings_options(fields: Iterable[str]) -> Callable[[_F], _F]:
+    """Add the flags of these settings to a command, in the order of `OPTIONS`."""
+    wanted = frozenset(fields)
+    chosen = [option for option in OPTIONS if option.field in wanted]
+
+    def decorate(command: _F) -> _F:
+        for option in reversed(chosen):
+            command = click.option(
+                option.flag,
+                option.field,
+                metavar=option.metavar,
+                multiple=option.is_repeatable,
+                help=_help(option),
+            )(command)
+        return command
+
+    return decorate
+
+
+def _help(option: Option) -> str:
+    default = getattr(_DEFAULTS, option.field)
+    unit = " s" if isinstance(default, float) else ""
+    shown = f"; default: {default:g}{unit}" if unit else f"; default: {default}" if default else ""
+    return f"{option.help}  [{option.variable}{shown}{'; repeatable' if option.is_repeatable else ''}]"

@@ -1,0 +1,84 @@
+"""`xds validate`: check documents as the server would read and compile them, without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from xds.cli.output import count_of, describe_diagnostic, render_json, style_diagnostic
+from xds.errors import SourceError
+from xds.facts import Facts
+from xds.reconcile import Judge, SourceRead
+from xds.sources.directory import read_documents
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xds.reconcile import Judgement
+
+
+@click.command(
+    name="validate",
+    epilog="Exit code: 0 if the documents are good (warnings are), 1 with errors, 2 for wrong usage. "
+    "Example: xds validate deploy/policies. About a code: xds explain EX101.",
+)
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="Form of the findings.")
+@click.pass_context
+def command(ctx: click.Context, paths: tuple[Path, ...], output: str) -> None:
+    """
+    Check the policy documents in every PATH: directories, or single files.
+
+    All paths together are checked as one set, so a name that two of them use is found. The documents are compiled
+    too, as `xds serve` would.
+    """
+    read = read_all(paths)
+    judge = Judge()
+    judgement = judge.judge(judge.parse(read), Facts())
+    errors = sum(finding.is_error for finding in judgement.diagnostics)
+    if output == "json":
+        click.echo(render_json(_describe(judgement, errors)))
+    else:
+        for finding in judgement.diagnostics:
+            click.echo(style_diagnostic(finding))
+    click.echo(_summarise(judgement, errors), err=True)
+    ctx.exit(1 if errors else 0)
+
+
+def read_all(paths: Iterable[Path]) -> SourceRead:
+    """
+    Read every path once, however it is spelled.
+
+    Raises SourceError if one is missing, or if there is not a single document.
+    """
+    places = list({path.resolve(): path for path in paths}.values())
+    reads = [read_documents(path) for path in places]
+    documents = {Path(document.source).resolve(): document for read in reads for document in read.documents}
+    unreadable = {finding.where.source: finding for read in reads for finding in read.unreadable}
+    if not documents and not unreadable:
+        where = ", ".join(map(str, places))
+        raise SourceError(f"{where} holds no policy document; documents are files named *.yaml or *.yml")
+    return SourceRead(tuple(documents.values()), tuple(unreadable.values()))
+
+
+def _describe(judgement: Judgement, errors: int) -> dict[str, object]:
+    return {
+        "documents": len(judgement.documents),
+        "policies": len(judgement.served),
+        "errors": errors,
+        "warnings": len(judgement.diagnostics) - errors,
+        "diagnostics": [describe_diagnostic(finding) for finding in judgement.diagnostics],
+    }
+
+
+def _summarise(judgement: Judgement, errors: int) -> str:
+    found = f"{count_of(errors, 'error')}, {count_of(len(judgement.diagnostics) - errors, 'warning')}"
+    text = (
+        f"{count_of(len(judgement.documents), 'document')}: {count_of(len(judgement.served), 'good policy')}, {found}"
+    )
+    if not judgement.diagnostics:
+        return text
+    code = min(judgement.diagnostics, key=lambda finding: not finding.is_error).code
+    return f"{text}. More about a code: xds explain {code}"
