@@ -1,9 +1,10 @@
 """
 The corporate proxy of the demo: the library proxy.py in a process of its own, with one plugin.
 
-The plugin logs every request line as it arrives (proxy.py's own log line is written when a connection ends), and
-knows names that nothing else knows, for a machine whose hosts file must not be touched. This module is imported
-by proxy.py; it must not start anything.
+The plugin does three things. It logs every request line as it arrives; proxy.py's own log line is written when a
+connection ends. It ends a connection after one plain answer, because proxy.py 2.4.10 sends whatever comes next on
+a connection to the origin of the first request, even a CONNECT. And it knows names that nothing else knows, for a
+machine whose hosts file must not be touched. This module is imported by proxy.py; it must not start anything.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ flags.add_argument(
 )
 
 
-class RequestLog(HttpProxyBasePlugin):
-    """Logs request lines, and redirects the destinations that `--demo-destinations` lists."""
+class CorporateProxy(HttpProxyBasePlugin):
+    """Logs request lines, answers once per connection, and knows the destinations of `--demo-destinations`."""
+
+    _is_answered = True
 
     def before_upstream_connection(self, request: HttpParser) -> HttpParser:
         """Called by proxy.py with each request before it connects anywhere."""
         _logger.info("request: %s", _request_line(request))
+        self._is_answered = request.is_https_tunnel
         destination = f"{(request.host or b'').decode()}:{request.port}"
         table = dict(pair.split("=") for pair in self.flags.demo_destinations.split(",") if pair)
         if destination in table:
@@ -41,13 +45,21 @@ class RequestLog(HttpProxyBasePlugin):
             request.host, request.port = host.encode(), int(port)
         return request
 
+    def handle_upstream_chunk(self, chunk: memoryview) -> memoryview:
+        """Called by proxy.py with each piece of an answer."""
+        if self._is_answered:
+            return chunk
+        self._is_answered = True
+        status, line_end, rest = bytes(chunk).partition(b"\r\n")
+        return memoryview(status + line_end + b"Connection: close" + line_end + rest)
+
 
 def proxy_command(address: str, port: int, destinations: dict[str, str] | None = None) -> list[str]:
     """Return the command that runs the proxy on `address` and `port`."""
     return [
         *(sys.executable, "-m", "proxy", "--hostname", address, "--port", str(port)),
         *("--num-acceptors", "1", "--num-workers", "1", "--timeout", str(_IDLE_TIMEOUT)),
-        *("--log-format", "%(message)s", "--plugins", f"{__name__}.{RequestLog.__name__}"),
+        *("--log-format", "%(message)s", "--plugins", f"{__name__}.{CorporateProxy.__name__}"),
         *("--demo-destinations", ",".join(f"{name}={place}" for name, place in (destinations or {}).items())),
     ]
 

@@ -4,7 +4,7 @@ The laboratory: a pod, a corporate network and an Internet, as network namespace
 A `Lab` is one anchor process in fresh mount, network and PID namespaces (and, for an ordinary user, in a user
 namespace), with everything else started inside. The anchor reads from a pipe that only the demo holds: when the
 demo ends in whatever way, the pipe closes, the anchor ends, and the kernel ends every process and removes every
-namespace, mount and link. Nothing outside is touched but one temporary directory.
+namespace, mount and link. Nothing outside is touched but one temporary directory, which goes then, too.
 
 ::
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,6 +66,9 @@ _SCRIPT = Path(__file__).with_name("lab.sh")
 _INSIDE = Path("/run/lab")
 _START_TIMEOUT = 20.0
 """Seconds."""
+
+_KEEPER = 'directory=$1; shift; "$@"; code=$?; rm -rf -- "$directory"; exit $code'
+"""Shell: run the anchor, then remove the directory; it does so even if the demo was killed."""
 
 _NEEDED = {
     "unshare": "util-linux",
@@ -116,11 +120,22 @@ class Lab:
 
         """
         _require_programs()
+        reasons: list[str] = []
+        # As root with users of one's own; else in a user namespace, where only one user exists.
+        for has_users in [True, False] if os.geteuid() == 0 else [False]:
+            try:
+                return cls._try_open(envoy, {**HOSTS, **(hosts or {})}, has_users=has_users)
+            except LabError as error:
+                reasons.append(str(error))
+        raise LabError(f"no network namespaces to be had here: {'; '.join(reasons)}")
+
+    @classmethod
+    def _try_open(cls, envoy: str, hosts: Mapping[str, str], *, has_users: bool) -> Lab:
         directory = Path(tempfile.mkdtemp(prefix="egress-xds-lab-"))
         try:
-            _write_names(directory, {**HOSTS, **(hosts or {})})
+            _write_names(directory, hosts)
             directory.chmod(0o755)
-            anchor, pid, has_users = _start_anchor(directory, envoy)
+            anchor, pid = _start_anchor(directory, envoy, has_users=has_users)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -255,25 +270,13 @@ def _write_names(directory: Path, hosts: Mapping[str, str]) -> None:
     (directory / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n", encoding="ascii")
 
 
-def _start_anchor(directory: Path, envoy: str) -> tuple[subprocess.Popen[str], int, bool]:
-    """Try as root with users of one's own, then in a user namespace, where only one user exists."""
-    reasons: list[str] = []
-    for has_users in [True, False] if os.geteuid() == 0 else [False]:
-        try:
-            anchor, pid = _try_anchor(directory, envoy, has_users=has_users)
-        except LabError as error:
-            reasons.append(str(error))
-        else:
-            return anchor, pid, has_users
-    raise LabError(f"no network namespaces to be had here: {'; '.join(reasons)}")
-
-
-def _try_anchor(directory: Path, envoy: str, *, has_users: bool) -> tuple[subprocess.Popen[str], int]:
+def _start_anchor(directory: Path, envoy: str, *, has_users: bool) -> tuple[subprocess.Popen[str], int]:
     fresh = ["--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child"]
     users = [] if has_users else ["--user", "--map-root-user"]
-    with (directory / "lab.log").open("w", encoding="utf-8") as log:
+    anchor_command = ["unshare", *fresh, *users, "--", "sh", str(_SCRIPT), str(directory), envoy]
+    with (directory / "lab.log").open("w+", encoding="utf-8") as log:
         anchor = subprocess.Popen(
-            ["unshare", *fresh, *users, "--", "sh", str(_SCRIPT), str(directory), envoy],
+            ["sh", "-c", _KEEPER, "keeper", str(directory), *anchor_command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -281,13 +284,14 @@ def _try_anchor(directory: Path, envoy: str, *, has_users: bool) -> tuple[subpro
             text=True,
             start_new_session=True,
         )
-    assert anchor.stdout is not None, "its output is a pipe"
-    is_readable, _, _ = select.select([anchor.stdout], [], [], _START_TIMEOUT)
-    answer = anchor.stdout.readline().split() if is_readable else []
-    if answer[:1] == ["ready"]:
-        return anchor, int(answer[1])
-    _end_anchor(anchor)
-    complaint = (directory / "lab.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        assert anchor.stdout is not None, "its output is a pipe"
+        is_readable, _, _ = select.select([anchor.stdout], [], [], _START_TIMEOUT)
+        answer = anchor.stdout.readline().split() if is_readable else []
+        if answer[:1] == ["ready"]:
+            return anchor, int(answer[1])
+        _end_anchor(anchor)
+        log.seek(0)
+        complaint = log.read().strip().splitlines()
     raise LabError(complaint[-1] if complaint else "unshare failed without a word")
 
 
@@ -298,6 +302,6 @@ def _end_anchor(anchor: subprocess.Popen[str]) -> None:
     try:
         anchor.wait(10)
     except subprocess.TimeoutExpired:
-        # unshare ends its child, and with it the namespaces, when it is ended itself (--kill-child).
-        anchor.kill()
+        # The keeper, unshare and what it forked are one group; the namespaces end with the last one.
+        os.killpg(anchor.pid, signal.SIGKILL)
         anchor.wait()

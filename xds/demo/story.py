@@ -170,7 +170,10 @@ class Story:
             self._edit(cast, "direct")
             self._see_direct(cast, url)
         else:
-            self._stage.note("'direct' can't be shown without capture: Envoy does not know where the application wanted to go")
+            self._stage.note(
+                "'direct' can't be shown without capture: Envoy does not know where the application wanted to go, "
+                f"and asks the proxy for its own port {self._site.tls_port} for the same reason"
+            )
         with self._stage.step(f"the download was running all the while: {self._downloaded():,} bytes so far"):
             _require(download.exit_code is None, f"the download has ended: {download.text()}")
 
@@ -178,7 +181,7 @@ class Story:
         updates = "listener_manager.lds.update_success"
         before = cast.envoy.admin.counter(updates)
         text = render_policy(self._site, action)
-        self._stage.detail("policy", f"{FILES}: {action}")
+        self._stage.detail("policy", f"{FILES}: {action}   (the download is at {self._downloaded():,} bytes)")
         saved = time.monotonic()
         save_policy(self._place, POLICY, text)
         try:
