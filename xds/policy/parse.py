@@ -180,7 +180,7 @@ def _hold(
     if policy is None or any(_hides_claims(item) for item in diagnostics):
         where = Where(document.source, node.key, node.line)
         name = policy.name if policy is not None else name_of_source(document.source)
-        namespace = policy.namespace if policy is not None else document.namespace
+        namespace = document.namespace if policy is None or _is_misplaced(diagnostics) else policy.namespace
         return HeldPolicy(name=name, namespace=namespace, is_unreadable=True, where=where)
     return HeldPolicy(
         name=policy.name,
@@ -189,6 +189,11 @@ def _hold(
         selector=policy.selector,
         where=policy.where,
     )
+
+
+def _is_misplaced(diagnostics: tuple[Diagnostic, ...]) -> bool:
+    """Whether the namespace that the text gives can't be taken for its scope."""
+    return any(item.is_error and item.where.key in ("namespace", "metadata.namespace") for item in diagnostics)
 
 
 def _hides_claims(item: Diagnostic) -> bool:

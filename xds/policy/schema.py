@@ -13,29 +13,40 @@ from xds.policy.documents import LongShape, ShortShape
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
+_SUFFIX = "Shape"
+
 
 def policy_schema() -> dict[str, object]:
     """Return the JSON Schema (draft 2020-12) that accepts a policy in either form."""
     _, definitions = models_json_schema([(LongShape, "validation"), (ShortShape, "validation")], by_alias=True)
-    forms = [{"$ref": "#/$defs/LongShape"}, {"$ref": "#/$defs/ShortShape"}]
+    forms = [{"$ref": "#/$defs/Long"}, {"$ref": "#/$defs/Short"}]
     schema: dict[str, object] = {
         "$schema": DIALECT,
         "title": "egress-xds policy",
         "description": "Who reaches what through which proxy: the long form, or the short form.",
         "oneOf": forms,
-        "$defs": _without_nulls(definitions["$defs"]),
+        "$defs": {name.removesuffix(_SUFFIX): _tidy(item) for name, item in sorted(definitions["$defs"].items())},
     }
     return schema
 
 
-def _without_nulls(value: object) -> object:
-    """Take `null` out: a key that may be left out may still not be written empty."""
+def _tidy(value: object) -> object:
+    """
+    Leave out what helps no reader: generated titles, and the suffix of the models' names.
+
+    `null` goes too: a key that may be left out may still not be written empty.
+    """
     match value:
         case {"anyOf": [dict(only), {"type": "null"}], **others}:
-            return _without_nulls({**only, **others})
+            return _tidy({**only, **others})
         case dict():
-            return {key: _without_nulls(item) for key, item in value.items() if not (key == "default" and item is None)}
+            kept = {key: item for key, item in value.items() if key != "title" and (key, item) != ("default", None)}
+            return {key: _reference(item) if key == "$ref" else _tidy(item) for key, item in kept.items()}
         case list():
-            return [_without_nulls(item) for item in value]
+            return [_tidy(item) for item in value]
         case _:
             return value
+
+
+def _reference(target: object) -> str:
+    return str(target).removesuffix(_SUFFIX)
