@@ -8,14 +8,10 @@ through to it gets its configuration, and a replica that knows nothing yet leave
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
-import sys
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-import structlog
 
 from xds.cache import SnapshotCache
 from xds.clients import Clients
@@ -28,8 +24,6 @@ from xds.sources.facts import NetworkFacts
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from structlog.typing import Processor
 
     from xds.cache import World
     from xds.settings import HostPort, Settings
@@ -116,26 +110,6 @@ def write_address(path: Path, address: HostPort) -> None:
         raise ListenError(
             f"--address-file {path} can't be written: {error.strerror}; give a path in a writable directory"
         ) from error
-
-
-def configure_logging(settings: Settings) -> None:
-    """Send log lines to stderr: for people, or one JSON object each. Tracebacks never show local variables."""
-    is_json = settings.log_format == "json"
-    processors: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    if is_json:
-        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    else:
-        plain = structlog.dev.plain_traceback
-        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain))
-    structlog.configure(
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-    )
 
 
 async def _first(*events: asyncio.Event) -> None:

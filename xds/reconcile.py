@@ -14,6 +14,7 @@ function. Invariant: what is published never gives a pod a policy of lower rank 
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -37,14 +38,14 @@ if TYPE_CHECKING:
 PolicyKey = tuple[str | None, str]
 """Namespace (None: cluster-wide) and name."""
 
-UNREADABLE = "EX601"
+UNREADABLE = "EX101"
 """Code of a document whose text can't be had at all."""
 
-INTERNAL_ERROR = "EX602"
+INTERNAL_ERROR = "EX101"
 """Code of a document that the project itself stumbles over."""
 
 _MAX_LOGGED = 10
-"""Diagnostics of one document that one log line holds."""
+"""Findings of one document that are logged; `xds validate` shows all."""
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -447,17 +448,24 @@ def _log_changes(before: State, after: State) -> None:
     """Say what changed, once: documents that went bad or came back, and how many policies are in force."""
     known = {state.source: state for state in before.documents}
     for state in after.documents:
-        if state == known.get(state.source):
-            continue
-        log = _log.bind(document=state.source)
-        findings = [str(finding) for finding in state.diagnostics[:_MAX_LOGGED]]
-        if not state.is_good:
-            log.error("document refused", last_good_stays=state.has_last_good, findings=findings)
-        elif findings:
-            log.warning("document in force, with warnings", findings=findings)
-        else:
-            log.info("document in force")
-    for source in known.keys() - {state.source for state in after.documents}:
+        if state != known.get(state.source):
+            _log_document(state)
+    for source in sorted(known.keys() - {state.source for state in after.documents}):
         _log.info("document gone", document=source)
     if after.policies != before.policies or not before.is_synced:
         _log.info("published", policies=len(after.policies), documents=len(after.documents))
+
+
+def _log_document(state: DocumentState) -> None:
+    log = _log.bind(document=state.source)
+    if state.is_good:
+        log.info("document in force")
+    elif state.has_last_good:
+        log.error("document refused; its last good version stays in force")
+    else:
+        log.error("document refused; there is no good version, so the pods that it claims are told nothing")
+    for finding in state.diagnostics[:_MAX_LOGGED]:
+        level = logging.ERROR if finding.is_error else logging.WARNING
+        log.log(level, "finding", code=finding.code, where=str(finding.where), what=finding.message, hint=finding.hint)
+    if len(state.diagnostics) > _MAX_LOGGED:
+        log.warning("more findings; see them all with xds validate", count=len(state.diagnostics) - _MAX_LOGGED)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from xds.app import configure_logging, serve
+from xds.app import serve
+from xds.cli.logs import configure_logging
 from xds.cli.options import settings_options
 from xds.settings import OPTIONS, load_settings
 

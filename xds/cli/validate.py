@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from xds.cli.logs import configure_logging
 from xds.cli.output import count_of, describe_diagnostic, render_json, style_diagnostic
 from xds.errors import SourceError
 from xds.facts import Facts
 from xds.reconcile import Judge, SourceRead
+from xds.settings import load_settings
 from xds.sources.directory import read_documents
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def command(ctx: click.Context, paths: tuple[Path, ...], output: str) -> None:
     All paths together are checked as one set, so a name that two of them use is found. The documents are compiled
     too, as `xds serve` would.
     """
+    configure_logging(load_settings({}))
     read = read_all(paths)
     judge = Judge()
     judgement = judge.judge(judge.parse(read), Facts())
