@@ -13,7 +13,6 @@ import random
 import socket
 import ssl
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -22,6 +21,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import envoy
 from xds.compile import compile_snapshot
+from xds.demo.cast import xds_command
+from xds.demo.envoy_admin import EnvoyAdmin
+from xds.demo.errors import LabError
+from xds.demo.lab import python_environment
 from xds.demo.polling import wait_until
 from xds.demo.processes import Program, start_program
 from xds.facts import Facts
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SMALL = 10
-_CONNECTIONS = 1_000
+_CONNECTIONS = 3_000
 """New connections per round and policy."""
 _LISTED = "blocked.bench.example"
 _XDS_PORT = 18000
@@ -140,16 +143,18 @@ def _measure_envoy(directory: Path, rounds: int, entries: int, say: Callable[[st
 
 
 def _start(directory: Path, policies: Path) -> tuple[Program, Program]:
-    xds = [sys.executable, "-m", "xds.cli"]
-    environment = {"PATH": os.environ["PATH"], "HOME": str(directory)}
+    environment = python_environment()
     address = f"127.0.0.1:{_XDS_PORT}"
     server = start_program(
-        "xds-serve", [*xds, "serve", str(policies), "--listen", address], directory=directory, environment=environment
+        "xds-serve",
+        xds_command("serve", str(policies), "--listen", address),
+        directory=directory,
+        environment=environment,
     )
     server.wait_for("listening")
     bootstrap = start_program(
         "bootstrap",
-        [*xds, "bootstrap", "--node", "bench.bench", "--server", address, "--admin", str(directory / "admin")],
+        xds_command("bootstrap", "--node", "bench.bench", "--server", address, "--admin", str(directory / "admin")),
         directory=directory,
         environment=environment,
     )
@@ -176,14 +181,9 @@ def _save(directory: Path, policies: Path, text: str) -> float:
 def _updates(directory: Path) -> int:
     """Ask Envoy how many listener updates it has taken; 0 while it does not answer."""
     try:
-        with socket.socket(socket.AF_UNIX) as admin:
-            admin.connect(str(directory / "admin"))
-            admin.sendall(b"GET /stats?filter=listener_manager.lds.update_success HTTP/1.0\r\n\r\n")
-            answer = b"".join(iter(lambda: admin.recv(65536), b""))
-    except OSError:
+        return EnvoyAdmin(directory / "admin").counter("listener_manager.lds.update_success")
+    except LabError:
         return 0
-    _, found, count = answer.partition(b"update_success: ")
-    return int(count.split()[0]) if found else 0
 
 
 def _connect_often(sidecar: Program) -> float:
