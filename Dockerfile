@@ -17,11 +17,13 @@ FROM python:3.13-slim
 LABEL org.opencontainers.image.title="egress-xds" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/egress-xds /opt/egress-xds
+# Outside a container the server listens on loopback only; in one, that would reach nobody.
 ENV PATH=/opt/egress-xds/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    EGRESS_XDS_LISTEN=0.0.0.0:18000
 # A number, so that Kubernetes' runAsNonRoot can judge it without reading /etc/passwd.
 USER 65532:65532
 EXPOSE 18000
 ENTRYPOINT ["xds"]
-CMD ["serve"]
+CMD ["serve", "/etc/egress-xds/policies"]
