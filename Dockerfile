@@ -1,17 +1,17 @@
-# The control plane's image: the wheel and its pinned dependencies, no compiler, no shell scripts, no root.
+# The image of the control plane: the wheel and its pinned dependencies; no compiler, no root.
 
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY requirements/ requirements/
 RUN python -m venv /opt/egress-xds \
-    && /opt/egress-xds/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements/runtime.txt \
+    && /opt/egress-xds/bin/pip install --no-cache-dir --require-hashes -r requirements/runtime.txt \
     && python -m venv /opt/build \
     && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY envoy/ envoy/
 COPY xds/ xds/
 RUN /opt/build/bin/python -m hatchling build -t wheel -d /wheel \
-    && /opt/egress-xds/bin/pip install --no-cache-dir --no-deps --no-compile /wheel/*.whl
+    && /opt/egress-xds/bin/pip install --no-cache-dir --no-deps /wheel/*.whl
 
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="egress-xds" \
