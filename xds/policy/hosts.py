@@ -56,7 +56,7 @@ def parse_name(text: str) -> str | Problem:
 
 
 def _name_hint(name: str) -> str:
-    if ".." in name or name.startswith(".") or not name:
+    if ".." in name or name.startswith(".") or name.endswith(".") or not name:
         return "remove the empty part between or before the dots"
     if len(name) > _LONGEST_NAME or any(len(label) > 63 for label in name.split(".")):  # noqa: PLR2004 - RFC 1035, 2.3.4
         return "a name has at most 253 characters, and 63 between two dots"

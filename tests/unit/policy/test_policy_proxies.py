@@ -1,0 +1,222 @@
+"""Proxies: what a URL and a PEM text may hold, and that neither is ever shown."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+from tests.unit.policy.policy_texts import PEM, codes, good, long_form, only, parse
+from xds.policy.hosts import Problem
+from xds.policy.model import Endpoint, PlainHttp, Proxy, ProxyTls
+from xds.policy.proxies import parse_duration, parse_endpoint, parse_pem
+
+SECRET = "hunter2"
+
+
+def proxy_text(shape: str, more: str = "") -> str:
+    return long_form(f"default: {{action: tunnel, proxy: p}}\nproxies:\n  p: {shape}\n{more}")
+
+
+def read(shape: str) -> Proxy:
+    return good(proxy_text(shape)).proxies[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [
+        ("http://proxy.corp.example:3128", Endpoint(host="proxy.corp.example", port=3128)),
+        ("https://proxy.corp.example:3130", Endpoint(host="proxy.corp.example", port=3130, tls=True)),
+        (" HTTP://Proxy.Corp.Example.:80/ ", Endpoint(host="proxy.corp.example", port=80)),
+        ("http://squid:3128", Endpoint(host="squid", port=3128)),
+        ("http://192.0.2.7:3128", Endpoint(host="192.0.2.7", port=3128)),
+        ("http://[2001:DB8::1]:3128", Endpoint(host="2001:db8::1", port=3128)),
+        ("http://[::ffff:192.0.2.7]:3128", Endpoint(host="192.0.2.7", port=3128)),
+        ("http://bücher.example:1", Endpoint(host="xn--bcher-kva.example", port=1)),
+    ],
+)
+def test_a_url_names_an_endpoint(url: str, endpoint: Endpoint) -> None:
+    assert parse_endpoint(url) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "hint"),
+    [
+        ("", "EX301", "http://host:port"),
+        ("proxy.corp.example:3128", "EX301", "http://host:port"),
+        ("socks5://p.example:1080", "EX301", "HTTP proxy"),
+        ("http://", "EX301", "http://host:port"),
+        ("http://:3128", "EX301", "http://host:port"),
+        ("http://p.example:3128/path", "EX301", "only"),
+        ("http://p.example:3128//", "EX301", "only"),
+        ("http://p.example:3128?a=b", "EX301", "only"),
+        ("http://p.example:3128#a", "EX301", "only"),
+        ("http://p.example", "EX303", "1080"),
+        ("http://p.example/", "EX303", "1080"),
+        ("http://p.example:", "EX301", "correct"),
+        ("http://p.example:0", "EX301", "correct"),
+        ("http://p.example:http", "EX301", "correct"),
+        ("http://2001:db8::1:3128", "EX301", "correct"),
+        ("http://[2001:db8::1:3128", "EX301", "brackets"),
+        ("http://[fe80::1%25eth0]:3128", "EX301", "%"),
+        ("http://[a]:3128", "EX301", "2001:db8"),
+        ("http://10.0.0.0.0:3128", "EX301", "192.0.2.7"),
+        ("http://a b:3128", "EX301", "letters"),
+        ("http://*.p.example:3128", "EX301", "letters"),
+        ("http://[2001:db8::/32]:3128", "EX301", "only"),
+        (f"http://user:{SECRET}@p.example:3128", "EX302", "before the `@`"),
+        (f"http://user:{SECRET}%40p.example:3128", "EX302", "before the `@`"),
+        (f"{SECRET}@p.example", "EX302", "before the `@`"),
+        (f"http://user:{SECRET}/@p.example:3128", "EX302", "before the `@`"),
+    ],
+)
+def test_a_url_that_says_less_or_more_is_refused(url: str, code: str, hint: str) -> None:
+    problem = parse_endpoint(url)
+    assert isinstance(problem, Problem)
+    assert (problem.code, hint in problem.hint) == (code, True), problem
+    assert SECRET not in f"{problem.message} {problem.hint}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(f"httpProxy: http://u:{SECRET}@p.example:1\nhttpsProxy: deny\n", id="in httpProxy"),
+        pytest.param(f"httpProxy: http://u:{SECRET}/p.example:1\nhttpsProxy: deny\n", id="without an at sign"),
+        pytest.param(f"httpProxy: deny\nhttpsProxy: deny\nnoProxy: 'http://u:{SECRET}@p.example'\n", id="in noProxy"),
+        pytest.param(f"httpProxy: deny\nhttpsProxy: deny\nname: http://u:{SECRET}@p.example\n", id="as a name"),
+        pytest.param(f"httpProxy: deny\nhttpsProxy: deny\nu:{SECRET}@p.example: x\n", id="as a key"),
+        pytest.param(proxy_text(f"{{endpoints: [{{url: 'http://u:{SECRET}@p:1'}}]}}"), id="in an endpoint"),
+        pytest.param(proxy_text(f"{{endpoints: [{{url: 'http://p:1'}}], auth: {{basic: {SECRET}}}}}"), id="as auth"),
+        pytest.param(proxy_text(f"{{endpoints: [{{url: 'http://p:1'}}], plainHTTP: 'u:{SECRET}@p'}}"), id="as a word"),
+        pytest.param(
+            proxy_text("{endpoints: [{url: 'https://p:1'}], tls: {ca: '-----BEGIN PRIVATE KEY----- hunter2'}}"),
+            id="a private key",
+        ),
+        pytest.param(f"httpProxy: deny\nhttpsProxy: deny\ntrustedCA: {SECRET}\n", id="as an authority"),
+    ],
+)
+def test_no_finding_and_no_held_policy_shows_a_credential(text: str) -> None:
+    result = parse(text)
+    assert not result.is_good
+    assert SECRET not in repr(result) + "".join(str(item) for item in result.diagnostics)
+
+
+def test_endpoints_sort_by_priority_then_name() -> None:
+    proxy = read(
+        "{endpoints: [{url: 'http://b:1', priority: 1}, {url: 'http://c:1'}, {url: 'http://a:2'}, {url: 'http://a:1'}]}"
+    )
+    assert [(item.host, item.port, item.priority) for item in proxy.endpoints] == [
+        ("a", 1, 0),
+        ("a", 2, 0),
+        ("c", 1, 0),
+        ("b", 1, 1),
+    ]
+
+
+def test_an_endpoint_is_listed_once() -> None:
+    found = only(parse(proxy_text("{endpoints: [{url: 'http://a:1'}, {url: 'http://A.:1', priority: 1}]}")))
+    assert (found.code, found.where.key) == ("EX310", "spec.proxies.p.endpoints[1].url")
+
+
+def test_every_key_of_a_proxy_is_read() -> None:
+    proxy = read(
+        "{endpoints: [{url: 'https://p:1'}], connectPorts: [443], plainHTTP: deny, connectTimeout: 500ms, "
+        f"tls: {{ca: {json.dumps(PEM)}, serverName: Proxy.Corp.example}}}}"
+    )
+    assert (proxy.connect_ports, proxy.plain_http, proxy.connect_timeout) == ((443,), PlainHttp.DENY, 0.5)
+    assert proxy.tls == ProxyTls(ca_pem=PEM, server_name="proxy.corp.example")
+
+
+def test_an_authority_is_a_text_or_a_mapping() -> None:
+    texts = (f"ca: {json.dumps(PEM)}", f"ca: {{pem: {json.dumps(PEM)}}}")
+    one, two = (read(f"{{endpoints: [{{url: 'https://p:1'}}], tls: {{{text}}}}}").tls for text in texts)
+    assert one == two == ProxyTls(ca_pem=PEM)
+
+
+@pytest.mark.parametrize(
+    ("tls", "code", "key"),
+    [
+        ("{ca: hello}", "EX307", "ca"),
+        ("{ca: {pem: hello}}", "EX307", "ca.pem"),
+        ("{ca: {}}", "EX108", "ca.pem"),
+        ("{ca: {file: /x}}", "EX110", "ca.file"),
+        ("{ca: {secretRef: {name: x}}}", "EX110", "ca.secretRef"),
+        ("{serverName: 'a b'}", "EX301", "serverName"),
+        ("{clientCertificate: {}}", "EX110", "clientCertificate"),
+    ],
+)
+def test_tls_settings_that_are_wrong_are_refused(tls: str, code: str, key: str) -> None:
+    result = parse(proxy_text(f"{{endpoints: [{{url: 'https://p:1'}}], tls: {tls}}}"))
+    assert (code, f"spec.proxies.p.tls.{key}") in [(item.code, item.where.key) for item in result.diagnostics]
+
+
+def test_tls_settings_without_tls_are_a_warning() -> None:
+    assert codes(parse(proxy_text("{endpoints: [{url: 'http://p:1'}], tls: {serverName: x}}"))) == ["EX309"]
+
+
+def test_certificates_come_out_the_same_however_they_are_wrapped() -> None:
+    body = PEM.splitlines()[1] + PEM.splitlines()[2]
+    one_line = f"subject=whoever\r\n-----BEGIN CERTIFICATE-----\r\n{body}\r\n-----END CERTIFICATE-----\r\n"
+    assert parse_pem(one_line) == PEM
+    assert parse_pem(PEM + PEM) == PEM + PEM
+    assert parse_pem(base64.encodebytes(PEM.encode()).decode()) == PEM
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hello",
+        "é",
+        base64.b64encode(b"hello").decode(),
+        PEM.replace("END", "BEGIN"),
+        PEM.replace("-----END CERTIFICATE-----", ""),
+        "-----END CERTIFICATE-----" + PEM,
+        PEM.replace("CERTIFICATE", "PUBLIC KEY"),
+        PEM + PEM.replace("CERTIFICATE", "PRIVATE KEY"),
+        "-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----",
+        "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----",
+        "-----BEGIN A-----" * 20_000,
+    ],
+)
+def test_what_is_not_a_series_of_certificates_is_refused(text: str) -> None:
+    problem = parse_pem(text)
+    assert isinstance(problem, Problem)
+    assert problem.code == "EX307"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("5s", 5.0), ("500ms", 0.5), ("1m", 60.0), (" 5m ", 300.0), ("1ms", 0.001)]
+)
+def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "5", "s", "0s", "-1s", "1.5s", "6m", "5 s", "1h", "9999999s"])
+def test_a_duration_that_is_none_is_refused(text: str) -> None:
+    result = parse(proxy_text(f"{{endpoints: [{{url: 'http://p:1'}}], connectTimeout: '{text}'}}"))
+    assert (only(result).code, only(result).where.key) == ("EX109", "spec.proxies.p.connectTimeout")
+
+
+@pytest.mark.parametrize(
+    ("shape", "code"),
+    [
+        ("{endpoints: []}", "EX109"),
+        ("{}", "EX108"),
+        ("{endpoints: [{}]}", "EX108"),
+        ("{endpoints: [{url: 'http://p:1', priority: 128}]}", "EX109"),
+        ("{endpoints: [{url: 'http://p:1', priority: -1}]}", "EX109"),
+        ("{endpoints: [{url: 'http://p:1'}], connectPorts: []}", "EX109"),
+        ("{endpoints: [{url: 'http://p:1'}], connectPorts: [0]}", "EX109"),
+        ("{endpoints: [{url: 'http://p:1'}], plainHTTP: connect}", "EX110"),
+        ("{endpoints: [{url: 'http://p:1'}], plainHTTP: other}", "EX109"),
+    ],
+)
+def test_a_wrong_proxy_is_one_finding_and_those_who_use_it_are_not_blamed(shape: str, code: str) -> None:
+    assert codes(parse(proxy_text(shape))) == [code]
+
+
+def test_a_proxys_name_is_short_and_plain() -> None:
+    text = long_form("default: {action: tunnel}\nproxies: {'a b': {endpoints: [{url: 'http://p:1'}]}}")
+    assert codes(parse(text)) == ["EX401"]
