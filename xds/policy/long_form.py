@@ -28,7 +28,7 @@ from xds.policy.model import (
     Tunnel,
     UnknownName,
 )
-from xds.policy.names import check_plain_name, check_subdomain
+from xds.policy.names import check_plain_name, read_policy_name
 from xds.policy.proxies import build_proxies
 from xds.policy.scopes import resolve_namespace, warn_unreachable
 from xds.policy.selectors import build_selector
@@ -53,14 +53,13 @@ def build_long(shape: LongShape, node: Fields, root: Fields, namespace: str | No
     """
     metadata, spec = shape.metadata, shape.spec
     spec_node = at(node, "spec")
-    check_subdomain(metadata.name, "the policy's name", at(node, "metadata", "name"), findings)
     scope = resolve_namespace(namespace, metadata.namespace, at(node, "metadata", "namespace"), findings)
     selector = build_selector(spec.selector, at(spec_node, "selector"), findings)
     warn_unreachable(scope, selector, at(spec_node, "selector", "namespaces"), findings)
     actions = ActionReader(_proxy_names(root), findings)
     default = _build_default(spec, spec_node, actions)
     return Policy(
-        name=metadata.name,
+        name=read_policy_name(metadata.name, at(node, "metadata", "name"), findings),
         namespace=scope,
         priority=spec.priority,
         selector=selector,
@@ -93,10 +92,11 @@ def _build_default(spec: SpecShape, node: Node, actions: ActionReader) -> Defaul
 def _build_rules(spec: SpecShape, node: Node, actions: ActionReader, findings: Findings) -> tuple[Rule, ...]:
     lints = Lints()
     dialect = Dialect(spec.dialect or "go")
-    rules: dict[str, Rule] = {}
+    rules: list[Rule] = []
+    lines: dict[str, int] = {}
     for index, shape in enumerate(spec.rules):
         rule_node = at(node, "rules", index)
-        name = _rule_name(shape, index, rules, rule_node, findings)
+        name = _rule_name(shape, index, lines, rule_node, findings)
         action, http_action = actions.read_both(shape, rule_node)
         collected = DestinationSet(
             dialect,
@@ -109,25 +109,23 @@ def _build_rules(spec: SpecShape, node: Node, actions: ActionReader, findings: F
         _collect(collected, shape.to, at(rule_node, "to"), findings)
         destinations = collected.build()
         if destinations:
-            rules[name] = Rule(
-                name=name,
-                destinations=destinations,
-                action=action,
-                http_action=http_action,
-                where=findings.where(rule_node),
+            where = findings.where(rule_node)
+            rules.append(
+                Rule(name=name, destinations=destinations, action=action, http_action=http_action, where=where)
             )
     lints.report(findings, dialect, is_dialect_given=spec.dialect is not None)
-    return tuple(rules.values())
+    return tuple(rules)
 
 
-def _rule_name(shape: RuleShape, index: int, earlier: dict[str, Rule], node: Node, findings: Findings) -> str:
+def _rule_name(shape: RuleShape, index: int, lines: dict[str, int], node: Node, findings: Findings) -> str:
     name = f"rule-{index + 1}" if shape.name is None else shape.name
     spot = at(node, "name")
     if shape.name is not None:
         check_plain_name(name, "the rule's name", spot, findings)
-    if name in earlier:
-        message = f"another rule is called {quote(name)}, on line {earlier[name].where.line}"
+    if name in lines:
+        message = f"another rule is called {quote(name)}, on line {lines[name]}"
         findings.add("EX403", spot, message, "give each rule a name of its own")
+    lines.setdefault(name, node.line)
     return name
 
 

@@ -23,6 +23,13 @@ _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9.-]+")
 
 
+def read_policy_name(name: str, spot: Spot, findings: Findings) -> str:
+    """Return the name of a policy; one that is not valid is reported, and that of the source stands in."""
+    mark = len(findings)
+    check_subdomain(name, "the policy's name", spot, findings)
+    return name if len(findings) == mark else name_of_source(findings.source)
+
+
 def check_subdomain(name: str, what: str, spot: Spot, findings: Findings) -> None:
     """Report a name that is no DNS-1123 subdomain."""
     if not _SUBDOMAIN.fullmatch(name):

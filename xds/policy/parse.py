@@ -33,6 +33,7 @@ SHORT_KEYS = ("httpProxy", "httpsProxy", "noProxy", "trustedCA")
 _CLAIMS = re.compile(r"(?:|spec|metadata|(?:metadata\.namespace|namespace|spec\.selector|spec\.priority)(?:[.\[].*)?)")
 """Keys that a mistake makes it unknown which pods the document is for."""
 
+_NAME_KEYS = ("name", "metadata.name")
 _TOP_LEVEL = re.compile(r"(?:(?:spec|metadata)[.\[]?)?[^.\[]*\]?")
 """Keys beside those: an unknown one may be any of them, misspelt."""
 
@@ -87,13 +88,18 @@ def check_names(results: Mapping[str, ParseResult]) -> tuple[Diagnostic, ...]:
     first: dict[tuple[str | None, str], Where] = {}
     found: list[Diagnostic] = []
     for source in sorted(results):
-        result = results[source]
-        items: list[Policy | HeldPolicy] = [*result.policies, *(held for held in result.held if not held.is_unreadable)]
-        for item in items:
+        for item in _named(results[source]):
             earlier = first.setdefault((item.namespace, item.name), item.where)
             if earlier.source != item.where.source:
                 found.append(_twice(item, earlier))
     return tuple(found)
+
+
+def _named(result: ParseResult) -> Iterable[Policy | HeldPolicy]:
+    """Return what has a name of its own: not what is called after its source for want of a better name."""
+    yield from result.policies
+    if not any(item.code == "EX401" and item.where.key in _NAME_KEYS for item in result.diagnostics):
+        yield from (held for held in result.held if not held.is_unreadable)
 
 
 def _twice(item: Policy | HeldPolicy, earlier: Where) -> Diagnostic:
@@ -202,7 +208,7 @@ def _hides_claims(item: Diagnostic) -> bool:
     key = item.where.key
     if item.code == "EX106" and _TOP_LEVEL.fullmatch(key):
         return True
-    if key in ("name", "metadata.name"):
+    if key in _NAME_KEYS:
         # A name that is not valid is a name all the same; one that can't be read is none.
         return item.code not in ("EX401", "EX405")
     return _CLAIMS.fullmatch(key) is not None

@@ -58,9 +58,9 @@ def parse_endpoint(text: str, priority: int = 0) -> Endpoint | Problem:
 
 def _parse_authority(text: str, priority: int, *, is_tls: bool) -> Endpoint | Problem:
     match = _AUTHORITY.fullmatch(text)
-    if match is None or not match[1]:
+    if match is None or not match[1] or ":" in (match[2] or ""):
         return Problem(
-            "EX301", "the proxy's URL names no host", "write `http://host:port`; an IPv6 address in brackets"
+            "EX301", "the proxy's URL names no host and port", "write `http://host:port`; an IPv6 address in brackets"
         )
     if match[2] is None:
         return Problem(

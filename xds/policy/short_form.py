@@ -27,7 +27,7 @@ from xds.policy.model import (
     Rule,
     Tunnel,
 )
-from xds.policy.names import check_subdomain, name_of_source
+from xds.policy.names import name_of_source, read_policy_name
 from xds.policy.patterns import split_entries
 from xds.policy.proxies import parse_endpoint, parse_pem, warn_unused_tls
 from xds.policy.scopes import resolve_namespace
@@ -77,8 +77,7 @@ def _check_both(root: Fields, findings: Findings) -> None:
 
 def _policy_name(shape: ShortShape, node: Fields, findings: Findings) -> str:
     if shape.name is not None:
-        check_subdomain(shape.name, "the policy's name", at(node, "name"), findings)
-        return shape.name
+        return read_policy_name(shape.name, at(node, "name"), findings)
     name = name_of_source(findings.source)
     if not name:
         findings.add(

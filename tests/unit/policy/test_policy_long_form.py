@@ -39,7 +39,7 @@ FULL = long_form(
       corp: {endpoints: [{url: "http://proxy.corp.example:3128"}], connectPorts: [2525, 443, 443]}
     rules:
       - {to: {domains: [a.example]}, action: direct, http: {action: deny}}
-      - {name: db, to: {tcp: [{host: 192.0.2.7, ports: [5432, 5433]}, {host: 2001:db8::/32}]}, action: tunnel, proxy: corp}
+      - {name: db, action: tunnel, to: {tcp: [{host: 192.0.2.7, ports: [5432, 5433]}, {host: 2001:db8::/32}]}}
     default: {action: deny, http: {action: tunnel}, onUnknownName: deny}
     dns: {mode: off, syntheticRange: [198.18.0.0/15, "fd00::/64"]}
     dialect: node

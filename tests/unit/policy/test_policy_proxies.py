@@ -57,7 +57,7 @@ def test_a_url_names_an_endpoint(url: str, endpoint: Endpoint) -> None:
         ("http://p.example:", "EX301", "correct"),
         ("http://p.example:0", "EX301", "correct"),
         ("http://p.example:http", "EX301", "correct"),
-        ("http://2001:db8::1:3128", "EX301", "correct"),
+        ("http://2001:db8::1:3128", "EX301", "brackets"),
         ("http://[2001:db8::1:3128", "EX301", "brackets"),
         ("http://[fe80::1%25eth0]:3128", "EX301", "%"),
         ("http://[a]:3128", "EX301", "2001:db8"),

@@ -80,8 +80,14 @@ def test_one_spelling_of_a_url_is_as_good_as_another() -> None:
 
 @pytest.mark.parametrize(
     "written",
-    ["[a.example, .b.example]", "a.example,.b.example", "'a.example .b.example'", "' a.example ,, .b.example '"]
-    + ["['a.example,.b.example']", "\n- A.example.\n- '*.b.example'"],
+    [
+        "[a.example, .b.example]",
+        "a.example,.b.example",
+        "'a.example .b.example'",
+        "' a.example ,, .b.example '",
+        "['a.example,.b.example']",
+        "\n- A.example.\n- '*.b.example'",
+    ],
 )
 def test_no_proxy_is_a_list_or_one_text(written: str) -> None:
     policy = good(f"{BOTH}noProxy: {written}\n")
