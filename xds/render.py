@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
+import warnings
 from base64 import b64encode
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -63,7 +64,7 @@ def _render_any(type_url: str, body: bytes) -> dict[str, object]:
         is_secret = type_url == ResourceType.SECRET.type_url
         return {"@type": type_url, "value": REDACTED if is_secret else b64encode(body).decode()}
     content = _render_message(message)
-    if isinstance(content, dict):
+    if isinstance(content, dict) and not _has_json_form(message):
         return _redact_secret({"@type": type_url, **content})
     return {"@type": type_url, "value": content}
 
@@ -82,7 +83,10 @@ def _find_type(type_url: str) -> type[betterproto2.Message] | None:
 
 def _decode(message_type: type[betterproto2.Message], body: bytes) -> betterproto2.Message | None:
     try:
-        return message_type.parse(body)
+        with warnings.catch_warnings():
+            # Another server may well use fields that are deprecated; that is not for whoever looks to know.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return message_type.parse(body)
     except _MALFORMED:
         return None
 
@@ -90,10 +94,15 @@ def _decode(message_type: type[betterproto2.Message], body: bytes) -> betterprot
 def _render_message(message: betterproto2.Message) -> object:
     if isinstance(message, ProtoAny):
         return _render_any(message.type_url, message.value) if message.type_url else {}
-    if type(message).to_dict is not betterproto2.Message.to_dict:  # well-known types have a JSON form of their own
+    if _has_json_form(message):
         return message.to_dict()
     fields = {field.name.rstrip("_"): getattr(message, field.name) for field in _set_fields(message)}
     return _redact_header({name: _render_field(name, value) for name, value in fields.items()})
+
+
+def _has_json_form(message: betterproto2.Message) -> bool:
+    """Whether this is one of the well-known types that JSON writes in a way of their own (protobuf, ProtoJSON)."""
+    return type(message).to_dict is not betterproto2.Message.to_dict
 
 
 def _set_fields(message: betterproto2.Message) -> Iterable[dataclasses.Field[object]]:
