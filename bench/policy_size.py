@@ -33,7 +33,7 @@ from xds.policy.parse import Document, parse_document
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _SMALL = 10
 _CONNECTIONS = 3_000
@@ -68,13 +68,18 @@ def measure(*, rounds: int, entries: int, say: Callable[[str], None]) -> list[Ro
     say("→ parsing and compiling")
     sizes = [[_compile(text) for _ in range(rounds)] for text in (small, large)]
     rows = [
-        Row("parse", *(statistics.median(size.parse for size in side) for side in sizes), "s"),
-        Row("compile", *(statistics.median(size.compile for size in side) for side in sizes), "s"),
-        Row("listener", *(side[0].listener for side in sizes), "bytes"),
-        Row("routes by Host", *(side[0].routes for side in sizes), "bytes"),
+        _row("parse", "s", [[size.parse for size in side] for side in sizes]),
+        _row("compile", "s", [[size.compile for size in side] for side in sizes]),
+        _row("listener", "bytes", [[size.listener for size in side] for side in sizes]),
+        _row("routes by Host", "bytes", [[size.routes for size in side] for side in sizes]),
     ]
     with tempfile.TemporaryDirectory() as name:
         return rows + _measure_envoy(Path(name), rounds, entries, say)
+
+
+def _row(what: str, unit: str, sides: Sequence[Sequence[float]]) -> Row:
+    small, large = (statistics.median(side) for side in sides)
+    return Row(what, small, large, unit)
 
 
 def _policy(entries: int, edition: int) -> str:
@@ -134,8 +139,8 @@ def _measure_envoy(directory: Path, rounds: int, entries: int, say: Callable[[st
                 update[size].append(_save(directory, policies, _policy(size, edition)))
                 cpu[size].append(_connect_often(sidecar))
         return [
-            Row("file saved → in force in Envoy", *(statistics.median(update[size]) for size in update), "s"),
-            Row("Envoy's CPU per connection", *(statistics.median(cpu[size]) * 1e6 for size in cpu), "µs"),
+            _row("file saved → in force in Envoy", "s", list(update.values())),
+            _row("Envoy's CPU per connection", "µs", list(cpu.values())),
         ]
     finally:
         sidecar.stop()
@@ -187,14 +192,14 @@ def _updates(directory: Path) -> int:
 
 
 def _connect_often(sidecar: Program) -> float:
-    """Open connections that the policy refuses by name, and return Envoy's CPU seconds for each."""
+    """Open connections that the policy refuses by name, and return Envoy's CPU time for each, in µs."""
     hello = _client_hello(_LISTED)
     before = _cpu_seconds(sidecar.pid)
     for _ in range(_CONNECTIONS):
         with socket.create_connection(("127.0.0.1", OUTBOUND_PORT)) as connection:
             connection.sendall(hello)
             _read_to_the_end(connection)
-    return (_cpu_seconds(sidecar.pid) - before) / _CONNECTIONS
+    return (_cpu_seconds(sidecar.pid) - before) / _CONNECTIONS * 1e6
 
 
 def _read_to_the_end(connection: socket.socket) -> None:
