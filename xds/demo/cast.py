@@ -122,24 +122,25 @@ def start_control_plane(place: Place, listen: str, *options: str) -> Program:
     return program
 
 
-def start_envoy(place: Place, server: str, *options: str) -> Sidecar:
-    """
-    Start Envoy with what `xds bootstrap` prints; it may not be ready yet.
-
-    `options` are further options of `xds bootstrap`.
-    """
+def start_envoy(
+    place: Place, server: str, *, bootstrap_options: Sequence[str] = (), envoy_options: Sequence[str] = ()
+) -> Sidecar:
+    """Start Envoy with what `xds bootstrap` prints; it may not be ready yet."""
     user = ENVOY_UID if place.has_users else None
     home = place.owned_directory("envoy", user)
-    admin = place.inside / home.name / "admin.sock"
+    inside = place.inside / home.name
     mark = [] if place.has_users else _mark_options(place)
-    bootstrap = ["bootstrap", "--node", NODE, "--server", server, "--admin", str(admin), *mark, *options]
-    printed = place.run(Namespace.POD, xds_command(*bootstrap), environment=python_environment())
+    arguments = ["--node", NODE, "--server", server, "--admin", str(inside / "admin.sock"), *mark, *bootstrap_options]
+    printed = place.run(Namespace.POD, xds_command("bootstrap", *arguments), environment=python_environment())
     if printed.returncode:
         raise LabError(f"xds bootstrap: {printed.stderr.decode()}")
     (home / "bootstrap.yaml").write_bytes(printed.stdout)
-    # Two Envoys with hot restart on one machine meet in shared memory, and the second one panics.
-    command = [place.envoy, "--disable-hot-restart", "--config-path", str(place.inside / home.name / "bootstrap.yaml")]
-    program = place.start("envoy", Namespace.POD, command, user=user)
+    # Two Envoys with hot restart on one machine meet in shared memory, and the second one panics. Envoy calls the
+    # matchers' package unfinished, and would say so for every address of every policy.
+    command = [place.envoy, "--disable-hot-restart", "--component-log-level", "misc:error", *envoy_options]
+    program = place.start(
+        "envoy", Namespace.POD, [*command, "--config-path", str(inside / "bootstrap.yaml")], user=user
+    )
     return Sidecar(program, EnvoyAdmin(home / "admin.sock"))
 
 

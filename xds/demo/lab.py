@@ -47,6 +47,7 @@ CONTROL_PLANE_ADDRESS = "10.78.0.30"
 API_ADDRESS = "203.0.113.10"
 MAIL_ADDRESS = "203.0.113.20"
 API_ADDRESS_6 = "2001:db8:113::10"
+FILES_ADDRESS_6 = "fd78::20"
 
 HOSTS = {
     "proxy.corp.example": PROXY_ADDRESS,
@@ -56,6 +57,7 @@ HOSTS = {
     "ads.example.net": API_ADDRESS,
     "mail.example.net": MAIL_ADDRESS,
     "six.example.com": API_ADDRESS_6,
+    "six.corp.example": FILES_ADDRESS_6,
 }
 """What every host name resolves to, in every namespace: there is no DNS in the laboratory."""
 

@@ -42,14 +42,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--name", default="origin")
     parser.add_argument("--certificate")
     parser.add_argument("--key")
-    for option in ("--http", "--https", "--banner", "--echo"):
+    for option in ("--http", "--https", "--banner", "--echo", "--tls-echo"):
         parser.add_argument(option, action="append", default=[], metavar="ADDRESS:PORT")
     asyncio.run(_serve(parser.parse_args(arguments)))
 
 
 async def _serve(options: argparse.Namespace) -> None:
     context = None
-    if options.https:
+    if options.certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(options.certificate, options.key)
     plain, encrypted = _http(options.name, "plain HTTP"), _http(options.name, "TLS")
@@ -58,6 +58,7 @@ async def _serve(options: argparse.Namespace) -> None:
         *[await _listen(encrypted, place, context) for place in options.https],
         *[await _listen(_greet, place, None) for place in options.banner],
         *[await _listen(_echo, place, None) for place in options.echo],
+        *[await _listen(_echo, place, context) for place in options.tls_echo],
     ]
     _log("origin: ready")
     await asyncio.gather(*(server.serve_forever() for server in servers))
@@ -95,12 +96,12 @@ def _http(name: str, how: str) -> Serve:
 
 async def _answer(request_line: str, head: bytes, writer: asyncio.StreamWriter, greeting: bytes) -> None:
     target = urlsplit(request_line.split(" ")[1])
-    query = {name: float(values[0]) for name, values in parse_qs(target.query).items()}
+    query = {name: values[0] for name, values in parse_qs(target.query).items()}
     if target.path == "/slow":
-        await _answer_slowly(writer, int(query["bytes"]), query["seconds"])
+        await _answer_slowly(writer, int(query["bytes"]), float(query["seconds"]))
         return
     if target.path == "/wait":
-        await asyncio.sleep(query["seconds"])
+        await asyncio.sleep(float(query["seconds"]))
     body = head if target.path == "/headers" else greeting
     writer.write(_response_head(len(body)) + body)
     await writer.drain()

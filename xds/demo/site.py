@@ -100,6 +100,7 @@ def render_policy(site: Site, action: str) -> str:
         f"    - {{name: files, to: {{domains: [{FILES}]}}, action: {action}{through}}}\n"
         f"{loopback}"
         "  default: {action: tunnel, proxy: corp}\n"
+        "  dialect: go\n"
     )
 
 
