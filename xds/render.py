@@ -95,7 +95,7 @@ def _render_message(message: betterproto2.Message) -> object:
     if isinstance(message, ProtoAny):
         return _render_any(message.type_url, message.value) if message.type_url else {}
     if _has_json_form(message):
-        return message.to_dict()
+        return _render_json_form(message)
     fields = {field.name.rstrip("_"): getattr(message, field.name) for field in _set_fields(message)}
     return _redact_header({name: _render_field(name, value) for name, value in fields.items()})
 
@@ -103,6 +103,13 @@ def _render_message(message: betterproto2.Message) -> object:
 def _has_json_form(message: betterproto2.Message) -> bool:
     """Whether this is one of the well-known types that JSON writes in a way of their own (protobuf, ProtoJSON)."""
     return type(message).to_dict is not betterproto2.Message.to_dict
+
+
+def _render_json_form(message: betterproto2.Message) -> object:
+    try:
+        return message.to_dict()
+    except _MALFORMED:  # e.g. a Value without a kind, which has no JSON form
+        return None
 
 
 def _set_fields(message: betterproto2.Message) -> Iterable[dataclasses.Field[object]]:

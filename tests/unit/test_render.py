@@ -60,7 +60,7 @@ def test_fields_have_their_proto_names_and_values_their_json_form() -> None:
         name="c",
         type=ClusterDiscoveryType.STRICT_DNS,
         connect_timeout=timedelta(seconds=5),
-        dns_jitter=timedelta(milliseconds=250),
+        per_connection_buffer_high_watermark_timeout=timedelta(milliseconds=250),
         load_assignment=ClusterLoadAssignment(
             cluster_name="c", endpoints=[LocalityLbEndpoints(lb_endpoints=[endpoint])]
         ),
@@ -71,7 +71,7 @@ def test_fields_have_their_proto_names_and_values_their_json_form() -> None:
         "name": "c",
         "type": "STRICT_DNS",
         "connect_timeout": "5s",
-        "dns_jitter": "0.25s",
+        "per_connection_buffer_high_watermark_timeout": "0.25s",
         "load_assignment": {
             "cluster_name": "c",
             "endpoints": [
@@ -181,7 +181,7 @@ def test_of_a_secret_only_the_name_and_the_kind_are_shown(secret: Secret) -> Non
 
 
 def test_a_secret_that_can_not_be_read_is_not_shown_either() -> None:
-    rendered = render_resource((ResourceType.SECRET.type_url, b"\x0a\xff" + CANARY.encode()))
+    rendered = render_resource((ResourceType.SECRET.type_url, b"\x0a\x01\xff" + CANARY.encode()))
 
     assert rendered == {"@type": ResourceType.SECRET.type_url, "value": REDACTED}
 
