@@ -16,8 +16,8 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakers,
     CircuitBreakersThresholds,
     Cluster,
+    ClusterCustomClusterType,
     ClusterDiscoveryType,
-    ClusterDnsLookupFamily,
     ClusterLbPolicy,
     ClusterTransportSocketMatch,
 )
@@ -36,6 +36,8 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     Endpoint as EnvoyEndpoint,
 )
+from envoy_data_plane.envoy.extensions.clusters.common.dns.v3 import DnsLookupFamily
+from envoy_data_plane.envoy.extensions.clusters.dns.v3 import DnsCluster
 from envoy_data_plane.envoy.extensions.transport_sockets.raw_buffer.v3 import RawBuffer
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CertificateValidationContext,
@@ -89,15 +91,20 @@ def build_proxy_cluster(proxy: Proxy) -> Cluster:
     name = names.proxy_cluster(proxy.name)
     return Cluster(
         name=name,
-        type=ClusterDiscoveryType.STATIC if is_static else ClusterDiscoveryType.STRICT_DNS,
-        dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED,
-        respect_dns_ttl=not is_static,
+        type=ClusterDiscoveryType.STATIC if is_static else None,
+        cluster_type=None if is_static else _dns(),
         connect_timeout=timedelta(seconds=proxy.connect_timeout),
         load_assignment=ClusterLoadAssignment(cluster_name=name, endpoints=_localities(proxy)),
         transport_socket_matches=_transport_sockets(proxy),
         circuit_breakers=_no_limits(),
         typed_extension_protocol_options=_http1(),
     )
+
+
+def _dns() -> ClusterCustomClusterType:
+    """Resolve names as `STRICT_DNS` does; the fields of `Cluster` that used to say how are deprecated."""
+    config = DnsCluster(respect_dns_ttl=True, dns_lookup_family=DnsLookupFamily.V4_PREFERRED)
+    return ClusterCustomClusterType(name="envoy.cluster.dns", typed_config=Any.pack(config))
 
 
 def _localities(proxy: Proxy) -> list[LocalityLbEndpoints]:

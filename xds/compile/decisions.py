@@ -83,7 +83,7 @@ class AddressSegment:
             if not any(_contains(shield, network) for shield in self.shields):
                 nodes[network] = first_match(clause for _, clause in sorted(ranked, key=lambda entry: entry[0]))
         if nodes:
-            nodes.update((shield, ()) for shield in self.shields)
+            nodes.update((shield, ()) for shield in _sorted(self.shields))
         return nodes
 
 
@@ -165,9 +165,8 @@ def build_plan(
 
     """
     builders: list[_Builder] = []
-    ranks = {id(rule): rank for rank, rule in enumerate(rules)}
-    for action, run in groupby(rules, key=action_of):
-        wanted = [(ranks[id(rule)], destination) for rule in run for destination in rule.destinations]
+    for action, run in groupby(enumerate(rules), key=lambda ranked: action_of(ranked[1])):
+        wanted = [(rank, destination) for rank, rule in run for destination in rule.destinations]
         for aspect in _free_order({aspect_of(item) for _, item in wanted}, builders):
             if not builders or builders[-1].aspect is not aspect:
                 builders.append(_Builder(aspect))
@@ -207,17 +206,23 @@ def lineage(node: str) -> tuple[str, ...]:
 
 
 def first_match(clauses: Iterable[Clause]) -> Clauses:
-    """Drop what can never be reached: ports that were decided before, and all after a clause for every port."""
+    """
+    Drop what can never be reached, and write neighbours with one action as one clause.
+
+    Unreachable are ports that were decided before, and all after a clause for every port. Clauses in one form make
+    nodes that decide the same share their place in the tree, whatever order their entries were written in.
+    """
     kept: list[Clause] = []
     decided: set[int] = set()
-    for clause in clauses:
-        if not clause.ports:
-            kept.append(clause)
+    for action, run in groupby(clauses, key=lambda clause: clause.action):
+        neighbours = list(run)
+        if not all(clause.ports for clause in neighbours):
+            kept.append(Clause((), action))
             break
-        ports = tuple(port for port in clause.ports if port not in decided)
-        decided.update(ports)
+        ports = {port for clause in neighbours for port in clause.ports} - decided
+        decided |= ports
         if ports:
-            kept.append(Clause(ports, clause.action))
+            kept.append(Clause(tuple(sorted(ports)), action))
     return tuple(kept)
 
 

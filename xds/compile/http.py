@@ -50,7 +50,7 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
 from xds import names
 from xds.compile.access_log import build_access_log, build_filter_state_value
-from xds.compile.decisions import Clauses, NameSegment, Plan
+from xds.compile.decisions import AddressSegment, Clauses, NameSegment, Plan, PortSegment
 from xds.compile.matchers import (
     ADDRESS_KEY,
     PORT_KEY,
@@ -154,7 +154,7 @@ def build_routes(plan: Plan, policy: Policy) -> RouteConfiguration:
         _build_virtual_host(spellings(nodes), plan, steps, plan.default, policy)
         for steps, nodes in sorted(groups.items(), key=lambda group: group[1][0])
     ]
-    undecided = tuple(index for index, segment in enumerate(plan.segments) if not isinstance(segment, NameSegment))
+    undecided = _steps_of(plan, None)
     if isinstance(plan.default, Tunnel) and policy.default.on_unknown_name is not UnknownName.CONNECT_IP:
         unknown = unknown_action(policy, plan.default)
         hosts.append(_build_virtual_host(_ADDRESS_HOSTS, plan, undecided, unknown, policy))
@@ -224,17 +224,28 @@ def _build_configuration(name: str, hosts: list[VirtualHost]) -> RouteConfigurat
     )
 
 
-def _steps_of(plan: Plan, node: str) -> tuple[Step, ...]:
-    """Settle every name segment for `node`; keep the look-ups that are still to do, up to the first certainty."""
+def _steps_of(plan: Plan, node: str | None) -> tuple[Step, ...]:
+    """
+    Settle every segment but those that look at addresses for the name `node`, up to the first certainty.
+
+    None is a Host that no name segment knows. A segment that decides nothing is no step: a virtual host needs either
+    something to look up or a route.
+    """
     steps: list[Step] = []
     for index, segment in enumerate(plan.segments):
-        if not isinstance(segment, NameSegment):
-            steps.append(index)
-        elif clauses := segment.clauses_of(node):
+        if isinstance(segment, AddressSegment):
+            steps += [index] if segment.nodes else []
+        elif clauses := _clauses_of(segment, node):
             steps.append(clauses)
             if not clauses[-1].ports:
                 break
     return tuple(steps)
+
+
+def _clauses_of(segment: NameSegment | PortSegment, node: str | None) -> Clauses:
+    if isinstance(segment, PortSegment):
+        return segment.clauses
+    return () if node is None else segment.clauses_of(node)
 
 
 def _build_virtual_host(

@@ -1,0 +1,68 @@
+"""
+One connection as a sidecar sees it, and what became of it: the words that walk and oracle share.
+
+`tests/support/walk.py` reads the outcome from the compiled resources, `tests/support/oracle.py` from the policy's
+rules; a property compares the two, so neither may use the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+
+Address = IPv4Address | IPv6Address
+
+
+class Protocol(Enum):
+    """What Envoy's inspectors recognise."""
+
+    TLS = "tls"
+    HTTP_10 = "http/1.0"
+    HTTP_11 = "http/1.1"
+    OTHER = "other"
+
+    @property
+    def is_http(self) -> bool:
+        """Whether it is plain HTTP/1."""
+        return self in (Protocol.HTTP_10, Protocol.HTTP_11)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """
+    What an application dialled and said first.
+
+    `name` is the server name (TLS, empty: none sent) or the Host (HTTP, a name or an address, without a port), as the
+    client wrote it.
+    """
+
+    address: Address
+    port: int
+    protocol: Protocol
+    name: str = ""
+
+    @property
+    def dialled(self) -> str:
+        """Address and port as Envoy writes them."""
+        host = f"[{self.address}]" if isinstance(self.address, IPv6Address) else str(self.address)
+        return f"{host}:{self.port}"
+
+
+class Fate(Enum):
+    """What can become of a connection."""
+
+    DIRECT = "dialled as the application did"
+    CLOSED = "closed without a byte"
+    FORBIDDEN = "answered with 403"
+    TUNNELLED = "CONNECT"
+    FORWARDED = "absolute form"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`cluster` and `target` (the authority of CONNECT, or the URL) say where it went, if anywhere."""
+
+    fate: Fate
+    cluster: str = ""
+    target: str = ""

@@ -1,0 +1,330 @@
+"""
+A small Envoy: which chain takes a connection and what it does with it, read from compiled resources.
+
+It follows Envoy's own semantics and nothing of how the compiler works: the matcher trees (`source/common/matcher`,
+`source/extensions/common/matcher/{domain_matcher,ip_range_matcher}.h`), the choice of a virtual host
+(`source/common/router/config_impl.cc`) and the command operators of the few fields that are formatted. Whatever it
+meets that it does not know is an AssertionError, never a guess.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from envoy_data_plane.envoy.config.core.v3 import SubstitutionFormatString
+from envoy_data_plane.envoy.config.listener.v3 import Listener
+from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration
+from envoy_data_plane.envoy.extensions.filters.network.direct_response.v3 import Config as DirectResponse
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
+from envoy_data_plane.envoy.extensions.filters.network.set_filter_state.v3 import Config as SetFilterState
+from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy.v3 import TcpProxy
+from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import (
+    ApplicationProtocolInput,
+    DestinationIpInput,
+    DestinationPortInput,
+    FilterStateInput,
+    ServerNameInput,
+    TransportProtocolInput,
+)
+from envoy_data_plane.google.protobuf import StringValue
+
+from tests.support.traffic import Connection, Fate, Outcome
+from tests.support.traffic import Protocol as Spoken
+from xds import names
+from xds.compile.matcher_messages import IPMatcher, ServerNameMatcher
+from xds.resources import ResourceType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from betterproto2 import Message
+    from envoy_data_plane.envoy.config.listener.v3 import (
+        FilterChain,
+        ListenerFilter,
+        ListenerFilterChainMatchPredicate,
+    )
+    from envoy_data_plane.envoy.config.route.v3 import VirtualHost
+    from envoy_data_plane.google.protobuf import Any
+    from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
+    from envoy_data_plane.xds.type.matcher.v3 import Matcher, MatcherMatcherTree, MatcherOnMatch
+
+    from xds.snapshot import Snapshot
+
+_OPERATOR = re.compile(r"%([A-Z_]+(?:\([^)]*\))?)%")
+
+M = TypeVar("M", bound="Message")
+
+
+class _Extension(Protocol):
+    @property
+    def typed_config(self) -> Any | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Where a connection ended: the chain that took it and what that chain did."""
+
+    chain: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Envoy:
+    """An Envoy that has taken a snapshot."""
+
+    snapshot: Snapshot
+
+    @cached_property
+    def listener(self) -> Listener:
+        """The outbound listener."""
+        return Listener.parse(self.snapshot.of(ResourceType.LISTENER)[names.OUTBOUND_LISTENER].body)
+
+    @cached_property
+    def chains(self) -> Mapping[str, FilterChain]:
+        """The listener's filter chains by name; two of one name are a NACK."""
+        chains = {chain.name: chain for chain in self.listener.filter_chains}
+        assert len(chains) == len(self.listener.filter_chains)
+        return chains
+
+    @cached_property
+    def routes(self) -> Mapping[str, RouteConfiguration]:
+        """The route configurations by name."""
+        served = self.snapshot.of(ResourceType.ROUTE).values()
+        return {resource.name: RouteConfiguration.parse(resource.body) for resource in served}
+
+    def take(self, connection: Connection) -> Arrival:
+        """Say what becomes of `connection`."""
+        seen = inspect(self.listener.listener_filters, connection)
+        assert self.listener.filter_chain_matcher is not None
+        leaf = evaluate(self.listener.filter_chain_matcher, seen)
+        assert leaf is not None, "Envoy closes a connection that no chain takes"
+        chain = unpack_as(leaf, StringValue).value
+        outcome = self._run(self.chains[chain], seen, connection)
+        assert outcome.cluster in ("", *self.snapshot.of(ResourceType.CLUSTER))
+        return Arrival(chain, outcome)
+
+    def _run(self, chain: FilterChain, seen: Seen, connection: Connection) -> Outcome:
+        for item in chain.filters:
+            match unpack(item):
+                case SetFilterState() as config:
+                    seen = _remember(config, seen)
+                case TcpProxy() as config:
+                    return _tunnel(config, seen)
+                case DirectResponse():
+                    return Outcome(Fate.CLOSED)
+                case HttpConnectionManager() as config:
+                    assert connection.protocol.is_http, "bytes that are not HTTP reach an HTTP chain"
+                    return _forward(config, self._routes_of(config), connection, seen)
+                case other:
+                    raise AssertionError(other)
+        raise AssertionError("a chain without a terminal filter")
+
+    def _routes_of(self, manager: HttpConnectionManager) -> RouteConfiguration:
+        if manager.rds is not None:
+            return self.routes[manager.rds.route_config_name]
+        assert manager.route_config is not None
+        return manager.route_config
+
+
+Seen = dict[str, str]
+"""What matchers and formats can read: values by the name of their input or operator."""
+
+
+def inspect(filters: Sequence[ListenerFilter], connection: Connection) -> Seen:
+    """Return what the listener filters find out; a disabled inspector finds nothing."""
+    seen = {
+        "address": str(connection.address),
+        "port": str(connection.port),
+        "transport": "raw_buffer",
+        "server_name": "",
+        "application": "",
+        "DOWNSTREAM_LOCAL_ADDRESS": connection.dialled,
+        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT": str(connection.address),
+        "DOWNSTREAM_LOCAL_PORT": str(connection.port),
+        "REQUESTED_SERVER_NAME": "",
+    }
+    for item in filters:
+        if item.filter_disabled is not None and _is_disabled(item.filter_disabled, connection):
+            continue
+        if item.name == "envoy.filters.listener.tls_inspector" and connection.protocol is Spoken.TLS:
+            # ConnectionInfoSetterImpl::setRequestedServerName lowers the case.
+            name = connection.name.lower()
+            seen |= {"transport": "tls", "server_name": name, "REQUESTED_SERVER_NAME": name}
+        if item.name == "envoy.filters.listener.http_inspector" and connection.protocol.is_http:
+            seen |= {"application": f"'{connection.protocol.value}'"}
+    return seen
+
+
+def _is_disabled(predicate: ListenerFilterChainMatchPredicate, connection: Connection) -> bool:
+    if predicate.or_match is not None:
+        assert len(predicate.or_match.rules) >= 2, "Envoy refuses a set of fewer than two"
+        return any(_is_disabled(item, connection) for item in predicate.or_match.rules)
+    ports = predicate.destination_port_range
+    assert ports is not None
+    return ports.start <= connection.port < ports.end
+
+
+def evaluate(matcher: Matcher, seen: Mapping[str, str]) -> Any | None:
+    """Walk a matcher tree; None is "no match"."""
+    tree = matcher.matcher_tree
+    assert tree is not None
+    for candidate in _candidates(tree, seen):
+        result = _follow(candidate, seen)
+        if result is not None:
+            return result
+    return None if matcher.on_no_match is None else _follow(matcher.on_no_match, seen)
+
+
+def _follow(on_match: MatcherOnMatch, seen: Mapping[str, str]) -> Any | None:
+    if on_match.matcher is not None:
+        return evaluate(on_match.matcher, seen)
+    assert on_match.action is not None
+    assert on_match.action.typed_config is not None
+    return on_match.action.typed_config
+
+
+def _candidates(tree: MatcherMatcherTree, seen: Mapping[str, str]) -> Iterable[MatcherOnMatch]:
+    """Yield what may decide, in the order in which Envoy asks."""
+    assert tree.input is not None
+    value = _read(tree.input, seen)
+    if tree.exact_match_map is not None:
+        found = tree.exact_match_map.map.get(value)
+        return [] if found is None or not value else [found]
+    assert tree.custom_match is not None
+    match unpack(tree.custom_match):
+        case IPMatcher() as custom:
+            return _by_address(custom, value)
+        case ServerNameMatcher() as custom:
+            return _by_name(custom, value)
+        case other:
+            raise AssertionError(other)
+
+
+def _read(extension: TypedExtensionConfig, seen: Mapping[str, str]) -> str:
+    match unpack(extension):
+        case DestinationIpInput():
+            return seen["address"]
+        case DestinationPortInput():
+            return seen["port"]
+        case ServerNameInput():
+            return seen["server_name"]
+        case TransportProtocolInput():
+            return seen["transport"]
+        case ApplicationProtocolInput():
+            return seen["application"]
+        case FilterStateInput(key=key):
+            return seen[f"state:{key}"]
+        case other:
+            raise AssertionError(other)
+
+
+def _by_address(custom: IPMatcher, value: str) -> Iterable[MatcherOnMatch]:
+    address = ip_address(value)
+    hits = []
+    for index, item in enumerate(custom.range_matchers):
+        for cidr in item.ranges:
+            network = ip_network(f"{cidr.address_prefix}/{cidr.prefix_len}")
+            if address.version == network.version and address in network:
+                hits.append((-network.prefixlen, index, item))
+    hits.sort(key=lambda hit: hit[:2])
+    for position, (_, _, item) in enumerate(hits):
+        assert item.on_match is not None
+        if position == 0 or not item.exclusive:
+            yield item.on_match
+
+
+def _by_name(custom: ServerNameMatcher, value: str) -> Iterable[MatcherOnMatch]:
+    if not value:
+        return
+    table: dict[str, MatcherOnMatch] = {}
+    for item in custom.domain_matchers:
+        assert item.on_match is not None
+        for domain in item.domains:
+            assert domain not in table, "Envoy refuses a domain that is listed twice"
+            assert "*" not in domain.removeprefix("*.") or domain == "*"
+            table[domain] = item.on_match
+    labels = value.split(".")
+    below = [f"*.{'.'.join(labels[start:])}" for start in range(1, len(labels))]
+    yield from (table[key] for key in (value, *below, "*") if key in table)
+
+
+def _remember(config: SetFilterState, seen: Seen) -> Seen:
+    kept = {}
+    for item in config.on_new_connection:
+        assert isinstance(item.format_string, SubstitutionFormatString)
+        source = item.format_string.text_format_source
+        assert source is not None
+        assert source.inline_string is not None
+        kept[f"state:{item.object_key}"] = expand(source.inline_string, seen)
+    return seen | kept
+
+
+def _tunnel(config: TcpProxy, seen: Seen) -> Outcome:
+    assert config.cluster
+    if config.tunneling_config is None:
+        return Outcome(Fate.DIRECT, config.cluster)
+    return Outcome(Fate.TUNNELLED, config.cluster, expand(config.tunneling_config.hostname, seen))
+
+
+def _forward(manager: HttpConnectionManager, routes: RouteConfiguration, connection: Connection, seen: Seen) -> Outcome:
+    assert manager.http_filters
+    host = find_virtual_host(routes, connection.name)
+    assert host is not None, "Envoy answers 404 where no virtual host fits"
+    if host.matcher is not None:
+        leaf = evaluate(host.matcher, seen)
+        assert leaf is not None, "Envoy answers 404 where a virtual host's matcher does not match"
+        route = unpack_as(leaf, Route)
+    else:
+        (route,) = host.routes
+    assert route.match is not None
+    assert route.match.prefix == "/"
+    if route.direct_response is not None:
+        assert route.direct_response.status == 403
+        return Outcome(Fate.FORBIDDEN)
+    assert route.route is not None
+    assert route.route.cluster
+    if not route.route.path_rewrite:
+        return Outcome(Fate.DIRECT, route.route.cluster)
+    request = {"REQ(:AUTHORITY)": connection.name, "PATH(NQ)": "/path"}
+    return Outcome(Fate.FORWARDED, route.route.cluster, expand(route.route.path_rewrite, request))
+
+
+def find_virtual_host(routes: RouteConfiguration, host: str) -> VirtualHost | None:
+    """Choose by Host: exact, the longest `*suffix`, the longest `prefix*`, `*`."""
+    assert routes.ignore_port_in_host_matching
+    table: dict[str, VirtualHost] = {}
+    for item in routes.virtual_hosts:
+        for domain in item.domains:
+            assert domain.lower() not in table, "Envoy refuses a domain that is listed twice"
+            table[domain.lower()] = item
+    assert len({item.name for item in routes.virtual_hosts}) == len(routes.virtual_hosts)
+    value = host.lower()
+    # A wildcard stands for at least one character.
+    suffixes = [f"*{value[start:]}" for start in range(1, len(value))]
+    prefixes = [f"{value[:end]}*" for end in range(len(value) - 1, 0, -1)]
+    return next((table[key] for key in (value, *suffixes, *prefixes, "*") if key in table), None)
+
+
+def expand(text: str, values: Mapping[str, str]) -> str:
+    """Expand command operators; one that is not known, or a lone `%`, is an AssertionError."""
+    assert "%" not in _OPERATOR.sub("", text)
+    return _OPERATOR.sub(lambda operator: values[operator[1]], text)
+
+
+def unpack(extension: _Extension) -> Message:
+    """Return the message inside an extension or filter."""
+    assert extension.typed_config is not None
+    message = extension.typed_config.unpack()
+    assert message is not None
+    return message
+
+
+def unpack_as(packed: Any, kind: type[M]) -> M:
+    """Return the message inside `packed`, which must be a `kind`."""
+    message = packed.unpack()
+    assert isinstance(message, kind)
+    return message

@@ -1,0 +1,227 @@
+"""Plain HTTP: how Hosts are grouped, what is refused, and that nothing is added to a request or cut from it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpConnectionManagerServerHeaderTransformation,
+)
+
+from tests.support.policies import CORP, compile_good, default, policy, proxy, rule, to
+from tests.support.walk import Envoy, find_virtual_host, unpack
+from xds import names
+from xds.policy.model import Deny, Direct, PlainHttp, Tunnel, UnknownName
+from xds.resources import ResourceType
+
+if TYPE_CHECKING:
+    from envoy_data_plane.envoy.config.route.v3 import Route, VirtualHost
+
+    from xds.policy.model import Policy
+
+DIRECT, DENY = Direct(), Deny()
+
+
+def routes_of(written: Policy) -> RouteConfiguration:
+    resource = compile_good(written).of(ResourceType.ROUTE)[names.HTTP_ROUTES]
+    return RouteConfiguration.parse(resource.body)
+
+
+def host_of(written: Policy, name: str) -> VirtualHost:
+    found = find_virtual_host(routes_of(written), name)
+    assert found is not None
+    return found
+
+
+def route_of(written: Policy, name: str) -> Route:
+    (route,) = host_of(written, name).routes
+    return route
+
+
+def manager_of(chain: str, written: Policy | None = None) -> HttpConnectionManager:
+    envoy = Envoy(compile_good(written or policy()))
+    manager = unpack(envoy.chains[chain].filters[-1])
+    assert isinstance(manager, HttpConnectionManager)
+    return manager
+
+
+def test_names_that_decide_alike_share_a_virtual_host() -> None:
+    rules = [rule(DIRECT if index % 2 else DENY, f"host{index:03}.example") for index in range(100)]
+
+    hosts = routes_of(policy(*rules)).virtual_hosts
+
+    assert len(hosts) == 3, "direct, deny, and whatever else"
+    assert sorted(len(host.domains) for host in hosts) == [1, 200, 200]
+
+
+def test_every_virtual_host_has_a_name_of_its_own() -> None:
+    written = policy(rule(DIRECT, "a.example"), rule(DENY, "b.example"), otherwise=default(unknown=UnknownName.DENY))
+
+    found = [host.name for host in routes_of(written).virtual_hosts]
+
+    assert found == ["0:*.a.example", "1:*.b.example", "2:*.0", "3:*"]
+
+
+@pytest.mark.parametrize("name", ["a.example", "A.Example", "a.example.", "www.a.example", "x.y.a.example."])
+def test_a_name_is_known_however_it_is_spelt(name: str) -> None:
+    """N1."""
+    assert host_of(policy(rule(DENY, "a.example")), name).name == "0:*.a.example"
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        pytest.param(policy(rule(DIRECT, "a.example", "*")), "b.example", id="a rule for any host ends the list"),
+        pytest.param(policy(rule(DENY, "a.example"), rule(DIRECT, "*")), "10.0.0.1", id="a Host that is an address"),
+        pytest.param(
+            policy(rule(DIRECT, to("a.example", 80)), rule(DIRECT, "*"), rule(DENY, "10.0.0.0/8")),
+            "b.example",
+            id="what follows a rule for any host is never reached",
+        ),
+        pytest.param(
+            policy(rule(DENY, "a.example"), rule(DENY, "198.18.1.0/24"), synthetic=("198.18.0.0/15",)),
+            "b.example",
+            id="a look-up that knows no address is left out",
+        ),
+    ],
+)
+def test_a_host_whose_decision_is_certain_has_a_plain_route(written: Policy, name: str) -> None:
+    """A virtual host with neither a matcher nor a route answers 404."""
+    host = host_of(written, name)
+
+    assert host.matcher is None
+    assert len(host.routes) == 1
+
+
+def test_a_host_that_depends_on_its_address_has_a_matcher() -> None:
+    host = host_of(policy(rule(DENY, "a.example"), rule(DIRECT, "10.0.0.0/8")), "b.example")
+
+    assert host.matcher is not None
+    assert host.routes == []
+
+
+@pytest.mark.parametrize(
+    ("unknown", "status"),
+    [
+        pytest.param(UnknownName.CONNECT_IP, None, id="connectIP forwards it like any other"),
+        pytest.param(UnknownName.DENY, 403, id="deny refuses it"),
+        pytest.param(UnknownName.DIRECT, None, id="direct dials it"),
+    ],
+)
+@pytest.mark.parametrize("name", ["10.0.0.1", "192.168.3.255", "[2001:db8::1]"])
+def test_a_host_that_is_an_address_names_no_host(name: str, unknown: UnknownName, status: int | None) -> None:
+    """N18."""
+    route = route_of(policy(rule(DIRECT, "a.example"), otherwise=default(unknown=unknown)), name)
+
+    assert (route.direct_response.status if route.direct_response else None) == status
+    if route.route:
+        expected = names.DIRECT_CLUSTER if unknown is UnknownName.DIRECT else names.proxy_cluster("corp")
+        assert route.route.cluster == expected
+
+
+@pytest.mark.parametrize("action", [DIRECT, DENY])
+def test_an_unknown_host_follows_a_default_that_does_not_tunnel(action: Direct | Deny) -> None:
+    """N18 is about what the default would tunnel."""
+    written = policy(otherwise=default(action, unknown=UnknownName.DENY))
+
+    assert [host.domains for host in routes_of(written).virtual_hosts] == [["*"]]
+
+
+def test_a_request_to_a_proxy_goes_out_in_absolute_form() -> None:
+    route = route_of(policy(), "a.example").route
+
+    assert route is not None
+    assert route.path_rewrite == "http://%REQ(:AUTHORITY)%%PATH(NQ)%"
+    assert route.cluster == names.proxy_cluster("corp")
+
+
+def test_a_direct_request_goes_out_as_it_came() -> None:
+    route = route_of(policy(rule(DIRECT, "a.example")), "a.example").route
+
+    assert route is not None
+    assert (route.cluster, route.path_rewrite) == (names.DIRECT_CLUSTER, "")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        pytest.param(policy(rule(DENY, "a.example")), id="a rule that denies"),
+        pytest.param(policy(proxies=(proxy(plain_http=PlainHttp.DENY),)), id="a proxy that takes no plain HTTP"),
+        pytest.param(policy(rule(CORP, "a.example", http=DENY)), id="a rule that denies plain HTTP only (N16)"),
+    ],
+)
+def test_a_refusal_says_who_refuses(written: Policy) -> None:
+    answer = route_of(written, "a.example").direct_response
+
+    assert answer is not None
+    assert answer.status == 403
+    assert answer.body is not None
+    assert answer.body.inline_string is not None
+    assert "egress-xds" in answer.body.inline_string
+
+
+def test_two_proxies_may_share_the_hosts() -> None:
+    written = policy(
+        rule(Tunnel("other"), "a.example"),
+        rule(CORP, "b.example", http=Tunnel("other")),
+        proxies=(proxy(), proxy("other")),
+    )
+
+    for name, cluster in (("a.example", "other"), ("b.example", "other"), ("c.example", "corp")):
+        route = route_of(written, name).route
+        assert route is not None
+        assert route.cluster == names.proxy_cluster(cluster)
+
+
+@pytest.mark.parametrize("name", ["a.example", "b.example"])
+def test_a_route_has_no_time_out_of_its_own(name: str) -> None:
+    route = route_of(policy(rule(DIRECT, "a.example")), name).route
+
+    assert route is not None
+    assert route.timeout == route.idle_timeout == timedelta(0)
+    assert route.retry_policy is None
+
+
+@pytest.mark.parametrize("chain", [names.HTTP_CHAIN, names.HTTP_DENY_CHAIN, names.http_proxy_chain("corp")])
+def test_a_manager_adds_nothing_and_cuts_nothing(chain: str) -> None:
+    manager = manager_of(chain)
+
+    assert manager.generate_request_id is False
+    assert manager.skip_xff_append
+    assert manager.use_remote_address is False
+    assert manager.server_header_transformation is HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH
+    assert manager.stream_idle_timeout == timedelta(0)
+    assert manager.request_timeout is None
+    assert manager.common_http_protocol_options is not None
+    assert manager.common_http_protocol_options.idle_timeout == timedelta(0)
+    assert manager.http_protocol_options is not None
+    assert manager.http_protocol_options.accept_http_10
+
+
+def test_only_the_chain_that_decides_by_host_waits_for_routes() -> None:
+    assert manager_of(names.HTTP_CHAIN).rds is not None
+    assert manager_of(names.HTTP_DENY_CHAIN).rds is None
+    assert manager_of(names.http_proxy_chain("corp")).rds is None
+
+
+def test_a_proxy_that_takes_no_plain_http_has_no_chain_for_it() -> None:
+    envoy = Envoy(compile_good(policy(proxies=(proxy(plain_http=PlainHttp.DENY),))))
+
+    assert names.http_proxy_chain("corp") not in envoy.chains
+
+
+def test_the_header_that_is_set_aside_never_leaves() -> None:
+    """Envoy makes up x-forwarded-proto; the application's own takes a way round."""
+    routes = routes_of(policy())
+    manager = manager_of(names.HTTP_CHAIN)
+
+    (mutation,) = manager.early_header_mutation_extensions
+    assert "egress-xds-forwarded-proto" in repr(unpack(mutation))
+    assert routes.request_headers_to_remove == ["x-egress-xds-forwarded-proto"]
+    for host in routes.virtual_hosts:
+        for route in host.routes:
+            assert route.request_headers_to_remove == ["x-forwarded-proto"]
