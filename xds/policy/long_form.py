@@ -141,7 +141,7 @@ def _collect(collected: DestinationSet, to: ToShape, node: Node, findings: Findi
         return
     if to.ports:
         collected.add_any_host()
-    else:
+    elif isinstance(node, Fields) and not node.is_cut:
         findings.add("EX209", node, "the rule matches nothing", "give `domains`, `cidrs`, `tcp` or `ports` under `to`")
 
 

@@ -34,7 +34,7 @@ _CLAIMS = re.compile(r"(?:|spec|metadata|(?:metadata\.namespace|namespace|spec\.
 """Keys that a mistake makes it unknown which pods the document is for."""
 
 _NAME_KEYS = ("name", "metadata.name")
-_TOP_LEVEL = re.compile(r"(?:(?:spec|metadata)[.\[]?)?[^.\[]*\]?")
+_TOP_LEVEL = re.compile(r"(?:(?:spec|metadata)\.)?[^.\[]*|(?:spec|metadata)?\[.*\]", re.DOTALL)
 """Keys beside those: an unknown one may be any of them, misspelt."""
 
 

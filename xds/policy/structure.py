@@ -19,7 +19,7 @@ from xds.policy.unavailable import Path, report_unavailable
 from xds.policy.yaml_lines import Fields, Items, Kind, Node, Scalar, at, child, join_key
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from pydantic_core import ErrorDetails
 
@@ -129,11 +129,17 @@ def _without(node: Node, wrong: Collection[Path], path: Path) -> Node | None:
         case Scalar():
             return node
         case Items():
-            items = (_without(item, wrong, (*path, index)) for index, item in enumerate(node.items))
-            return Items(node.key, node.line, tuple(item for item in items if item is not None))
+            items = [_without(item, wrong, (*path, index)) for index, item in enumerate(node.items)]
+            kept = tuple(item for item in items if item is not None)
+            return Items(node.key, node.line, kept, node.is_cut or _is_any_cut(items))
         case Fields():
             fields = {name: _without(value, wrong, (*path, name)) for name, value in node.fields.items()}
-            return Fields(node.key, node.line, {name: value for name, value in fields.items() if value is not None})
+            rest = {name: value for name, value in fields.items() if value is not None}
+            return Fields(node.key, node.line, rest, node.is_cut or _is_any_cut(fields.values()))
+
+
+def _is_any_cut(nodes: Iterable[Node | None]) -> bool:
+    return any(node is None or (not isinstance(node, Scalar) and node.is_cut) for node in nodes)
 
 
 def _with_stand_in(node: Node, path: Path, text: str | None) -> Node:

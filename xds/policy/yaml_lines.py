@@ -74,20 +74,22 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """A list."""
+    """A list. `is_cut` says that something wrong was taken out, here or further down."""
 
     key: str
     line: int
     items: tuple[Node, ...] = ()
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """A mapping. The line of each value is the line of its key."""
+    """A mapping. The line of each value is the line of its key; `is_cut` is as for lists."""
 
     key: str
     line: int
     fields: Mapping[str, Node] = field(default_factory=dict)
+    is_cut: bool = False
 
 
 Node = Scalar | Items | Fields

@@ -1,0 +1,125 @@
+"""Exactly one policy is in force for a pod: the narrowest, then priority, name and namespace."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from xds.diagnostics import Where
+from xds.policy.model import (
+    Default,
+    Deny,
+    HeldPolicy,
+    LabelRequirement,
+    Operator,
+    Policy,
+    Selector,
+    Workload,
+)
+from xds.policy.selection import Rank, rank_policy, select_policy
+
+HERE = Where("a.yaml", "", 1)
+DENY = Default(action=Deny(), http_action=Deny())
+POD = Workload(pod="web-0", namespace="team-a", labels=(("app", "web"), ("tier", "front")), service_account="web")
+
+APP = LabelRequirement(key="app", operator=Operator.IN, values=("web",))
+CLUSTER = Policy(name="cluster", default=DENY, where=HERE)
+NAMESPACED = replace(CLUSTER, name="namespaced", namespace="team-a")
+NAMESPACES = replace(CLUSTER, name="namespaces", selector=Selector(namespaces=("team-a", "team-b")))
+LABELLED = replace(CLUSTER, name="labelled", selector=Selector(labels=(APP,)))
+ACCOUNT = replace(CLUSTER, name="account", selector=Selector(service_accounts=("web",)))
+UNREADABLE = HeldPolicy(name="unreadable", is_unreadable=True, where=HERE)
+HELD = HeldPolicy(name="held", namespace="team-a", where=HERE)
+
+
+@pytest.mark.parametrize(
+    ("policy", "rank"),
+    [
+        (CLUSTER, Rank.CLUSTER),
+        (NAMESPACED, Rank.NAMESPACE),
+        (NAMESPACES, Rank.NAMESPACE),
+        (LABELLED, Rank.WORKLOAD),
+        (ACCOUNT, Rank.WORKLOAD),
+        (replace(LABELLED, namespace="team-a"), Rank.WORKLOAD),
+        (HELD, Rank.NAMESPACE),
+        (UNREADABLE, Rank.UNREADABLE),
+    ],
+)
+def test_a_policy_ranks_by_how_narrowly_it_selects(policy: Policy | HeldPolicy, rank: Rank) -> None:
+    assert rank_policy(policy) is rank
+
+
+@pytest.mark.parametrize(
+    ("winner", "loser"),
+    [
+        pytest.param(NAMESPACED, CLUSTER, id="a namespace before the cluster"),
+        pytest.param(NAMESPACES, CLUSTER, id="named namespaces before the cluster"),
+        pytest.param(LABELLED, NAMESPACED, id="a workload before a namespace"),
+        pytest.param(ACCOUNT, NAMESPACES, id="a service account before a namespace"),
+        pytest.param(LABELLED, replace(NAMESPACED, priority=9), id="narrowness before priority"),
+        pytest.param(replace(NAMESPACES, priority=1), NAMESPACED, id="priority before the name"),
+        pytest.param(replace(CLUSTER, name="a"), replace(CLUSTER, name="b"), id="the earlier name"),
+        pytest.param(replace(NAMESPACES, name="x"), replace(NAMESPACED, name="x"), id="the earlier namespace"),
+        pytest.param(CLUSTER, replace(CLUSTER, where=Where("b.yaml", "", 1)), id="the earlier source"),
+        pytest.param(CLUSTER, replace(CLUSTER, where=Where("a.yaml", "", 2)), id="the earlier line"),
+        pytest.param(HELD, CLUSTER, id="a held policy keeps its rank"),
+        pytest.param(UNREADABLE, replace(LABELLED, priority=9), id="an unreadable policy before all"),
+        pytest.param(
+            replace(UNREADABLE, namespace="team-a"), replace(ACCOUNT, namespace="team-a"), id="also in its namespace"
+        ),
+    ],
+)
+def test_one_of_two_is_in_force_whatever_their_order(winner: Policy | HeldPolicy, loser: Policy | HeldPolicy) -> None:
+    for candidates in itertools.permutations((winner, loser)):
+        assert select_policy(candidates, POD) == winner
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(replace(CLUSTER, namespace="team-b"), id="another namespace"),
+        pytest.param(replace(UNREADABLE, namespace="team-b"), id="an unreadable one of another namespace"),
+        pytest.param(replace(CLUSTER, selector=Selector(namespaces=("team-b",))), id="other namespaces"),
+        pytest.param(replace(CLUSTER, selector=Selector(service_accounts=("db",))), id="another account"),
+        pytest.param(replace(LABELLED, namespace="team-b"), id="the right labels in another namespace"),
+        pytest.param(
+            replace(LABELLED, selector=Selector(labels=(APP,), service_accounts=("db",))), id="one part of two"
+        ),
+    ],
+)
+def test_a_policy_for_others_is_not_in_force(policy: Policy | HeldPolicy) -> None:
+    assert select_policy([policy], POD) is None
+
+
+def test_no_policy_at_all_is_none() -> None:
+    assert select_policy([], POD) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "operator", "values", "holds"),
+    [
+        ("app", Operator.IN, ("db", "web"), True),
+        ("app", Operator.IN, ("db",), False),
+        ("absent", Operator.IN, ("", "web"), False),
+        ("app", Operator.NOT_IN, ("db",), True),
+        ("app", Operator.NOT_IN, ("web",), False),
+        ("absent", Operator.NOT_IN, ("web",), True),
+        ("app", Operator.EXISTS, (), True),
+        ("absent", Operator.EXISTS, (), False),
+        ("absent", Operator.DOES_NOT_EXIST, (), True),
+        ("app", Operator.DOES_NOT_EXIST, (), False),
+    ],
+)
+def test_labels_are_selected_as_in_kubernetes(
+    key: str, operator: Operator, values: tuple[str, ...], *, holds: bool
+) -> None:
+    requirement = LabelRequirement(key=key, operator=operator, values=values)
+    policy = replace(CLUSTER, selector=Selector(labels=(requirement,)))
+    assert (select_policy([policy], POD) is policy) is holds
+
+
+def test_every_requirement_must_hold() -> None:
+    tier = LabelRequirement(key="tier", operator=Operator.IN, values=("back",))
+    assert select_policy([replace(CLUSTER, selector=Selector(labels=(APP, tier)))], POD) is None
