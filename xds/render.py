@@ -146,7 +146,7 @@ def _render_value(value: object) -> object:
         case betterproto2.Message():
             return _render_message(value)
         case betterproto2.Enum():
-            return value.proto_name or value.name or value.value
+            return (value.proto_name or value.name) if value.name else value.value
         case list():
             return [_render_value(item) for item in value]
         case dict():
