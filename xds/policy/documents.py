@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from xds.policy.model import SERVER_FIRST_PORTS
@@ -41,9 +41,7 @@ def _as_off(value: object) -> object:
     return "off" if value is False else value
 
 
-def _text_or_list(description: str) -> WithJsonSchema:
-    either = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
-    return WithJsonSchema({"anyOf": either, "description": description})
+TextOrList = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 
 
 class _Shape(BaseModel):
@@ -132,7 +130,7 @@ class CaShape(_Shape):
 class TlsShape(_Shape):
     """How the certificate of an `https://` proxy is verified."""
 
-    ca: Annotated[CaShape | None, BeforeValidator(_as_pem)] = None
+    ca: Annotated[CaShape | None, BeforeValidator(_as_pem, json_schema_input_type=str | CaShape)] = None
     """PEM text, or a mapping with `pem`. The system's authorities if left out."""
     server_name: str | None = None
     """The name expected in the certificate; the endpoint's host if left out."""
@@ -184,13 +182,10 @@ class SelectorShape(_Shape):
 class DnsShape(_Shape):
     """Names that stand behind synthetic addresses."""
 
-    mode: Annotated[Literal["off"], BeforeValidator(_as_off), WithJsonSchema({"enum": ["off", False]})] = "off"
+    mode: Annotated[Literal["off"], BeforeValidator(_as_off, json_schema_input_type=Literal["off", False])] = "off"
     """`off`: name servers are left alone."""
-    synthetic_range: Annotated[
-        list[str],
-        BeforeValidator(_as_list),
-        _text_or_list("One CIDR or several: addresses that stand for names, so that no CIDR rule matches them."),
-    ] = []
+    synthetic_range: TextOrList = []
+    """One CIDR or several: addresses that stand for names, so that no CIDR rule matches them."""
 
 
 class AlwaysDirectShape(_Shape):
@@ -250,11 +245,8 @@ class ShortShape(_Shape):
     """`http://host:port`, `https://host:port`, `direct` or `deny`: what plain HTTP gets."""
     https_proxy: str
     """`http://host:port`, `https://host:port`, `direct` or `deny`: what everything else gets."""
-    no_proxy: Annotated[
-        list[str],
-        BeforeValidator(_as_list),
-        _text_or_list("Destinations that bypass the proxies: a list, or one text with commas or spaces."),
-    ] = []
+    no_proxy: TextOrList = []
+    """Destinations that bypass the proxies: a list, or one text with commas or spaces."""
     trusted_ca: Annotated[str | None, Field(alias="trustedCA")] = None
     """PEM, or base64 of PEM: authorities of an `https://` proxy's own certificate."""
     dialect: DialectWord | None = None

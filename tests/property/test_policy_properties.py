@@ -1,0 +1,268 @@
+"""What holds of parsing and selection for every input."""
+
+from __future__ import annotations
+
+import string
+
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.policy.policy_texts import good, long_form, parse, without_places
+from tests.unit.policy.test_policy_long_form import FULL
+from xds.diagnostics import CATALOGUE, Where
+from xds.policy.hosts import Problem, parse_name, parse_network
+from xds.policy.model import (
+    Default,
+    Deny,
+    Dialect,
+    DomainPattern,
+    HeldPolicy,
+    LabelRequirement,
+    Operator,
+    Policy,
+    Selector,
+    Workload,
+)
+from xds.policy.parse import Document, ParseResult, check_names, parse_document
+from xds.policy.patterns import Entry, parse_entry
+from xds.policy.selection import select_policy
+
+SHORT = "httpProxy: http://proxy.corp.example:3128\nhttpsProxy: deny\nnoProxy: [.corp.example, '10.0.0.0/8:22']\n"
+
+
+def assert_sound(result: ParseResult) -> None:
+    """Check what the rest of the program relies on, whatever was parsed."""
+    assert result.is_good is not any(item.is_error for item in result.diagnostics)
+    assert (not result.policies) if not result.is_good else (not result.held)
+    assert result.is_good or result.held
+    lines = [item.where.line or 0 for item in result.diagnostics]
+    assert lines == sorted(lines)
+    assert all(item.code in CATALOGUE and item.where.line and "\n" not in str(item) for item in result.diagnostics)
+
+
+YAMLISH = st.text(alphabet="abé \t\n-:?[]{},&*!|>'\"%@#~.0/\\<=\x00\ufeff\ud800", max_size=60)
+
+
+@given(text=st.one_of(st.text(), YAMLISH))
+def test_parsing_never_raises(text: str) -> None:
+    assert_sound(parse_document(Document("a.yaml", text)))
+
+
+def mutate(text: str, data: st.DataObject) -> str:
+    """Return `text` with a few pieces removed, repeated, moved or replaced."""
+    pieces = st.one_of(
+        YAMLISH,
+        st.sampled_from(
+            ["no", "null", "{}", "[]", "- ", "&a ", "*a", "1e400", "*", "'", "---\n", "spec:", ": ", "\n  "]
+        ),
+    )
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(start, min(len(text), start + 30)))
+        text = text[:start] + data.draw(pieces) + text[end:]
+    return text
+
+
+@given(data=st.data(), text=st.sampled_from([FULL, SHORT, f"{SHORT}---\n{FULL}"]))
+def test_a_damaged_policy_is_parsed_without_raising(data: st.DataObject, text: str) -> None:
+    assert_sound(parse(mutate(text, data)))
+
+
+VALUES = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.sampled_from(
+            ["direct", "tunnel", "corp", "a.example", "10.0.0.0/8", "http://p.example:1", "off", "In", "5s", ""]
+        ),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["name", "to", "ports", "x", "1"]), inner, max_size=3),
+    ),
+    max_leaves=6,
+)
+
+
+def replace_leaf(value: object, data: st.DataObject) -> object:
+    """Return `value` with one of its parts, at any depth, replaced by something else."""
+    if not isinstance(value, dict | list) or not value or data.draw(st.integers(0, 4)) == 0:
+        return data.draw(VALUES)
+    if isinstance(value, list):
+        index = data.draw(st.integers(0, len(value) - 1))
+        return [*value[:index], replace_leaf(value[index], data), *value[index + 1 :]]
+    key = data.draw(st.sampled_from(sorted(value)))
+    return {**value, key: replace_leaf(value[key], data)}
+
+
+@given(data=st.data())
+def test_a_policy_with_a_wrong_part_is_parsed_without_raising(data: st.DataObject) -> None:
+    document: object = yaml.safe_load(FULL)
+    for _ in range(data.draw(st.integers(1, 3))):
+        document = replace_leaf(document, data)
+    assert_sound(parse(yaml.safe_dump(document)))
+
+
+LABELS = st.text(alphabet=string.ascii_letters + string.digits + "-_éüß中*.", min_size=1, max_size=12)
+ADDRESSES = st.one_of(st.ip_addresses().map(str), st.from_regex(r"[0-9a-f:.]{1,16}(/[0-9]{1,3})?", fullmatch=True))
+ENTRIES = st.builds(
+    lambda prefix, host, suffix: prefix + host + suffix,
+    st.sampled_from(["", ".", "*.", "*", "["]),
+    st.one_of(LABELS, st.lists(LABELS, min_size=1, max_size=3).map(".".join), ADDRESSES),
+    st.sampled_from(["", ".", ":443", "/8", "]:1", "/24:22", "]"]),
+)
+
+
+@given(text=st.one_of(st.text(), ENTRIES), dialect=st.sampled_from(Dialect))
+def test_an_entry_is_read_or_refused_with_a_known_code(text: str, dialect: Dialect) -> None:
+    entry = parse_entry(text, dialect)
+    if isinstance(entry, Problem):
+        assert entry.code in CATALOGUE
+        assert entry.hint
+    elif isinstance(entry.host, DomainPattern):
+        assert entry.host.apex or entry.host.subdomains
+        assert entry.host.name.isascii()
+        assert entry.host.name == entry.host.name.lower()
+
+
+def render(entry: Entry) -> str:
+    """Write a network or a name as an entry, in its normal form."""
+    if isinstance(entry.host, DomainPattern):
+        host = entry.host.name if entry.host.apex else f".{entry.host.name}"
+    else:
+        host = "*" if entry.host is None else str(entry.host)
+    return host if entry.port is None else f"{host}:{entry.port}"
+
+
+@given(text=ENTRIES)
+def test_normalising_twice_changes_nothing(text: str) -> None:
+    entry = parse_entry(text, Dialect.GO)
+    if isinstance(entry, Entry):
+        again = parse_entry(render(entry), Dialect.GO)
+        assert isinstance(again, Entry)
+        assert (again.host, again.port) == (entry.host, entry.port)
+
+
+@given(text=st.one_of(st.text(), LABELS))
+def test_a_normal_name_is_its_own_normal_form(text: str) -> None:
+    name = parse_name(text)
+    if isinstance(name, str):
+        assert parse_name(name) == name
+
+
+@given(text=st.one_of(st.text(), ADDRESSES))
+def test_a_normal_network_is_its_own_normal_form(text: str) -> None:
+    network = parse_network(text)
+    if not isinstance(network, Problem):
+        assert parse_network(str(network)) == network
+
+
+NAMES = st.from_regex(r"[a-z]{1,4}\.[a-z]{1,3}", fullmatch=True)
+GOOD_NAMES = st.tuples(st.sampled_from(["", ".", "*."]), NAMES, st.sampled_from(["", ":443", ":8443"])).map("".join)
+GOOD_NETWORKS = st.builds(
+    lambda address, length: f"{address}/{length}", st.ip_addresses(v=4).map(str), st.integers(1, 32)
+)
+
+
+@given(
+    names=st.lists(GOOD_NAMES, max_size=5),
+    networks=st.lists(GOOD_NETWORKS, max_size=5),
+    ports=st.tuples(st.integers(1, 65535), st.integers(1, 65535)),
+    data=st.data(),
+)
+def test_the_short_form_is_the_long_form_in_other_words(
+    names: list[str], networks: list[str], ports: tuple[int, int], data: st.DataObject
+) -> None:
+    http, https = (f"http://p.example:{port}" for port in ports)
+    entries = data.draw(st.permutations([*names, *networks]))
+    short = f"httpProxy: {http}\nhttpsProxy: {https}\nnoProxy: {entries!r}\n"
+    one = http == https
+    long = {
+        "proxies": {"proxy" if one else "http-proxy": {"endpoints": [{"url": http}]}},
+        "rules": [{"name": "no-proxy", "to": {"domains": names, "cidrs": networks}, "action": "direct"}],
+        "default": {"action": "tunnel", "proxy": "proxy"},
+    }
+    if not one:
+        long["proxies"] = {**long["proxies"], "https-proxy": {"endpoints": [{"url": https}]}}  # type: ignore[dict-item]  # a literal of mixed values
+        long["default"] = {
+            "action": "tunnel",
+            "proxy": "https-proxy",
+            "http": {"action": "tunnel", "proxy": "http-proxy"},
+        }
+    if not entries:
+        del long["rules"]
+
+    expected = good(long_form(yaml.safe_dump(long), "{name: corp}"))
+
+    assert without_places(good(short)) == without_places(expected)
+
+
+@given(entries=st.lists(st.one_of(GOOD_NAMES, GOOD_NETWORKS), max_size=6), data=st.data())
+def test_the_order_of_entries_means_nothing(entries: list[str], data: st.DataObject) -> None:
+    shuffled = data.draw(st.permutations(entries))
+    one, two = (
+        parse(f"httpProxy: deny\nhttpsProxy: deny\nnoProxy: {items!r}\n").policies[0] for items in (entries, shuffled)
+    )
+    assert without_places(one) == without_places(two)
+
+
+OPTIONAL_NAMESPACES = st.sampled_from([None, "team-a", "team-b"])
+SELECTORS = st.builds(
+    Selector,
+    namespaces=st.sampled_from([(), ("team-a",), ("team-a", "team-b")]),
+    labels=st.sampled_from([(), (LabelRequirement(key="app", operator=Operator.IN, values=("web",)),)]),
+    service_accounts=st.sampled_from([(), ("web",)]),
+)
+PLACES = st.builds(Where, st.sampled_from(["a.yaml", "b.yaml"]), st.just(""), st.integers(1, 9))
+POLICIES = st.builds(
+    Policy,
+    name=st.sampled_from("abc"),
+    namespace=OPTIONAL_NAMESPACES,
+    priority=st.integers(-1, 1),
+    selector=SELECTORS,
+    default=st.just(Default(action=Deny(), http_action=Deny())),
+    where=PLACES,
+)
+HELD = st.builds(
+    HeldPolicy,
+    name=st.sampled_from("abc"),
+    namespace=OPTIONAL_NAMESPACES,
+    priority=st.integers(-1, 1),
+    selector=SELECTORS,
+    is_unreadable=st.booleans(),
+    where=PLACES,
+)
+WORKLOADS = st.builds(
+    Workload,
+    pod=st.just("pod-0"),
+    namespace=st.sampled_from(["team-a", "team-b", "team-c"]),
+    labels=st.sampled_from([(), (("app", "web"),)]),
+    service_account=st.sampled_from(["", "web"]),
+)
+
+
+def by_place(item: Policy | HeldPolicy) -> tuple[str, int | None]:
+    return item.where.source, item.where.line
+
+
+@given(
+    candidates=st.lists(st.one_of(POLICIES, HELD), unique_by=by_place, max_size=6), workload=WORKLOADS, data=st.data()
+)
+def test_the_order_of_candidates_means_nothing(
+    candidates: list[Policy | HeldPolicy], workload: Workload, data: st.DataObject
+) -> None:
+    shuffled = data.draw(st.permutations(candidates))
+    assert select_policy(candidates, workload) == select_policy(shuffled, workload)
+
+
+@given(names=st.lists(st.sampled_from("abc"), max_size=5), data=st.data())
+def test_the_order_of_sources_means_nothing(names: list[str], data: st.DataObject) -> None:
+    results = {
+        f"{index}.yaml": parse(long_form("default: {action: deny}", f"{{name: {name}}}"), f"{index}.yaml")
+        for index, name in enumerate(names)
+    }
+    shuffled = dict(data.draw(st.permutations(list(results.items()))))
+    assert check_names(results) == check_names(shuffled)
+    assert len(check_names(results)) == len(names) - len(set(names))
