@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
+import struct
 import warnings
 from base64 import b64encode
 from datetime import datetime, timedelta
@@ -34,7 +35,9 @@ REDACTED = "[redacted]"
 
 _TYPE_PREFIX = "type.googleapis.com/"
 _PACKAGE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
-_MALFORMED = (ValueError, LookupError, EOFError, ArithmeticError, AttributeError, TypeError, NotImplementedError)
+_MALFORMED = (
+    struct.error, ValueError, LookupError, EOFError, ArithmeticError, AttributeError, TypeError, NotImplementedError,
+)  # fmt: skip
 """What betterproto2 raises for bytes that are no message of the type; it has no exception of its own for them."""
 _PUBLIC_PARTS_OF_SECRET = frozenset({"@type", "name"})
 _REFERENCES = frozenset({"@type", "name", "filename", "environment_variable", "watched_directory", "sds_config"})

@@ -14,6 +14,7 @@ import asyncio
 import stat
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -27,7 +28,6 @@ from xds.reconcile import UNREADABLE, SourceRead
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-    from pathlib import Path
 
     from watchfiles.main import FileChange
 
@@ -85,9 +85,9 @@ class DirectorySource:
                 continue
             try:
                 async with aclosing(_watch(target.directory, self._rescan)) as events:
-                    async for _ in events:
+                    async for changes in events:
                         yield
-                        if _find_target(self._path) != target:
+                        if target.is_hit(changes) or _find_target(self._path) != target:
                             break
             except (OSError, WatchfilesRustInternalError) as error:
                 # Typically fs.inotify.max_user_instances. The re-scan alone still finds every change.
@@ -97,11 +97,16 @@ class DirectorySource:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A directory to watch; the numbers tell it from another of the same name."""
+    """A directory to watch; the numbers tell it from another of the same name, unless they are used again."""
 
     directory: Path
     device: int
     inode: int
+
+    def is_hit(self, changes: set[FileChange]) -> bool:
+        """Whether the directory itself changed, typically was removed, which ends the kernel's watch on it."""
+        own = self.directory.absolute()
+        return any(Path(changed).absolute() == own for _, changed in changes)
 
 
 def _find_target(path: Path) -> _Target | None:
