@@ -367,6 +367,12 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "beyond reason. The policy means something, but can't be compiled into a listener of bearable size. "
         "Put rules of one kind and action together.",
     ),
+    _error(
+        "EX502",
+        "TLS to a proxy whose name is unknown",
+        "The proxy is reached by `https://` at an address, and nothing says which name its certificate holds. "
+        "Without one any certificate would do. Write the name as `tls.serverName`, or as the URL's host.",
+    ),
 )
 
 RETIRED: frozenset[str] = frozenset()

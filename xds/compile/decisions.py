@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from xds.policy.model import Action, Destination, DomainPattern, Network, Rule
 
@@ -149,6 +149,8 @@ class _Builder:
                 return AddressSegment({net: tuple(self.networks[net]) for net in _sorted(self.networks)}, shields)
             case Aspect.PORT:
                 return PortSegment(first_match(self.ports))
+            case other:
+                assert_never(other)
 
 
 def build_plan(

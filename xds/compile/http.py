@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import timedelta
+from typing import assert_never
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
 from envoy_data_plane.envoy.config.core.v3 import (
@@ -179,6 +180,8 @@ def unknown_action(policy: Policy, default: Action) -> Action:
             return Deny()
         case UnknownName.DIRECT:
             return Direct()
+        case other:
+            assert_never(other)
 
 
 def build_route(action: Action, policy: Policy) -> Route:

@@ -9,7 +9,7 @@ nothing but the name of its proxy; rules, lists and ports are in the tree (N23).
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from envoy_data_plane.envoy.config.core.v3 import Address, SocketAddress, TrafficDirection
 from envoy_data_plane.envoy.config.listener.v3 import (
@@ -241,6 +241,8 @@ def _tunnel_leaf(policy: Policy, action: Action, chain_of: Callable[[str], str])
             if ports is None:
                 return tunnel
             return build_map(CONNECTION.port, {str(port): tunnel for port in ports}, _chain_leaf(names.DENY_CHAIN))
+        case other:
+            assert_never(other)
 
 
 def _chain_leaf(name: str) -> MatcherOnMatch:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import (
     ApplicationProtocolInput,
@@ -116,6 +116,8 @@ def build_segment(
             decided = build_clauses(clauses, inputs, leaf, otherwise)
             assert decided is not None
             return decided
+        case other:
+            assert_never(other)
 
 
 def build_segments(
