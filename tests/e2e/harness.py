@@ -328,7 +328,7 @@ def _start_squid(lab: Lab) -> CorporateProxy:
     (home / "squid.conf").write_text("\n".join([text, *own, ""]), encoding="utf-8")
     # Squid will not run as root, and in a user namespace there is nobody else to become.
     other = [] if lab.has_users else ["unshare", "--user", "--map-user=13", "--map-group=13"]
-    command = [*other, "squid", "--foreground", "-f", str(inside / "squid.conf")]
+    command = [*other, "squid", "-N", "-f", str(inside / "squid.conf")]
     program = lab.start("squid", Namespace.CORP, command)
     program.wait_for_port(PROXY_PORT)
     return CorporateProxy(ProxyKind.SQUID, program, home / "access.log")

@@ -169,7 +169,7 @@ def test_a_denied_name_is_a_closed_connection_for_tls_and_a_readable_403_for_htt
     mark = world.proxy.mark()
     refused = world.curl(f"https://{API}/")
     assert refused.exit_code == 35, refused  # curl: a problem in the TLS handshake
-    answer = world.curl("--include", f"http://{API}/").expect().decode()
+    answer = world.curl(f"http://{API}/", "--include").expect().decode()
     assert answer.startswith("HTTP/1.1 403 ")
     assert "egress policy refuses" in answer
     assert _requests(world, mark) == ""

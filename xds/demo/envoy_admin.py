@@ -5,8 +5,10 @@ Asking a running Envoy through its admin interface on a unix socket. Nothing her
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from xds.demo.errors import LabError
 
@@ -44,17 +46,12 @@ class EnvoyAdmin:
 
     def counters(self, pattern: str) -> Mapping[str, int]:
         """Return the counters and gauges whose names match the regular expression `pattern`."""
-        lines = (line.partition(": ") for line in self.get(f"/stats?filter={pattern}").splitlines())
+        lines = (line.partition(": ") for line in self.get(f"/stats?filter={quote(pattern, safe='')}").splitlines())
         return {name: int(value) for name, _, value in lines if value.isdecimal()}
 
     def counter(self, name: str) -> int:
         """Return one counter; 0 as long as Envoy does not know it."""
-        return self.counters(f"^{name.replace('.', '%5C.')}$").get(name, 0)
-
-    def configurations(self) -> int:
-        """How many listener and route configurations Envoy has taken over, and so acknowledged, since its start."""
-        updates = self.counters(r"^(listener_manager%5C.lds|http%5C..*%5C.rds%5C..*)%5C.update_success$")
-        return sum(updates.values())
+        return self.counters(f"^{re.escape(name)}$").get(name, 0)
 
 
 class _UnixConnection(http.client.HTTPConnection):

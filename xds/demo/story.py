@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 POLICY = "egress.yaml"
 DOWNLOAD_BYTES = 6_000_000
-DOWNLOAD_SECONDS = 12
+DOWNLOAD_SECONDS = 10
 """Longer than the edits take, so that they happen in the middle of it."""
 
 _PICTURE_LAB = """
