@@ -1,0 +1,115 @@
+"""What `dump` computes from a directory is what a server of that directory serves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.support.control_plane import SETTINGS, running_control_plane
+from xds.client import Identity, fetch_resources, find_references
+from xds.errors import UnreachableError
+from xds.facts import Facts
+from xds.names import NodeId
+from xds.policy.model import Policy, Workload
+from xds.policy.selection import select_policy
+from xds.reconcile import Judge
+from xds.resources import ResourceType
+from xds.sources.directory import read_documents
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SHOP = """\
+apiVersion: egress-xds/v1alpha1
+kind: EgressPolicy
+metadata: {name: shop}
+spec:
+  selector: {namespaces: [shop], podLabels: {matchLabels: {app: web}}}
+  proxies: {corp: {endpoints: [{url: "http://192.0.2.1:3128"}]}}
+  rules: [{name: internal, to: {domains: [.corp.example], cidrs: [10.0.0.0/8]}, action: direct}]
+  default: {action: tunnel, proxy: corp}
+"""
+DEFAULT = "httpProxy: http://192.0.2.2:3128\nhttpsProxy: http://192.0.2.2:3128\n"
+
+
+@pytest.fixture(autouse=True)
+def silent() -> Iterator[None]:
+    with capture_logs():
+        yield
+
+
+@pytest.fixture
+def policies(tmp_path: Path) -> Path:
+    (tmp_path / "shop.yaml").write_text(SHOP)
+    (tmp_path / "default.yaml").write_text(DEFAULT)
+    return tmp_path
+
+
+WEB = Identity(node_id=NodeId("web-0.shop"), labels=(("app", "web"),), service_account="web")
+
+
+@pytest.mark.parametrize(
+    ("identity", "policy"),
+    [
+        pytest.param(WEB, "shop", id="a pod that a policy selects by its labels"),
+        pytest.param(Identity(node_id=NodeId("db-0.shop")), "default", id="a pod of the cluster-wide policy"),
+    ],
+)
+async def test_served_bytes_are_the_compiled_bytes(policies: Path, identity: Identity, policy: str) -> None:
+    judge = Judge()
+    world = judge.judge(judge.parse(read_documents(policies)), Facts()).world
+    pod, _, namespace = identity.node_id.rpartition(".")
+    selected = select_policy(world.candidates, Workload(pod=pod, namespace=namespace, labels=identity.labels))
+    assert isinstance(selected, Policy)
+    assert selected.name == policy
+
+    async with running_control_plane(policies) as running:
+        fetched = await fetch_resources(running.address, identity, within=10)
+
+    compiled = [item for kind in ResourceType for item in world.snapshots[None, policy].of(kind).values()]
+    assert {kind for item in fetched if (kind := item.kind) is ResourceType.ROUTE}
+    assert [(item.kind, item.name, item.version, item.any_body) for item in fetched] == [
+        (item.kind, item.name, item.version, item.any_body) for item in compiled
+    ]
+
+
+async def test_a_pod_that_is_told_nothing_is_explained(policies: Path) -> None:
+    (policies / "a.yaml").write_text("httpProxy: [")
+    async with running_control_plane(policies) as running:
+        with pytest.raises(UnreachableError, match=r"says nothing to web-0.shop.*xds validate"):
+            await fetch_resources(running.address, WEB, within=0.3)
+
+
+async def test_a_node_that_the_server_refuses_is_explained(policies: Path) -> None:
+    async with running_control_plane(policies) as running:
+        with pytest.raises(UnreachableError, match=r"node id must be <pod>.<namespace>.*--node"):
+            await fetch_resources(running.address, Identity(node_id=NodeId("nobody")), within=10)
+
+
+async def test_an_address_where_nobody_listens_is_explained(policies: Path) -> None:
+    async with running_control_plane(policies, SETTINGS) as running:
+        address = running.address
+
+    with pytest.raises(UnreachableError, match="can't be reached"):
+        await fetch_resources(address, WEB, within=10)
+
+
+def test_references_are_found_wherever_they_stand() -> None:
+    rendered = {
+        "filters": [{"typed_config": {"rds": {"route_config_name": "r", "config_source": {}}}}],
+        "transport_socket": {"sds": [{"name": "s", "sds_config": {"ads": {}}}]},
+        "clusters": [
+            {"name": "c", "eds_cluster_config": {"eds_config": {}}},
+            {"name": "d", "eds_cluster_config": {"service_name": "e"}},
+        ],
+    }
+
+    assert find_references(rendered) == {
+        (ResourceType.ROUTE, "r"),
+        (ResourceType.SECRET, "s"),
+        (ResourceType.ENDPOINT, "c"),
+        (ResourceType.ENDPOINT, "e"),
+    }
