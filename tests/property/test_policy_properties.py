@@ -8,8 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.policy.policy_texts import good, long_form, parse, without_places
-from tests.unit.policy.test_policy_long_form import FULL
+from tests.unit.policy.policy_texts import FULL, good, long_form, parse, without_places
 from xds.diagnostics import CATALOGUE, Where
 from xds.policy.hosts import Problem, parse_name, parse_network
 from xds.policy.model import (

@@ -71,12 +71,13 @@ def parse_document(document: Document) -> ParseResult:
     findings = Findings(document.source)
     policies: list[Policy] = []
     held: list[HeldPolicy] = []
+    first: dict[tuple[str | None, str], Where] = {}
     mark = 0
     for node in read_yaml(document.text, findings):
         policy = _read_policy(node, document, findings, mark)
         held.append(_hold(policy, node, document, findings.since(mark)))
         if policy is not None and not held[-1].is_unreadable:
-            _check_new(policy, policies, node, findings)
+            _check_new(policy, first.setdefault((policy.namespace, policy.name), policy.where), node, findings)
             policies.append(policy)
         mark = len(findings)
     result = ParseResult(tuple(policies), (), sort_diagnostics(findings.since(0)))
@@ -108,12 +109,11 @@ def _twice(item: Policy | HeldPolicy, earlier: Where) -> Diagnostic:
     return Diagnostic("EX405", item.where, message, "rename or remove one of the two")
 
 
-def _check_new(policy: Policy, earlier: Iterable[Policy], node: Node | Broken, findings: Findings) -> None:
-    for other in earlier:
-        if (other.namespace, other.name) == (policy.namespace, policy.name):
-            found = _twice(policy, other.where)
-            where = replace(findings.where(node), key="name" if "name" in _fields(node) else "metadata.name")
-            findings.add_at(found.code, where, found.message, "give each a name of its own")
+def _check_new(policy: Policy, first: Where, node: Node | Broken, findings: Findings) -> None:
+    if first is not policy.where:
+        found = _twice(policy, first)
+        where = replace(findings.where(node), key="name" if "name" in _fields(node) else "metadata.name")
+        findings.add_at(found.code, where, found.message, "give each a name of its own")
 
 
 def _fields(node: Node | Broken) -> Mapping[str, Node]:
@@ -155,11 +155,10 @@ def _is_policy(node: Node, findings: Findings) -> bool:
         message = f"{quote(short_keys[0])} is of the short form, {quote(long_keys[0])} of the long form"
         findings.add("EX111", at(node, short_keys[0]), message, "write each policy in one form")
         return False
-    if long_keys or any(is_like(key, LONG_KEYS + SHORT_KEYS) for key in node.fields):
+    if any(is_like(key, LONG_KEYS + SHORT_KEYS) for key in node.fields):
         return True
-    if not short_keys:
-        findings.add("EX104", node, "this is not a policy", "a policy begins with `apiVersion:` or `httpProxy:`")
-    return bool(short_keys)
+    findings.add("EX104", node, "this is not a policy", "a policy begins with `apiVersion:` or `httpProxy:`")
+    return False
 
 
 def _is_long(node: Fields) -> bool:

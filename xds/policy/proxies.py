@@ -79,7 +79,7 @@ def _parse_host(text: str) -> str | Problem:
     if not text.startswith("[") and not is_address_like(text):
         return parse_name(text)
     if "/" in text:
-        return Problem("EX301", "", "write one address, not a network")
+        return Problem("EX301", "this is a network", "write one address")
     network = parse_network(text.strip("[]"))
     return network if isinstance(network, Problem) else str(network.network_address)
 

@@ -110,7 +110,11 @@ def _repair(root: Fields, details: list[ErrorDetails]) -> Node | None:
 
 
 def _existing(root: Node, path: Path) -> Path:
-    """Return the longest part of `path` that is in the tree: pydantic may add words of its own at the end."""
+    """
+    Return the longest part of `path` that is in the tree.
+
+    For a union pydantic adds words of its own; a repair that removed nothing would never end.
+    """
     node: Node = root
     for depth, part in enumerate(path):
         below = child(node, part)
@@ -143,8 +147,7 @@ def _is_any_cut(nodes: Iterable[Node | None]) -> bool:
 
 
 def _with_stand_in(node: Node, path: Path, text: str | None) -> Node:
-    if not isinstance(node, Fields):
-        return node
+    assert isinstance(node, Fields), "a key is missing in a mapping only"
     name = str(path[0])
     key = join_key(node.key, name)
     if len(path) > 1:
@@ -217,11 +220,7 @@ def _retype(node: Node, kind: str) -> str:
 
 def _limits(detail: ErrorDetails) -> str:
     limits = detail.get("ctx", {})
-    if "ge" in limits:
-        return f"write at least {limits['ge']}"
-    if "le" in limits:
-        return f"write at most {limits['le']}"
-    return "write another value"
+    return f"write at least {limits['ge']}" if "ge" in limits else f"write at most {limits.get('le')}"
 
 
 def _suggest(name: str, known: list[str]) -> str:

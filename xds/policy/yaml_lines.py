@@ -214,8 +214,8 @@ class _Builder:
                 case yaml.DocumentStartEvent():
                     self._stack, self._anchors, self._root = [], {}, None
                 case yaml.DocumentEndEvent():
-                    if self._root is not None:
-                        yield self._root
+                    assert self._root is not None, "every document has a value, if only an empty one"
+                    yield self._root
                 case yaml.ScalarEvent() | yaml.AliasEvent():
                     self._leaf(event)
                 case yaml.MappingStartEvent() | yaml.SequenceStartEvent():

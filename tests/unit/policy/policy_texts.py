@@ -28,6 +28,34 @@ def long_form(spec: str, metadata: str = "{name: default}") -> str:
     return f"apiVersion: egress-xds/v1alpha1\nkind: EgressPolicy\nmetadata: {metadata}\nspec:\n{body}\n"
 
 
+FULL = long_form(
+    """
+    selector:
+      namespaces: [team-b, team-a]
+      podLabels:
+        matchLabels: {app: web}
+        matchExpressions:
+          - {key: example.com/tier, operator: NotIn, values: [b, a]}
+          - {key: app, operator: In, values: [web]}
+          - {key: old, operator: DoesNotExist}
+      serviceAccounts: [web]
+    priority: 7
+    proxies:
+      corp: {endpoints: [{url: "http://proxy.corp.example:3128"}], connectPorts: [2525, 443, 443]}
+    rules:
+      - {to: {domains: [a.example]}, action: direct, http: {action: deny}}
+      - {name: db, action: tunnel, to: {tcp: [{host: 192.0.2.7, ports: [5432, 5433]}, {host: 2001:db8::/32}]}}
+    default: {action: deny, http: {action: tunnel}, onUnknownName: deny}
+    dns: {mode: off, syntheticRange: [198.18.0.0/15, "fd00::/64"]}
+    dialect: node
+    serverFirstPorts: [25, 22, 25]
+    alwaysDirect: {loopback: true, linkLocal: false, clusterLocal: false}
+    """,
+    "{name: full, namespace: team-a}",
+)
+"""Every key of the long form."""
+
+
 def rules(*lines: str, dialect: str | None = "go", extra: str = "") -> str:
     """Return a document with the proxy `corp`, a default that tunnels, and rules in flow style, from line 8 on."""
     says = "" if dialect is None else f"dialect: {dialect}"

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from tests.unit.policy.policy_texts import PROXY, codes, good, long_form, only, parse, rules, to_rule
+from tests.unit.policy.policy_texts import FULL, PROXY, codes, good, long_form, only, parse, rules, to_rule
 from xds.policy.model import (
     SERVER_FIRST_PORTS,
     AlwaysDirect,
@@ -21,32 +21,6 @@ from xds.policy.model import (
     Selector,
     Tunnel,
     UnknownName,
-)
-
-FULL = long_form(
-    """
-    selector:
-      namespaces: [team-b, team-a]
-      podLabels:
-        matchLabels: {app: web}
-        matchExpressions:
-          - {key: example.com/tier, operator: NotIn, values: [b, a]}
-          - {key: app, operator: In, values: [web]}
-          - {key: old, operator: DoesNotExist}
-      serviceAccounts: [web]
-    priority: 7
-    proxies:
-      corp: {endpoints: [{url: "http://proxy.corp.example:3128"}], connectPorts: [2525, 443, 443]}
-    rules:
-      - {to: {domains: [a.example]}, action: direct, http: {action: deny}}
-      - {name: db, action: tunnel, to: {tcp: [{host: 192.0.2.7, ports: [5432, 5433]}, {host: 2001:db8::/32}]}}
-    default: {action: deny, http: {action: tunnel}, onUnknownName: deny}
-    dns: {mode: off, syntheticRange: [198.18.0.0/15, "fd00::/64"]}
-    dialect: node
-    serverFirstPorts: [25, 22, 25]
-    alwaysDirect: {loopback: true, linkLocal: false, clusterLocal: false}
-    """,
-    "{name: full, namespace: team-a}",
 )
 
 

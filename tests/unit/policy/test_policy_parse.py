@@ -156,3 +156,7 @@ def test_one_name_twice_in_one_source_is_an_error_at_the_second() -> None:
     text = long_form(f"default: {{action: tunnel}}\nproxies: {{p: {PROXY}}}")
     found = only(parse(f"{text}---\n{text}"))
     assert (found.code, found.where.key, found.where.line) == ("EX405", "metadata.name", 8)
+
+
+def test_one_name_many_times_in_one_source_is_an_error_at_each_but_the_first() -> None:
+    assert codes(parse("---\n".join(["httpProxy: deny\nhttpsProxy: deny\n"] * 200))) == ["EX405"] * 199

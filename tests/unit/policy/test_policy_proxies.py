@@ -143,6 +143,7 @@ def test_an_authority_is_a_text_or_a_mapping() -> None:
         ("{ca: {file: /x}}", "EX110", "ca.file"),
         ("{ca: {secretRef: {name: x}}}", "EX110", "ca.secretRef"),
         ("{serverName: 'a b'}", "EX301", "serverName"),
+        ("{serverName: 10.0.0.0/8}", "EX301", "serverName"),
         ("{clientCertificate: {}}", "EX110", "clientCertificate"),
     ],
 )

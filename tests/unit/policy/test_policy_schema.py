@@ -8,8 +8,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from tests.unit.policy.policy_texts import PROXY, codes, long_form, parse, rules
-from tests.unit.policy.test_policy_long_form import FULL
+from tests.unit.policy.policy_texts import FULL, PROXY, codes, long_form, parse, rules
 from xds.policy.schema import policy_schema
 
 VALIDATOR = Draft202012Validator(policy_schema())

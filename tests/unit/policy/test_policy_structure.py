@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from tests.unit.policy.policy_texts import PROXY, codes, long_form, only, parse, rules
+from xds.policy.findings import Findings
+from xds.policy.structure import read_shape
 from xds.policy.unavailable import UNAVAILABLE
+from xds.policy.yaml_lines import Fields, read_yaml
 
 SHORT = "httpProxy: deny\nhttpsProxy: deny\n"
 
@@ -256,3 +260,34 @@ def _document_with(path: tuple[str, ...], value: str) -> str:
             return long_form(f"default: {{action: deny}}\ndns: {{{leaf}}}")
         case _:
             raise AssertionError(f"no document is known for {key}")
+
+
+class Choice(BaseModel):
+    """A shape with a union, in whose mistakes pydantic names the branch too."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    either: int | list[int] = 0
+    needed: int
+
+
+@pytest.mark.parametrize(
+    ("text", "codes", "is_read"),
+    [
+        ("{either: x, needed: 1}", ["EX107", "EX107"], True),
+        ("{either: [x], needed: 1}", ["EX107", "EX107"], True),
+        ("{either: 1}", ["EX108"], False),
+        ("{either: x, needed: 1, other: 2}", ["EX107", "EX107", "EX106"], True),
+    ],
+)
+def test_repairing_ends_even_where_pydantic_names_what_is_not_in_the_text(
+    text: str, codes: list[str], *, is_read: bool
+) -> None:
+    findings = Findings("a.yaml")
+    (root,) = read_yaml(text, findings)
+    assert isinstance(root, Fields)
+
+    read = read_shape(Choice, root, findings)
+
+    assert (read is not None) is is_read
+    assert [item.code for item in findings.since(0)] == codes
