@@ -92,6 +92,7 @@ def _warning(code: str, title: str, explanation: str) -> CatalogueEntry:
 
 
 # EX1: YAML and structure. EX2: destinations and rules. EX3: proxies. EX4: selection and names. EX5: compilation.
+# EX9: sources, and the program itself.
 CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
     _error(
         "EX101",
@@ -372,6 +373,18 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "TLS to a proxy whose name is unknown",
         "The proxy is reached by `https://` at an address, and nothing says which name its certificate holds. "
         "Without one any certificate would do. Write the name as `tls.serverName`, or as the URL's host.",
+    ),
+    _error(
+        "EX901",
+        "The text can't be had",
+        "The source lists the document but can't hand over its text: the file may not be read, vanished, or is "
+        "not UTF-8. Nothing is known of whom it concerns. Correct its permissions or its encoding.",
+    ),
+    _error(
+        "EX902",
+        "The program stumbled over the document",
+        "This is a mistake of the program, not of the document; the other documents are not affected. What was "
+        "in force stays so. Please report it with the document, without its credentials.",
     ),
 )
 
