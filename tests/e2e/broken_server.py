@@ -43,9 +43,7 @@ def _damage(snapshot: Snapshot) -> Snapshot:
 def _damage_one(resource: Resource) -> Resource:
     if resource.kind is not ResourceType.LISTENER:
         return resource
-    return dataclasses.replace(
-        build_resource(resource.kind, resource.name, Damaged()), references=resource.references
-    )
+    return dataclasses.replace(build_resource(resource.kind, resource.name, Damaged()), references=resource.references)
 
 
 def _listener_status(client: Client) -> dict[str, object]:

@@ -19,9 +19,9 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import envoy
 import pytest
 
+import envoy
 from xds.demo.authority import write_server_files
 from xds.demo.cast import (
     Sidecar,

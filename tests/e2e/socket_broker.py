@@ -35,7 +35,7 @@ def _serve(client: socket.socket) -> None:
             client.sendall(str(error).encode() or b"failed")
             return
         with connected:
-            connected.setblocking(True)
+            connected.settimeout(None)
             socket.send_fds(client, [b"ok"], [connected.fileno()])
 
 

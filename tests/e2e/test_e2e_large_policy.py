@@ -23,7 +23,9 @@ def large() -> Iterator[World]:
     """A world in whose policy the few rules that matter stand between twice ten thousand that do not."""
     with open_world(ProxyKind.TINYPROXY) as world:
         names = [f"host-{number}.zone-{number % 97}.example.org" for number in range(ENTRIES)]
-        networks = [f"172.{16 + number // 4096}.{number // 16 % 256}.{number % 16 * 16}/28" for number in range(ENTRIES)]
+        networks = [
+            f"172.{16 + number // 4096}.{number // 16 % 256}.{number % 16 * 16}/28" for number in range(ENTRIES)
+        ]
         middle = ENTRIES // 2
         domains = ", ".join([*names[:middle], SIX, *names[middle:]])
         cidrs = ", ".join([*networks[:middle], f"{FILES_ADDRESS}/32", *networks[middle:]])

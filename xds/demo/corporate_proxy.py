@@ -35,7 +35,7 @@ class CorporateProxy(HttpProxyBasePlugin):
     _is_answered = True
 
     def before_upstream_connection(self, request: HttpParser) -> HttpParser:
-        """Called by proxy.py with each request before it connects anywhere."""
+        """Log a request and say where it goes; proxy.py asks before it connects anywhere."""
         _logger.info("request: %s", _request_line(request))
         self._is_answered = request.is_https_tunnel
         destination = f"{(request.host or b'').decode()}:{request.port}"
@@ -46,7 +46,7 @@ class CorporateProxy(HttpProxyBasePlugin):
         return request
 
     def handle_upstream_chunk(self, chunk: memoryview) -> memoryview:
-        """Called by proxy.py with each piece of an answer."""
+        """Announce the end of the connection in an answer's head; proxy.py asks with each piece."""
         if self._is_answered:
             return chunk
         self._is_answered = True

@@ -1,6 +1,4 @@
-"""
-Asking a running Envoy through its admin interface on a unix socket. Nothing here changes that Envoy.
-"""
+"""Asking a running Envoy through its admin interface on a unix socket. Nothing here changes that Envoy."""
 
 from __future__ import annotations
 

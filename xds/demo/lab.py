@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from xds.errors import EgressXdsError
 
 POD_ADDRESS = "10.77.0.10"
 PROXY_ADDRESS = "10.78.0.10"

