@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"(?=.{1,253}\Z)(?:(?!-)[a-z0-9_-]{1,63}(?<!-)\.)*(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _LONGEST_NAME = 253
+_LONGEST_LABEL = 63
+"""RFC 1035, section 2.3.4."""
 _PORT = re.compile(r"[0-9]{1,5}")
 _LAST_PORT = 65535
 _PREFIX = re.compile(r"[0-9]{1,3}")
@@ -58,7 +60,7 @@ def parse_name(text: str) -> str | Problem:
 def _name_hint(name: str) -> str:
     if ".." in name or name.startswith(".") or name.endswith(".") or not name:
         return "remove the empty part between or before the dots"
-    if len(name) > _LONGEST_NAME or any(len(label) > 63 for label in name.split(".")):  # noqa: PLR2004 - RFC 1035, 2.3.4
+    if len(name) > _LONGEST_NAME or any(len(label) > _LONGEST_LABEL for label in name.split(".")):
         return "a name has at most 253 characters, and 63 between two dots"
     return "use letters, digits, hyphens and dots; no hyphen at either end of a part"
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from xds.policy.yaml_lines import Node
 
 _HTTP_PORT = 80
+_SHOWN = 5
 
 
 def build_long(shape: LongShape, node: Fields, root: Fields, namespace: str | None, findings: Findings) -> Policy:
@@ -187,7 +188,7 @@ def _lint_connect_ports(rule: Rule, proxy: Proxy, findings: Findings) -> None:
         asked.discard(_HTTP_PORT)
     refused = sorted(asked - set(proxy.connect_ports))
     if refused:
-        ports = ", ".join(str(port) for port in refused[:5]) + ("…" if len(refused) > 5 else "")  # noqa: PLR2004 - enough
+        ports = ", ".join(str(port) for port in refused[:_SHOWN]) + ("…" if len(refused) > _SHOWN else "")
         message = f"the rule {quote(rule.name)} tunnels to ports that {quote(proxy.name)} takes no CONNECT for: {ports}"
         findings.add_at(
             "EX224", rule.where, message, "they will be refused: add them to `connectPorts` if the proxy allows"
