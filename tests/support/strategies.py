@@ -204,3 +204,13 @@ def reordered(draw: st.DrawFn, policy: Policy) -> Policy:
         proxies=tuple(draw(st.permutations(turned))),
         synthetic_ranges=tuple(draw(st.permutations(policy.synthetic_ranges))),
     )
+
+
+@st.composite
+def reordered_facts(draw: st.DrawFn, found: Facts) -> Facts:
+    """Draw facts that were found in another order."""
+    return dataclasses.replace(
+        found,
+        always_direct=tuple(draw(st.permutations(found.always_direct))),
+        addresses={host: tuple(draw(st.permutations(known))) for host, known in found.addresses.items()},
+    )

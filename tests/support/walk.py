@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -30,7 +30,7 @@ from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import 
     ServerNameInput,
     TransportProtocolInput,
 )
-from envoy_data_plane.google.protobuf import StringValue
+from envoy_data_plane.google.protobuf import Any, StringValue
 
 from tests.support.traffic import Connection, Fate, Outcome
 from tests.support.traffic import Protocol as Spoken
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
         ListenerFilterChainMatchPredicate,
     )
     from envoy_data_plane.envoy.config.route.v3 import VirtualHost
-    from envoy_data_plane.google.protobuf import Any
     from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
     from envoy_data_plane.xds.type.matcher.v3 import Matcher, MatcherMatcherTree, MatcherOnMatch
 
@@ -318,13 +317,19 @@ def expand(text: str, values: Mapping[str, str]) -> str:
 def unpack(extension: _Extension) -> Message:
     """Return the message inside an extension or filter."""
     assert extension.typed_config is not None
-    message = extension.typed_config.unpack()
-    assert message is not None
-    return message
+    return _parse(extension.typed_config.type_url, extension.typed_config.value)
 
 
 def unpack_as(packed: Any, kind: type[M]) -> M:
     """Return the message inside `packed`, which must be a `kind`."""
-    message = packed.unpack()
+    message = _parse(packed.type_url, packed.value)
     assert isinstance(message, kind)
+    return message
+
+
+@lru_cache(maxsize=1024)
+def _parse(type_url: str, value: bytes) -> Message:
+    """Parse what is inside an Any; nobody changes the result, so equal bytes share it."""
+    message = Any(type_url=type_url, value=value).unpack()
+    assert message is not None
     return message
