@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_a_slow_answer_is_whole_and_follows_the_pattern(origin: Origin, tmp_path
 def test_the_head_of_a_request_comes_back_byte_for_byte(origin: Origin) -> None:
     host, _, port = origin.http.rpartition(":")
     request = b"GET /headers HTTP/1.1\r\nhOsT: x\r\nX-A:  two spaces\r\n\r\n"
-    with application.socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(request)
         data = b""
         while not data.endswith(request):
@@ -80,7 +81,7 @@ def test_the_head_of_a_request_comes_back_byte_for_byte(origin: Origin) -> None:
 
 def test_the_server_that_speaks_first_does(origin: Origin) -> None:
     host, _, port = origin.banner.rpartition(":")
-    with application.socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
         assert connection.recv(100) == BANNER
 
 
