@@ -41,7 +41,6 @@ from envoy_data_plane.envoy.extensions.clusters.dns.v3 import DnsCluster
 from envoy_data_plane.envoy.extensions.transport_sockets.raw_buffer.v3 import RawBuffer
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CertificateValidationContext,
-    CertificateValidationContextSystemRootCerts,
     CommonTlsContext,
     UpstreamTlsContext,
 )
@@ -60,6 +59,8 @@ if TYPE_CHECKING:
 _CONNECT_TIMEOUT = timedelta(seconds=10)
 _UNLIMITED = 2**32 - 1
 """Envoy's default of 1,024 connections per cluster would refuse tunnels that the proxy would take."""
+_SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+"""Where Debian, Ubuntu, Alpine and Envoy's own images keep them; on the machine of the Envoy, not on this one."""
 _PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _MATCH_CRITERIA = "envoy.transport_socket_match"
 
@@ -142,11 +143,11 @@ def _transport_sockets(proxy: Proxy) -> list[ClusterTransportSocketMatch]:
 
 
 def _tls_context(tls: ProxyTls) -> UpstreamTlsContext:
-    validation = (
-        CertificateValidationContext(system_root_certs=CertificateValidationContextSystemRootCerts())
-        if tls.ca_pem is None
-        else CertificateValidationContext(trusted_ca=DataSource(inline_string=tls.ca_pem))
+    # Envoy has the field `system_root_certs` but does not implement it: without a `trusted_ca` nothing is verified.
+    authorities = (
+        DataSource(filename=_SYSTEM_AUTHORITIES) if tls.ca_pem is None else DataSource(inline_string=tls.ca_pem)
     )
+    validation = CertificateValidationContext(trusted_ca=authorities)
     return UpstreamTlsContext(
         common_tls_context=CommonTlsContext(validation_context=validation),
         sni=tls.server_name or "",

@@ -79,5 +79,5 @@ def _check(policy: Policy, plans: Iterable[Plan]) -> Iterable[Diagnostic]:
                     "EX502",
                     proxy.where,
                     f"proxy {proxy.name!r} is reached by TLS at an address, so its certificate names an unknown host",
-                    "write that name as tls.serverName",
+                    "write the proxy's name in its URL, or the name in its certificate as tls.serverName",
                 )

@@ -143,8 +143,9 @@ def test_without_an_authority_the_systems_are_trusted() -> None:
     assert context.common_tls_context is not None
     validation = context.common_tls_context.validation_context
     assert validation is not None
-    assert validation.system_root_certs is not None
-    assert validation.trusted_ca is None
+    assert validation.system_root_certs is None, "Envoy does not implement it, and would verify nothing"
+    assert validation.trusted_ca is not None
+    assert validation.trusted_ca.filename == "/etc/ssl/certs/ca-certificates.crt"
 
 
 def test_a_given_authority_is_the_only_one() -> None:
@@ -153,7 +154,6 @@ def test_a_given_authority_is_the_only_one() -> None:
     assert context.common_tls_context is not None
     validation = context.common_tls_context.validation_context
     assert validation is not None
-    assert validation.system_root_certs is None
     assert validation.trusted_ca is not None
     assert validation.trusted_ca.inline_string == "PEM"
 
