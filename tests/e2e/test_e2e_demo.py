@@ -97,6 +97,7 @@ def test_without_capture_it_says_what_can_not_be_shown_and_shows_the_rest(direct
         pytest.param(signal.SIGINT, [], id="Ctrl-C"),
         pytest.param(signal.SIGKILL, [], id="kill -9"),
         pytest.param(signal.SIGINT, ["--no-capture"], id="Ctrl-C without capture"),
+        pytest.param(signal.SIGKILL, ["--no-capture"], id="kill -9 without capture"),
     ],
 )
 def test_it_leaves_no_process_no_namespace_and_no_file_when_it_is_ended(

@@ -98,7 +98,9 @@ def xds_command(*arguments: str) -> list[str]:
 def start_proxy(place: Place, site: Site) -> Program:
     """Start the embedded corporate proxy and wait until it listens."""
     command = proxy_command(site.proxy_address, site.proxy_port, dict(site.destinations))
-    program = place.start("proxy", Namespace.CORP, command, environment=python_environment())
+    # proxy.py makes a directory in the home of its user.
+    environment = {**python_environment(), "HOME": str(place.inside)}
+    program = place.start("proxy", Namespace.CORP, command, environment=environment)
     program.wait_for_port(site.proxy_port)
     return program
 

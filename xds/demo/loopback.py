@@ -1,13 +1,17 @@
 """
 The demo without namespaces: the same programs on this machine's loopback interface, and no capture.
 
-It has the shape of `Lab`, so that the story is told by the same code. Programs run as whoever runs the demo;
-each one ends with the demo, if need be by the kernel's hand (prctl(2), PR_SET_PDEATHSIG, by way of `setpriv`).
+It has the shape of `Lab`, so that the story is told by the same code. Programs run as whoever runs the demo, each in
+a process group of its own, and every group is ended as a whole. A guard reads from a pipe that only the demo holds:
+if the demo is killed, the guard ends the groups and removes the directory.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
 
     from xds.demo.lab import Namespace
 
+_GUARD = 'cat >/dev/null; while read -r group; do kill -s KILL -- "-$group"; done <"$1/groups"; rm -rf -- "$1"'
+"""Shell: wait for the demo's end, then end what it left."""
+
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -33,13 +40,23 @@ class Loopback:
 
     directory: Path
     envoy: str
+    _guard: subprocess.Popen[bytes]
     has_users: bool = False
     _programs: list[Program] = field(default_factory=list)
 
     @classmethod
     def open(cls, envoy: str) -> Loopback:
-        """Make the directory; nothing runs yet."""
-        return cls(Path(tempfile.mkdtemp(prefix="egress-xds-demo-")), envoy)
+        """Make the directory and start the guard."""
+        directory = Path(tempfile.mkdtemp(prefix="egress-xds-demo-"))
+        (directory / "groups").touch()
+        guard = subprocess.Popen(
+            ["sh", "-c", _GUARD, "guard", str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        return cls(directory, envoy, guard)
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +69,15 @@ class Loopback:
     def close(self) -> None:
         """End every program and remove the directory."""
         for program in reversed(self._programs):
+            # Some programs have children, which would outlive them.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
             program.kill()
+        self._programs.clear()
+        (self.directory / "groups").unlink(missing_ok=True)
+        assert self._guard.stdin is not None, "its input is a pipe"
+        self._guard.stdin.close()
+        self._guard.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
@@ -97,14 +122,15 @@ class Loopback:
         user: int | None = None,  # noqa: ARG002 -- and only one user
     ) -> Program:
         """Start a program that goes on until it is stopped or the place is closed; its log is `<name>.log`."""
-        guard = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv", path=_PATH) else []
         program = start_program(
             name,
-            [*guard, *arguments],
+            arguments,
             directory=self.directory,
             environment={"PATH": _PATH, **(environment or {})},
         )
         self._programs.append(program)
+        with (self.directory / "groups").open("a", encoding="ascii") as groups:
+            groups.write(f"{program.pid}\n")
         return program
 
     def owned_directory(self, name: str, user: int | None = None) -> Path:  # noqa: ARG002 -- only one user

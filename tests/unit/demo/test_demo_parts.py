@@ -7,6 +7,7 @@ import signal
 import ssl
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +29,6 @@ from xds.policy.parse import Document, parse_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "ONLY": "this"}
 
@@ -213,6 +213,30 @@ def test_on_loopback_closing_ends_every_program_and_removes_the_directory(loopba
     loopback.close()
     assert program.exit_code == -signal.SIGKILL
     assert not loopback.directory.exists()
+
+
+def test_on_loopback_the_children_of_a_program_end_with_it(loopback: Loopback) -> None:
+    program = loopback.start("family", Namespace.POD, ["sh", "-c", "sleep 60 & echo child $!; wait"])
+    child = int(program.wait_for("child ").split()[1])
+    loopback.close()
+    wait_until(lambda: not _is_running(child), "the child's end", 10)
+
+
+def test_on_loopback_everything_ends_with_a_demo_that_is_killed(loopback: Loopback) -> None:
+    """All that a killed demo does for its programs is to let go of the guard's pipe."""
+    program = loopback.start("sleep", Namespace.POD, ["sleep", "60"])
+    assert loopback._guard.stdin is not None
+    loopback._guard.stdin.close()
+    wait_until(lambda: program.exit_code == -signal.SIGKILL, "the program's end", 10)
+    wait_until(lambda: not loopback.directory.exists(), "the directory gone", 10)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process exists and is not just waiting to be collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").split()[2] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_run_that_takes_too_long_is_an_error(loopback: Loopback) -> None:
