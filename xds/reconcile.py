@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 PolicyKey = tuple[str | None, str]
 """Namespace (None: cluster-wide) and name."""
 
-UNREADABLE = "EX101"
+UNREADABLE = "EX901"
 """Code of a document whose text can't be had at all."""
 
-INTERNAL_ERROR = "EX101"
+INTERNAL_ERROR = "EX902"
 """Code of a document that the project itself stumbles over."""
 
 _MAX_LOGGED = 10

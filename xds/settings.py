@@ -61,6 +61,8 @@ class Settings:
     resolve_timeout: float = 2.0
     resolv_conf: Path | None = Path("/etc/resolv.conf")
     api_server: HostPort | None = None
+    ip_families: str = "dual"
+    """`ipv4` where the pods' kernels know no IPv6 at all: an Envoy refuses a listener that it can't open."""
     always_direct: tuple[DirectAddress, ...] = ()
     shutdown_grace: float = 5.0
     log_format: str = "console"
@@ -176,6 +178,12 @@ OPTIONS: tuple[Option, ...] = (
         metavar="HOST:PORT",
         help="The Kubernetes API server, always direct (default: from KUBERNETES_SERVICE_HOST and _PORT).",
         parse=parse_host_port,
+    ),
+    Option(
+        field="ip_families",
+        metavar="dual|ipv4",
+        help="What the pods' kernels know; ipv4 where IPv6 is switched off at boot.",
+        parse=_choice("dual", "ipv4"),
     ),
     Option(
         field="resolv_conf",

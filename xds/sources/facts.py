@@ -55,6 +55,7 @@ class NetworkFacts:
         return Facts(
             always_direct=_sort(self._always_direct()),
             addresses={host: self._known[host] for host in sorted(hosts & self._known.keys())},
+            has_ipv6=self._settings.ip_families == "dual",
         )
 
     async def changes(self) -> AsyncIterator[None]:

@@ -195,3 +195,10 @@ async def test_an_address_that_means_this_host_is_no_fact_for_others(host: str) 
     found = await collect(NetworkFacts(settings(listen=HostPort(host=host, port=18000))))
 
     assert found.always_direct == ()
+
+
+@pytest.mark.parametrize(("families", "has_ipv6"), [("dual", True), ("ipv4", False)])
+async def test_pods_without_ipv6_are_what_the_operator_says(families: str, *, has_ipv6: bool) -> None:
+    facts = await collect(NetworkFacts(settings(ip_families=families)))
+
+    assert facts.has_ipv6 is has_ipv6
