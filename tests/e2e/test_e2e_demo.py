@@ -8,12 +8,18 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.harness import open_lab
 from xds.demo.cast import xds_command
 from xds.demo.polling import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Start = Callable[..., subprocess.Popen[str]]
 
 pytestmark = pytest.mark.e2e
 
@@ -24,22 +30,34 @@ def _lab_can_be_opened() -> None:
 
 
 @pytest.fixture
-def directory() -> Path:
-    """A directory for temporary files in which the demo is alone."""
-    return Path(tempfile.mkdtemp(prefix="demo-"))
+def directory() -> Iterator[Path]:
+    """A directory for temporary files in which the demo is alone; its name is short enough for unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as path:
+        yield Path(path)
 
 
-def _start(directory: Path, *options: str) -> subprocess.Popen[str]:
+@pytest.fixture
+def start(directory: Path) -> Iterator[Start]:
+    """Start a demo with the options given, in `directory`; it does not outlive the test."""
+    started: list[subprocess.Popen[str]] = []
     environment = {
         "PATH": os.environ["PATH"],
         "TMPDIR": str(directory),
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "PYTHONUNBUFFERED": "1",
     }
-    with (directory / "output").open("w", encoding="utf-8") as output:
-        return subprocess.Popen(
-            xds_command("demo", *options), stdout=output, stderr=subprocess.STDOUT, env=environment, text=True
-        )
+
+    def start_one(*options: str) -> subprocess.Popen[str]:
+        with (directory / "output").open("w", encoding="utf-8") as output:
+            command = xds_command("demo", *options)
+            demo = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, text=True)
+        started.append(demo)
+        return demo
+
+    yield start_one
+    for demo in started:
+        demo.kill()
+        demo.wait()
 
 
 def _processes_of(directory: Path) -> list[str]:
@@ -70,8 +88,8 @@ def _is_gone(directory: Path) -> bool:
     return not _processes_of(directory) and [path.name for path in directory.iterdir()] == ["output"]
 
 
-def test_every_step_is_seen_to_work_and_nothing_is_left(directory: Path) -> None:
-    demo = _start(directory)
+def test_every_step_is_seen_to_work_and_nothing_is_left(directory: Path, start: Start) -> None:
+    demo = start()
     assert demo.wait(90) == 0, (directory / "output").read_text(encoding="utf-8")
     text = (directory / "output").read_text(encoding="utf-8")
     assert "All 18 steps were seen to work" in text
@@ -81,8 +99,8 @@ def test_every_step_is_seen_to_work_and_nothing_is_left(directory: Path) -> None
     wait_until(lambda: _is_gone(directory), "everything gone", 10)
 
 
-def test_without_capture_it_says_what_can_not_be_shown_and_shows_the_rest(directory: Path) -> None:
-    demo = _start(directory, "--no-capture")
+def test_without_capture_it_says_what_can_not_be_shown_and_shows_the_rest(directory: Path, start: Start) -> None:
+    demo = start("--no-capture")
     assert demo.wait(90) == 0, (directory / "output").read_text(encoding="utf-8")
     text = (directory / "output").read_text(encoding="utf-8")
     assert "no capture: the application connects to Envoy's listener directly" in text
@@ -101,10 +119,10 @@ def test_without_capture_it_says_what_can_not_be_shown_and_shows_the_rest(direct
     ],
 )
 def test_it_leaves_no_process_no_namespace_and_no_file_when_it_is_ended(
-    directory: Path, number: signal.Signals, options: list[str]
+    directory: Path, start: Start, number: signal.Signals, options: list[str]
 ) -> None:
     namespaces = _namespaces()
-    demo = _start(directory, *options)
+    demo = start(*options)
     output = directory / "output"
     wait_until(lambda: "runs through the tunnel" in output.read_text(encoding="utf-8"), "a running download", 60)
     demo.send_signal(number)

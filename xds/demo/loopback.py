@@ -12,12 +12,14 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xds.capture import LISTENER_PORT
 from xds.demo.errors import LabError
 from xds.demo.processes import Program, start_program
 
@@ -46,7 +48,9 @@ class Loopback:
 
     @classmethod
     def open(cls, envoy: str) -> Loopback:
-        """Make the directory and start the guard."""
+        """Make the directory and start the guard. LabError: something else has the listener's port."""
+        if _is_taken(LISTENER_PORT):
+            raise LabError(f"port {LISTENER_PORT} of this machine is in use, perhaps by another demo; end that first")
         directory = Path(tempfile.mkdtemp(prefix="egress-xds-demo-"))
         (directory / "groups").touch()
         guard = subprocess.Popen(
@@ -138,3 +142,12 @@ class Loopback:
         path = self.directory / name
         path.mkdir(exist_ok=True)
         return path
+
+
+def _is_taken(port: int) -> bool:
+    """Whether something listens already. Envoy would not mind: its listeners share their port (SO_REUSEPORT)."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

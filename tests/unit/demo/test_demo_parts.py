@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -204,6 +205,14 @@ def test_a_laboratory_that_can_not_be_built_says_why_and_leaves_nothing(
 def loopback() -> Iterator[Loopback]:
     with Loopback.open("/nonexistent/envoy") as place:
         yield place
+
+
+def test_a_listener_port_that_something_else_has_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setattr("xds.demo.loopback.LISTENER_PORT", port)
+        with pytest.raises(LabError, match=f"port {port} of this machine is in use"):
+            Loopback.open("/nonexistent/envoy")
 
 
 def test_on_loopback_closing_ends_every_program_and_removes_the_directory(loopback: Loopback) -> None:
