@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 _OPTIONS = (("grpc.max_receive_message_length", -1),)
+_ENDED_UNREAD = "Internal error from Core"
+"""What grpc.aio says if the server ended the call while the client was still writing; the status is lost then."""
 _WILDCARDS = (ResourceType.CLUSTER, ResourceType.LISTENER)
 
 Name = tuple[ResourceType, str]
@@ -91,7 +93,9 @@ class _Fetch:
 
     async def run(self, channel: grpc.aio.Channel) -> None:
         requests: asyncio.Queue[DeltaDiscoveryRequest] = asyncio.Queue()
-        self._subscribe(requests, _WILDCARDS)
+        # One after the other, as an Envoy does: a server that refuses the node does so before anything else is
+        # written, since a write that meets the end of the call would hide the status.
+        self._subscribe(requests, _WILDCARDS[:1])
         call = channel.stream_stream(
             _METHOD,
             request_serializer=DeltaDiscoveryRequest.SerializeToString,
@@ -101,6 +105,7 @@ class _Fetch:
             async for response in call:
                 requests.put_nowait(DeltaDiscoveryRequest(type_url=response.type_url, response_nonce=response.nonce))
                 self._subscribe(requests, self._receive(response))
+                self._subscribe(requests, _WILDCARDS)
                 if self._asked <= self._answered:
                     return
         finally:
@@ -194,6 +199,8 @@ def _translate(server: str, error: grpc.aio.AioRpcError) -> UnreachableError:
             return UnreachableError(f"{server} can't be reached ({details}); is `xds serve` running there?")
         case grpc.StatusCode.UNIMPLEMENTED:
             return UnreachableError(f"{server} does not serve delta ADS; is this the address of `xds serve`?")
+        case grpc.StatusCode.INTERNAL if details == _ENDED_UNREAD:
+            return UnreachableError(f"{server} ended the call unread; does it serve delta ADS? See its log")
         case grpc.StatusCode.INVALID_ARGUMENT:
             return UnreachableError(f"{server} refuses the request: {details}; check --node, --label")
         case code:

@@ -544,3 +544,53 @@ def test_the_state_dates_each_verdict_and_the_log_gives_it_once() -> None:
     assert [entry["document"] for entry in refused] == ["a"]
     assert "last good" in refused[0]["event"]
     assert any(entry["event"] == "finding" and entry["where"].startswith("a:") for entry in logs)
+
+
+def test_the_log_tells_of_documents_that_come_and_go_and_bounds_what_it_says_of_one() -> None:
+    many = "".join(f"key{number}: 1\n" for number in range(15))
+
+    async def main(loop: VirtualTimeLoop) -> None:
+        bench = Bench(loop, a=policy("one"), b=policy("two"))
+        async with bench.running():
+            await asyncio.sleep(2)
+            bench.source.texts = {"a": policy("one") + many}
+            bench.source.notify()
+            await asyncio.sleep(2)
+
+    with capture_logs() as logs:
+        run_virtually(main)
+
+    said = [(entry["event"], entry.get("document")) for entry in logs]
+    assert said.count(("finding", "a")) == 10
+    assert ("document in force", "b") in said
+    assert ("document gone", "b") in said
+    assert [entry["count"] for entry in logs if entry["event"].startswith("more findings")] == [5]
+
+
+def test_a_last_good_version_that_new_facts_break_is_served_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = Judge()
+    documents = read(a=policy("one", host="proxy.example"))
+    before = judge_all(judge, documents)
+
+    def refuse(given: Policy, facts: Facts) -> Compilation:
+        if facts.addresses:
+            return Compilation(None, (Diagnostic("EX501", given.where, "too interleaved", "reorder"),))
+        return compile_snapshot(given, facts)
+
+    monkeypatch.setattr(reconcile, "compile_snapshot", refuse)
+    after = judge_all(judge, documents, Facts(addresses={"proxy.example": (ip_address("192.0.2.7"),)}))
+
+    assert after.world.snapshots == before.world.snapshots
+    assert state_of(after, "a").has_last_good
+
+
+def test_a_document_that_stops_the_parser_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(document: Document) -> None:
+        raise ZeroDivisionError(document.source)
+
+    monkeypatch.setattr(reconcile, "parse_document", stumble)
+    with capture_logs() as logs:
+        judgement = judge_all(Judge(), read(a=policy("one")))
+
+    assert [item.is_unreadable for item in judgement.world.candidates if isinstance(item, HeldPolicy)] == [True]
+    assert [(entry["event"], entry["source"]) for entry in logs] == [("internal error", "a")]
