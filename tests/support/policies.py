@@ -6,6 +6,7 @@ Nothing here parses documents; what a constructor leaves out has the model's own
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
@@ -109,8 +110,17 @@ def policy(
 
 
 def compile_good(written: Policy, facts: Facts | None = None) -> Snapshot:
-    """Compile a policy that has nothing wrong with it."""
-    compilation = compile_snapshot(written, facts or Facts())
+    """Compile a policy that has nothing wrong with it. Without facts of its own, only once."""
+    return _compile_without_facts(written) if facts is None else _compile(written, facts)
+
+
+@lru_cache(maxsize=256)
+def _compile_without_facts(written: Policy) -> Snapshot:
+    return _compile(written, Facts())
+
+
+def _compile(written: Policy, facts: Facts) -> Snapshot:
+    compilation = compile_snapshot(written, facts)
     assert compilation.diagnostics == ()
     assert compilation.snapshot is not None
     return compilation.snapshot

@@ -37,6 +37,12 @@ def test_every_name_is_plain_and_bounded(build: Callable[[str], str], name: str)
 
 
 @any_builder
+@pytest.mark.parametrize("name", ["x" * 121, "x" * 5000, "ä" * 5000], ids=["just too long", "much too long", "and odd"])
+def test_a_long_name_is_cut(build: Callable[[str], str], name: str) -> None:
+    assert len(build(name).split("/", 1)[1]) == 120
+
+
+@any_builder
 @given(one=st.text(), other=st.text())
 def test_different_names_stay_different(build: Callable[[str], str], one: str, other: str) -> None:
     assert (build(one) == build(other)) is (one == other)
