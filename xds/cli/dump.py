@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-# The compiler is needed online too: importing it registers the matcher messages that `render` unpacks.
-from xds import compile as _compile  # noqa: F401
+from xds import compile as _compile  # noqa: F401 - registers the matcher messages that `render` unpacks
 from xds.bootstrap import parse_authority, parse_labels, parse_node_id
 from xds.cli.logs import configure_logging
 from xds.cli.options import settings_options

@@ -28,6 +28,9 @@ from envoy_data_plane.envoy.config.core.v3 import (
     SocketAddress,
     TransportSocket,
 )
+from envoy_data_plane.envoy.config.core.v3 import (
+    HttpProtocolOptions as CommonHttpProtocolOptions,
+)
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
     LbEndpoint,
@@ -61,6 +64,11 @@ _UNLIMITED = 2**32 - 1
 """Envoy's default of 1,024 connections per cluster would refuse tunnels that the proxy would take."""
 _SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 """Where Debian, Ubuntu, Alpine and Envoy's own images keep them; on the machine of the Envoy, not on this one."""
+_ONE_REQUEST = 1
+"""
+Requests that a connection to a proxy carries. Proxies are careless with what follows the first: Tinyproxy closes
+without a word, which would cost the next request a 503, and proxy.py sends it to the first one's origin.
+"""
 _PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _MATCH_CRITERIA = "envoy.transport_socket_match"
 
@@ -82,7 +90,7 @@ def build_direct_cluster() -> Cluster:
         lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
         connect_timeout=_CONNECT_TIMEOUT,
         circuit_breakers=_no_limits(),
-        typed_extension_protocol_options=_http1(),
+        typed_extension_protocol_options=_http1(None),
     )
 
 
@@ -98,7 +106,7 @@ def build_proxy_cluster(proxy: Proxy) -> Cluster:
         load_assignment=ClusterLoadAssignment(cluster_name=name, endpoints=_localities(proxy)),
         transport_socket_matches=_transport_sockets(proxy),
         circuit_breakers=_no_limits(),
-        typed_extension_protocol_options=_http1(),
+        typed_extension_protocol_options=_http1(_ONE_REQUEST),
     )
 
 
@@ -169,6 +177,12 @@ def _no_limits() -> CircuitBreakers:
     )
 
 
-def _http1() -> dict[str, Any]:
+def _http1(requests_per_connection: int | None) -> dict[str, Any]:
     explicit = HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=build_http1_options())
-    return {_PROTOCOL_OPTIONS: Any.pack(HttpProtocolOptions(explicit_http_config=explicit))}
+    common = (
+        None
+        if requests_per_connection is None
+        else CommonHttpProtocolOptions(max_requests_per_connection=requests_per_connection)
+    )
+    options = HttpProtocolOptions(explicit_http_config=explicit, common_http_protocol_options=common)
+    return {_PROTOCOL_OPTIONS: Any.pack(options)}

@@ -55,6 +55,8 @@ from xds.policy.model import Action, Deny, Direct, PlainHttp, Policy, Tunnel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_OR_MATCH_MEMBERS = 2
+"""The fewest that Envoy takes (`ListenerFilterChainMatchPredicate.MatchSet.rules`)."""
 _INSPECTION_TIMEOUT = timedelta(seconds=2)
 """How long a client may stay silent before it counts as one whose server speaks first."""
 
@@ -110,11 +112,11 @@ def _listener_filters(server_first_ports: tuple[int, ...]) -> list[ListenerFilte
 
 
 def _on_ports(ports: tuple[int, ...]) -> ListenerFilterChainMatchPredicate | None:
-    """Match connections to any of `ports`. Envoy wants at least two members in an `or_match`."""
+    """Match connections to any of `ports`."""
     rules = [
         ListenerFilterChainMatchPredicate(destination_port_range=Int32Range(start=port, end=port + 1)) for port in ports
     ]
-    if len(rules) < 2:  # noqa: PLR2004
+    if len(rules) < _OR_MATCH_MEMBERS:
         return rules[0] if rules else None
     return ListenerFilterChainMatchPredicate(or_match=ListenerFilterChainMatchPredicateMatchSet(rules=rules))
 

