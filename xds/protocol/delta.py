@@ -76,7 +76,8 @@ class Delta:
         # An Envoy finishes its start only after an answer for CDS and LDS, so a new wildcard gets one even if empty.
         if not (due or absent or gone or subscription.owes_all):
             return None
-        return Content(snapshot.versions[subscription.kind], due, tuple(sorted(absent | gone)))
+        again = {name for name in subscription.exchange.refused_removals if subscription.tracks(name)} - table.keys()
+        return Content(snapshot.versions[subscription.kind], due, tuple(sorted(absent | gone | again)))
 
 
 def _absent(subscription: Subscription, table: Mapping[str, Resource]) -> set[str]:

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from xds.resources import Resource
     from xds.snapshot import Snapshot
 
-HELD_SUFFIX = "+held"
-"""Ends the version of a full state that still repeats resources whose removal is held back."""
+INEXACT_SUFFIX = "~"
+"""
+Ends the version of a CDS or LDS state that is not the snapshot's: part of it, or with removals held back. So a client
+that comes back with a version without it has the snapshot's state.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +55,14 @@ class Sotw:
         is_wildcard = allows_wildcard and (WILDCARD in names or not subscription.has_named)
         if allows_wildcard:
             names.discard(WILDCARD)
-        # "ACK/NACK and resource type instance version": on a new stream the client says what it has; leaving it
-        # unrepeated is safe only where the wildcard is the only subscription.
-        claims = is_wildcard and not names and subscription.exchange.last is None
-        subscription.claimed = Version(request.version) if claims and request.version else None
         subscription.follow(names, is_wildcard=is_wildcard, asked=names - subscription.names)
+        # "ACK/NACK and resource type instance version": on a new stream the client says what it has from the one
+        # before. Leaving it unrepeated is safe only where the wildcard is the only subscription. In any other case
+        # it needs the full state, even an empty one: what is gone shows only by its absence ("Deleting Resources").
+        has_older = allows_wildcard and subscription.exchange.last is None and bool(request.version)
+        may_claim = has_older and is_wildcard and not names
+        subscription.claimed = Version(request.version) if may_claim else None
+        subscription.owes_all = subscription.owes_all or (has_older and not may_claim)
 
     def compute(self, subscription: Subscription, snapshot: Snapshot, *, holds_removals: bool) -> Content | None:
         """Work out the next response; None if nothing is owed."""
@@ -66,7 +72,9 @@ class Sotw:
         wanted = subscription.select(table)
         due = tuple(resource for resource in wanted.values() if subscription.is_due(resource))
         if subscription.kind.allows_wildcard:
-            return _full_state(subscription, wanted, version, is_due=bool(due), holds_removals=holds_removals)
+            if not _owes_state(subscription, wanted, is_due=bool(due), holds_removals=holds_removals):
+                return None
+            return _full_state(subscription, table, version, holds_removals=holds_removals)
         # "Grouping Resources into Responses": other types may be sent one by one. A name that does not exist is
         # met with silence ("Knowing When a Requested Resource Does Not Exist"); so is a removal ("Deleting
         # Resources": the client learns it from the parent).
@@ -80,21 +88,24 @@ def _settle_claim(subscription: Subscription, table: Mapping[str, Resource], ver
         subscription.full = dict(table)
 
 
+def _owes_state(
+    subscription: Subscription, wanted: Mapping[str, Resource], *, is_due: bool, holds_removals: bool
+) -> bool:
+    # An Envoy finishes its start only after an answer for CDS and LDS, so a wildcard gets one even if empty.
+    is_gone = not holds_removals and any(name not in wanted for name in subscription.full)
+    return is_due or is_gone or subscription.owes_all
+
+
 def _full_state(
-    subscription: Subscription,
-    wanted: Mapping[str, Resource],
-    version: Version,
-    *,
-    is_due: bool,
-    holds_removals: bool,
-) -> Content | None:
+    subscription: Subscription, table: Mapping[str, Resource], version: Version, *, holds_removals: bool
+) -> Content:
     """CDS and LDS: "the server must include the complete state of the world" ("Grouping Resources …")."""
-    gone = sorted(name for name in subscription.full if name not in wanted)
-    if not (is_due or subscription.owes_all or (gone and not holds_removals)):
-        return None
-    held = {name: subscription.full[name] for name in gone} if holds_removals else {}
-    state = dict(sorted({**held, **wanted}.items()))
+    wanted = subscription.select(table)
+    gone = {name: resource for name, resource in subscription.full.items() if name not in wanted}
+    state = dict(sorted({**gone, **wanted}.items())) if holds_removals else dict(wanted)
     subscription.full = state
-    if held:
-        return Content(Version(version + HELD_SUFFIX), tuple(state.values()))
-    return Content(version, tuple(state.values()), tuple(gone))
+    return Content(
+        version=version if state.keys() == table.keys() else Version(version + INEXACT_SUFFIX),
+        resources=tuple(state.values()),
+        removed=() if holds_removals else tuple(gone),
+    )

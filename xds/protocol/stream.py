@@ -37,9 +37,9 @@ REFERRERS: Mapping[ResourceType, tuple[ResourceType, ...]] = MappingProxyType(
     }
 )
 """
-Who may refer to a type. Its removals wait until the client acknowledged these: make before break (xDS protocol,
-"Eventual consistency considerations"), and a client that refused a new listener still runs the old one, which
-needs its old clusters.
+Who may refer to a type. Its removals wait until the client runs what it was sent of these: make before break
+(xDS protocol, "Eventual consistency considerations"), and a client that refused a new listener still runs the
+old one, which needs its old clusters.
 """
 
 _MAX_UNKNOWN_TYPES = 16
@@ -114,7 +114,7 @@ class Stream(Generic[RequestT]):
             if response is not None:
                 return response
         for kind in reversed(ResourceType):
-            if self._are_settled(REFERRERS[kind]):
+            if self._are_settled(REFERRERS[kind], snapshot):
                 response = self._respond(kind, snapshot, holds_removals=False)
                 if response is not None:
                     return response
@@ -131,32 +131,31 @@ class Stream(Generic[RequestT]):
         if content is None:
             return None
         if kind is ResourceType.CLUSTER:
-            self._owe_endpoints(content.resources)
+            self._owe_endpoints(subscription, content.resources)
         subscription.mark_sent(content.resources, content.removed)
         self._responses += 1
         nonce = Nonce(str(self._responses))
-        subscription.exchange.open(nonce, content.version)
+        subscription.exchange.open(nonce, content)
         return Response(kind, nonce, content.version, content.resources, content.removed)
 
-    def _owe_endpoints(self, clusters: Iterable[Resource]) -> None:
+    def _owe_endpoints(self, subscription: Subscription, clusters: Iterable[Resource]) -> None:
         """
-        Owe the endpoints of clusters that are about to change.
+        Owe the endpoints of clusters that the client is about to build anew.
 
         "Warming of Cluster is completed only when a new ClusterLoadAssignment response is supplied … even though
         there is no change in endpoints" (xDS protocol, "Resource warming"; istio#38709). Only for subscribed names
-        does this have an effect.
+        does this have an effect; clusters that a SotW response merely repeats are none of them.
         """
-        sent = self._subscriptions[ResourceType.CLUSTER].sent
         self._subscriptions[ResourceType.ENDPOINT].owed.update(
             reference.name
             for cluster in clusters
-            if sent.get(cluster.name) != cluster.version
+            if subscription.owes_all or subscription.is_due(cluster)
             for reference in cluster.references
             if reference.kind == ResourceType.ENDPOINT.type_url
         )
 
-    def _are_settled(self, kinds: Iterable[ResourceType]) -> bool:
-        return all(self._subscriptions[kind].exchange.is_settled for kind in kinds)
+    def _are_settled(self, kinds: Iterable[ResourceType], snapshot: Snapshot) -> bool:
+        return all(self._subscriptions[kind].is_settled(snapshot.of(kind)) for kind in kinds)
 
     def _note_unknown(self, type_url: str) -> UnknownType | None:
         if type_url in self._unknown or len(self._unknown) >= _MAX_UNKNOWN_TYPES:

@@ -42,6 +42,15 @@ class Nacked:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a response must say, before it has a nonce. SotW has no words for `removed`; it is bookkeeping there."""
+
+    version: Version
+    resources: tuple[Resource, ...]
+    removed: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class Exchange:
     """Responses of one type on one stream, and the client's answers to them."""
@@ -50,17 +59,24 @@ class Exchange:
     last: Nonce | None = None
     """Nonce of the newest response."""
     has_acked: bool = False
-    _versions: dict[str, Version] = field(default_factory=dict)
-    """Versions of the responses that an answer may still name, oldest first."""
+    refused: dict[str, Version] = field(default_factory=dict)
+    """Versions that the client refused by name, until the name is sent again."""
+    refused_removals: set[str] = field(default_factory=set)
+    """Removals that came in a refused response. They join the next one."""
+    _contents: dict[str, Content] = field(default_factory=dict)
+    """Responses that an answer may still name, oldest first."""
     _answered: str | None = None
     _is_rejected: bool = False
 
-    def open(self, nonce: Nonce, version: Version) -> None:
+    def open(self, nonce: Nonce, content: Content) -> None:
         """Note that a response went out."""
         self.last = nonce
-        self._versions[nonce] = version
-        while len(self._versions) > _MAX_REMEMBERED:
-            del self._versions[next(iter(self._versions))]
+        self._contents[nonce] = content
+        for resource in content.resources:
+            self.refused.pop(resource.name, None)
+        self.refused_removals.clear()
+        while len(self._contents) > _MAX_REMEMBERED:
+            del self._contents[next(iter(self._contents))]
 
     def record(self, nonce: str, error: str | None) -> Acked | Nacked | None:
         """
@@ -69,23 +85,23 @@ class Exchange:
         The presence of `error_detail` makes it a NACK (xDS protocol, "ACK and NACK semantics summary"). A
         request may carry an old nonce again just to change its subscription; it then answers nothing.
         """
-        version = self._versions.get(nonce)
-        if version is None or (nonce == self._answered and (error is None or self._is_rejected)):
+        content = self._contents.get(nonce)
+        if content is None or (nonce == self._answered and (error is None or self._is_rejected)):
             return None
-        for older in tuple(self._versions):
-            if older == nonce:
-                break
-            del self._versions[older]
+        while next(iter(self._contents)) != nonce:  # answers come in order, so older ones will not come any more
+            del self._contents[next(iter(self._contents))]
         self._answered, self._is_rejected = nonce, error is not None
         if error is not None:
-            return Nacked(self.kind, version, error)
+            self.refused.update((resource.name, resource.version) for resource in content.resources)
+            self.refused_removals.update(content.removed)
+            return Nacked(self.kind, content.version, error)
         self.has_acked = True
-        return Acked(self.kind, version)
+        return Acked(self.kind, content.version)
 
     @property
-    def is_settled(self) -> bool:
-        """Whether the newest response, if any, was acknowledged: the client runs what it was sent."""
-        return self._answered == self.last and not self._is_rejected
+    def is_answered(self) -> bool:
+        """Whether no response waits for its answer."""
+        return self._answered == self.last
 
     def is_stale(self, nonce: str) -> bool:
         """
@@ -99,7 +115,7 @@ class Exchange:
             return False
         if nonce:
             return nonce != self.last
-        return self.has_acked or self._answered != self.last
+        return self.has_acked or not self.is_answered
 
 
 @dataclass(slots=True)
@@ -147,6 +163,13 @@ class Subscription:
         """
         return resource.name in self.owed or self.sent.get(resource.name) != resource.version
 
+    def is_settled(self, table: Mapping[str, Resource]) -> bool:
+        """Whether the client runs what it was sent: nothing unanswered, and nothing current refused."""
+        return self.exchange.is_answered and not any(
+            self.tracks(name) and name in table and table[name].version == version
+            for name, version in self.exchange.refused.items()
+        )
+
     def follow(self, names: set[str], *, is_wildcard: bool, asked: set[str]) -> None:
         """
         Take over the client's subscription; `asked` must be answered whatever was sent before.
@@ -180,15 +203,6 @@ class Subscription:
             else:
                 self.sent.pop(name, None)
         self.owes_all = False
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What a response must say, before it has a nonce. SotW has no words for `removed`; it is bookkeeping there."""
-
-    version: Version
-    resources: tuple[Resource, ...]
-    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
