@@ -205,3 +205,17 @@ def test_every_cluster_speaks_http1_with_the_applications_header_names(cluster: 
     assert http1 is not None
     assert http1.header_key_format is not None
     assert http1.header_key_format.stateful_formatter is not None
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [
+        pytest.param(build_proxy_cluster(proxy()), 1, id="a proxy gets one request per connection"),
+        pytest.param(build_direct_cluster(), None, id="an origin gets as many as the application sends"),
+    ],
+)
+def test_a_connection_carries_as_many_requests_as_the_other_end_bears(cluster: Cluster, expected: int | None) -> None:
+    (packed,) = cluster.typed_extension_protocol_options.values()
+    common = unpack_as(packed, HttpProtocolOptions).common_http_protocol_options
+
+    assert (common.max_requests_per_connection if common else None) == expected
