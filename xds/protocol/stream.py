@@ -29,17 +29,18 @@ RequestT_contra = TypeVar("RequestT_contra", bound=Request, contravariant=True)
 
 REFERRERS: Mapping[ResourceType, tuple[ResourceType, ...]] = MappingProxyType(
     {
-        ResourceType.CLUSTER: (ResourceType.LISTENER, ResourceType.ROUTE),
-        ResourceType.ENDPOINT: (ResourceType.CLUSTER,),
         ResourceType.LISTENER: (),
         ResourceType.ROUTE: (ResourceType.LISTENER,),
-        ResourceType.SECRET: (ResourceType.CLUSTER, ResourceType.LISTENER),
+        ResourceType.CLUSTER: (ResourceType.LISTENER, ResourceType.ROUTE),
+        ResourceType.SECRET: (ResourceType.LISTENER, ResourceType.ROUTE, ResourceType.CLUSTER),
+        ResourceType.ENDPOINT: (ResourceType.LISTENER, ResourceType.ROUTE, ResourceType.CLUSTER),
     }
 )
 """
-Who may refer to a type. Its removals wait until the client runs what it was sent of these: make before break
-(xDS protocol, "Eventual consistency considerations"), and a client that refused a new listener still runs the
-old one, which needs its old clusters.
+Who may refer to a type, itself or through another, in the order in which removals go: no type comes before one of
+its referrers. Removals wait until the client runs what it was sent of these: make before break (xDS protocol,
+"Eventual consistency considerations"), and a client that refused a new listener still runs the old one, which
+needs its old clusters.
 """
 
 _MAX_UNKNOWN_TYPES = 16
@@ -105,7 +106,7 @@ class Stream(Generic[RequestT]):
         Return the next response that the client is owed, counted as sent; None if it is up to date.
 
         Without a snapshot nothing is said: subscriptions wait. Additions go in the order of `ResourceType`,
-        then removals against it, each as soon as nothing that the client runs can refer to it.
+        then removals in that of `REFERRERS`, each as soon as nothing that the client runs can refer to it.
         """
         if snapshot is None:
             return None
@@ -113,8 +114,8 @@ class Stream(Generic[RequestT]):
             response = self._respond(kind, snapshot, holds_removals=bool(REFERRERS[kind]))
             if response is not None:
                 return response
-        for kind in reversed(ResourceType):
-            if self._are_settled(REFERRERS[kind], snapshot):
+        for kind, referrers in REFERRERS.items():
+            if self._are_settled(referrers, snapshot):
                 response = self._respond(kind, snapshot, holds_removals=False)
                 if response is not None:
                     return response

@@ -104,7 +104,7 @@ def expect(*responses: tuple[str, ...]) -> Step:
         said = []
         while (response := stage.stream.next_response(stage.snapshot)) is not None:
             said.append(told(response))
-        assert said == list(responses)
+        assert said == list(responses), f"said {said}, not {list(responses)}"
 
     return step
 
@@ -113,6 +113,6 @@ def reports(event: Event | None) -> Step:
     """The last request told this, and nothing else."""
 
     def step(stage: Stage) -> None:
-        assert stage.event == event
+        assert stage.event == event, f"told {stage.event}, not {event}"
 
     return step

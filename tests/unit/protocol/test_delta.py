@@ -330,28 +330,6 @@ ROWS = (
         ],
     ),
     Row(
-        "removals go against the order, each when its users are known to be gone",
-        "Eventual consistency considerations",
-        [
-            world(A1, E1, L1, R1, K1),
-            delta(CDS),
-            delta(EDS, "e"),
-            delta(LDS),
-            delta(RDS, "r"),
-            delta(SDS, "k"),
-            expect(("cluster", "a=1"), ("endpoint", "e=1"), ("listener", "l=1"), ("route", "r=1"), ("secret", "k=1")),
-            delta(CDS, nonce="1"),
-            delta(LDS, nonce="3"),
-            delta(RDS, nonce="4"),
-            world(),
-            expect(("listener", "-l"), ("endpoint", "-e")),
-            delta(LDS, nonce="6"),
-            expect(("secret", "-k"), ("route", "-r")),
-            delta(RDS, nonce="9"),
-            expect(("cluster", "-a")),
-        ],
-    ),
-    Row(
         "a cluster outlives the listener that is to stop using it",
         "Eventual consistency considerations",
         [
