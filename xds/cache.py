@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
-from xds.policy.model import HeldPolicy, Policy
+from xds.policy.model import HeldPolicy
 from xds.policy.selection import select_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from xds.policy.model import Workload
+    from xds.policy.model import Policy, Workload
     from xds.snapshot import Snapshot
 
 _MAX_WORKLOADS = 16_384
@@ -74,8 +74,8 @@ class SnapshotCache:
                 return self._world.refuse_all
             case HeldPolicy():
                 return None
-            case Policy(namespace=namespace, name=name):
-                return self._world.snapshots.get((namespace, name))
+            case policy:
+                return self._world.snapshots.get((policy.namespace, policy.name))
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` after each change of the world, until the returned function is called."""

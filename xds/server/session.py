@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Generic, assert_never
 
 import grpc
 import structlog
@@ -191,3 +191,5 @@ class Session(Generic[RequestT]):
             case UnknownType(type_url):
                 connection.note_unknown_type(type_url[:_MAX_LOGGED])
                 self._log.warning("unknown type requested", type_url=type_url[:_MAX_LOGGED])
+            case _:
+                assert_never(event)
