@@ -62,10 +62,20 @@ class Story(RuleBasedStateMachine):
         self.publish(world)
         for kind in (CDS, LDS):
             self.subscribe(kind, set(), is_wildcard=True)
+        for kind in (EDS, RDS, SDS):
+            self.subscribe(kind, set(NAMES), is_wildcard=False)
 
     @rule(world=WORLD)
     def publish(self, world: World) -> None:
         self.world, self.snapshot = world, build(world)
+
+    @rule(kind=KINDS, name=st.sampled_from(NAMES), content=st.sampled_from(["1", "2", None]))
+    def change_one(self, kind: ResourceType, name: str, content: str | None) -> None:
+        """Everything else stays: what depends on the change must follow, and nothing else."""
+        if self.world is None:
+            return
+        table = {known: text for known, text in self.world[kind].items() if known != name}
+        self.publish({**self.world, kind: table if content is None else {**table, name: content}})
 
     @rule()
     def publish_equal(self) -> None:
@@ -157,6 +167,10 @@ class Story(RuleBasedStateMachine):
             client.settle(self.snapshot)
             self.check(client, fresh)
 
+    def teardown(self) -> None:
+        """Every story ends settled."""
+        self.settle()
+
     def check(self, client: ModelClient[Any], world: World) -> None:
         """The client has of each type what it asked for, and no changed cluster still waits for its endpoints."""
         for kind, interest in client.interests.items():
@@ -171,6 +185,9 @@ class Story(RuleBasedStateMachine):
 
 
 Story.TestCase.settings = settings(
-    max_examples=120, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=max(120, settings().max_examples),
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 test_clients_converge = Story.TestCase
