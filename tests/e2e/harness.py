@@ -81,11 +81,6 @@ class ProxyKind(Enum):
     TINYPROXY = "tinyproxy"
     EMBEDDED = "embedded"
 
-    @property
-    def connects_anywhere(self) -> bool:
-        """Whether its stock configuration takes CONNECT for every port."""
-        return self is not ProxyKind.SQUID
-
 
 @dataclass(slots=True)
 class CorporateProxy:

@@ -34,12 +34,16 @@ DENY_API = f"[{{name: api, to: {{domains: [{API}]}}, action: deny}}]"
 DENY_ADDRESS = f"[{{name: address, to: {{cidrs: [{API_ADDRESS}/32]}}, action: deny}}]"
 
 
-@pytest.fixture
-def anywhere(world: World) -> World:
-    """A world whose proxy takes CONNECT for every port."""
-    if not world.proxy.kind.connects_anywhere:
-        pytest.skip("its stock configuration takes CONNECT for port 443 only; what happens then is a test of its own")
-    return world
+SQUID = pytest.mark.parametrize("shared_world", [ProxyKind.SQUID], indirect=True, ids=["squid"])
+"""Only Squid refuses CONNECT as it comes, to every port but 443; and some things are seen well enough once."""
+ANYWHERE = pytest.mark.parametrize(
+    "shared_world", [ProxyKind.TINYPROXY, ProxyKind.EMBEDDED], indirect=True, ids=["tinyproxy", "embedded"]
+)
+"""The proxies whose stock configuration takes CONNECT for every port."""
+SIX_TUNNELS = pytest.mark.parametrize(
+    "shared_world", [ProxyKind.SQUID, ProxyKind.TINYPROXY], indirect=True, ids=["squid", "tinyproxy"]
+)
+"""proxy.py 2.4.10 takes no CONNECT for an IPv6 address, whoever asks."""
 
 
 def test_tls_goes_through_a_tunnel_to_the_name_that_the_client_asked_for(world: World) -> None:
@@ -56,11 +60,12 @@ def test_tls_to_a_bare_address_goes_through_a_tunnel_to_that_address(world: Worl
     assert world.proxy.wait_for(f"CONNECT {API_ADDRESS}:443", mark)
 
 
-def test_tls_on_another_port_is_asked_for_with_that_port(anywhere: World) -> None:
-    anywhere.set_policy()
-    mark = anywhere.proxy.mark()
-    assert anywhere.curl(f"https://{API}:8443/").expect() == b"api.example.com greets you over TLS.\n"
-    assert anywhere.proxy.wait_for(f"CONNECT {API}:8443", mark)
+@ANYWHERE
+def test_tls_on_another_port_is_asked_for_with_that_port(world: World) -> None:
+    world.set_policy()
+    mark = world.proxy.mark()
+    assert world.curl(f"https://{API}:8443/").expect() == b"api.example.com greets you over TLS.\n"
+    assert world.proxy.wait_for(f"CONNECT {API}:8443", mark)
 
 
 def test_plain_http_reaches_the_proxy_in_absolute_form(world: World) -> None:
@@ -104,18 +109,18 @@ def _lines_of_body(response: bytes) -> list[str]:
     return response.partition(b"\r\n\r\n")[2].decode().rstrip().split("\r\n")
 
 
-def test_tcp_to_an_address_goes_through_a_tunnel_to_that_address(anywhere: World) -> None:
-    anywhere.set_policy()
-    mark = anywhere.proxy.mark()
-    with anywhere.connect(API_ADDRESS, ECHO_PORT) as connection:
+@ANYWHERE
+def test_tcp_to_an_address_goes_through_a_tunnel_to_that_address(world: World) -> None:
+    world.set_policy()
+    mark = world.proxy.mark()
+    with world.connect(API_ADDRESS, ECHO_PORT) as connection:
         connection.sendall(b"\x00\xff not a protocol that anybody knows")
         assert connection.recv(100) == b"\x00\xff not a protocol that anybody knows"
-    assert anywhere.proxy.wait_for(f"CONNECT {API_ADDRESS}:{ECHO_PORT}", mark)
+    assert world.proxy.wait_for(f"CONNECT {API_ADDRESS}:{ECHO_PORT}", mark)
 
 
+@SQUID
 def test_a_tunnel_that_the_proxy_refuses_is_a_closed_connection_and_never_a_direct_one(world: World) -> None:
-    if world.proxy.kind.connects_anywhere:
-        pytest.skip("this proxy refuses nothing")
     world.set_policy()
     mark = world.proxy.mark()
     with world.connect(API_ADDRESS, ECHO_PORT) as connection:
@@ -124,30 +129,33 @@ def test_a_tunnel_that_the_proxy_refuses_is_a_closed_connection_and_never_a_dire
     assert "DENIED/403" in world.proxy.wait_for(f"CONNECT {API_ADDRESS}:{ECHO_PORT}", mark)
 
 
-def test_a_server_that_speaks_first_is_heard_at_once_on_a_port_that_is_known_for_it(anywhere: World) -> None:
-    anywhere.set_policy()
+@ANYWHERE
+def test_a_server_that_speaks_first_is_heard_at_once_on_a_port_that_is_known_for_it(world: World) -> None:
+    world.set_policy()
     started = time.monotonic()
-    with anywhere.connect(MAIL, SMTP_PORT) as connection:
+    with world.connect(MAIL, SMTP_PORT) as connection:
         assert connection.recv(100) == BANNER
         assert time.monotonic() - started < 1.5
         connection.sendall(b"EHLO pod\r\n")
         assert connection.recv(100) == b"250 EHLO pod\r\n"
 
 
-def test_a_server_that_speaks_first_is_heard_on_any_port_after_a_wait(anywhere: World) -> None:
-    anywhere.set_policy()
+@ANYWHERE
+def test_a_server_that_speaks_first_is_heard_on_any_port_after_a_wait(world: World) -> None:
+    world.set_policy()
     started = time.monotonic()
-    with anywhere.connect(MAIL, BANNER_PORT) as connection:
+    with world.connect(MAIL, BANNER_PORT) as connection:
         assert connection.recv(100) == BANNER
         assert 1.5 < time.monotonic() - started < 10
         connection.sendall(b"EHLO pod\r\n")
         assert connection.recv(100) == b"250 EHLO pod\r\n"
 
 
-def test_a_port_that_the_policy_names_is_not_waited_for(anywhere: World) -> None:
-    anywhere.set_policy(extra=f"serverFirstPorts: [{BANNER_PORT}]")
+@ANYWHERE
+def test_a_port_that_the_policy_names_is_not_waited_for(world: World) -> None:
+    world.set_policy(extra=f"serverFirstPorts: [{BANNER_PORT}]")
     started = time.monotonic()
-    with anywhere.connect(MAIL, BANNER_PORT) as connection:
+    with world.connect(MAIL, BANNER_PORT) as connection:
         assert connection.recv(100) == BANNER
         assert time.monotonic() - started < 1.5
 
@@ -214,9 +222,8 @@ def test_ipv6_is_captured_and_tunnelled_by_name_by_address_and_as_plain_http(wor
     assert world.proxy.wait_for(f"GET http://{SIX}/six", mark)
 
 
+@SIX_TUNNELS
 def test_an_ipv6_address_is_asked_for_in_brackets(world: World) -> None:
-    if world.proxy.kind is ProxyKind.EMBEDDED:
-        pytest.skip("proxy.py 2.4.10 takes no CONNECT for an IPv6 address, whoever asks")
     world.set_policy()
     mark = world.proxy.mark()
     assert world.curl(f"https://[{API_ADDRESS_6}]/").exit_code == 0
@@ -233,10 +240,9 @@ def test_one_http_connection_carries_many_requests_even_if_the_proxy_closes_afte
             assert read_response(connection).endswith(b"api.example.com greets you over plain HTTP.\n")
 
 
+@SQUID
 def test_a_slow_answer_is_waited_for_as_long_as_the_application_does(world: World) -> None:
     """Envoy's own limit would be 15 s."""
-    if world.proxy.kind is not ProxyKind.SQUID:
-        pytest.skip("once is enough: the wait is the same whatever the proxy")
     world.set_policy()
     assert world.curl(f"http://{API}/wait?seconds=16").expect() == b"api.example.com greets you over plain HTTP.\n"
 
