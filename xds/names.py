@@ -73,5 +73,10 @@ def tcp_tunnel_chain(proxy: str) -> str:
 
 
 def http_proxy_chain(proxy: str) -> str:
-    """Name the chain whose plain HTTP all goes to `proxy`, whatever its Host."""
+    """Name the chain whose plain HTTP all goes to `proxy`, to the hosts that the requests name."""
     return _bounded("http", proxy)
+
+
+def http_address_chain(proxy: str) -> str:
+    """Name the chain whose plain HTTP all goes to `proxy`, to the addresses that were dialled."""
+    return _bounded("http-address", proxy)

@@ -23,4 +23,4 @@ def test_an_envoy_decides_what_the_first_matching_rule_says(data: st.DataObject)
     for _ in range(12):
         connection = data.draw(strategies.connections(policy))
 
-        assert envoy.take(connection).outcome == oracle.decide(connection)
+        assert oracle.accepts(connection, envoy.take(connection).outcome), connection

@@ -7,8 +7,10 @@ compiler, or the comparison of the two would prove nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from dataclasses import dataclass, replace
+from enum import Enum
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from itertools import groupby
 from typing import TYPE_CHECKING, assert_never
 
 from tests.support.traffic import Fate, Outcome, Protocol
@@ -21,8 +23,16 @@ if TYPE_CHECKING:
     from xds.facts import Facts
     from xds.policy.model import Destination, Policy, Proxy
 
+_AN_ADDRESS = "192.0.2.1"
 _THIS_HOST = [ip_network(text) for text in ("127.0.0.0/8", "::1/128")]
 _ITS_LINKS = [ip_network(text) for text in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")]
+
+
+class Asked(Enum):
+    """How a proxy is asked for a destination: the way in which the policy came to know it."""
+
+    BY_NAME = "by name"
+    BY_ADDRESS = "by address"
 
 
 @dataclass(frozen=True)
@@ -32,24 +42,42 @@ class Oracle:
     policy: Policy
     facts: Facts
 
+    def accepts(self, connection: Connection, outcome: Outcome) -> bool:
+        """
+        Whether `outcome` is right for `connection`.
+
+        An odd claim is refused wherever anybody looks at it. Where nobody has to, since what names no host goes
+        directly, the connection may be dialled as the application did; no proxy ever hears of it.
+        """
+        if connection.port in self.policy.server_first_ports or not is_odd(connection):
+            return outcome == self.decide(connection)
+        if outcome.fate is Fate.DIRECT:
+            nameless = replace(connection, name=_AN_ADDRESS)
+            return isinstance(self._action(nameless)[0], Direct)
+        return outcome == Outcome(Fate.FORBIDDEN if connection.protocol.is_http else Fate.CLOSED)
+
     def decide(self, connection: Connection) -> Outcome:
-        """Say what must become of `connection`."""
+        """Say what must become of `connection`, whose claim is not odd."""
         if connection.port in self.policy.server_first_ports:
             # Nobody waits for this client's first bytes, so they tell nothing.
             connection = _silent(connection)
-        action = self._action(connection)
+        action, asked = self._action(connection)
         if isinstance(action, Direct):
             return Outcome(Fate.DIRECT, "direct")
         if connection.protocol.is_http:
-            return self._decide_http(action, connection)
-        return self._decide_tcp(action, connection)
+            return self._decide_http(action, connection, asked)
+        return self._decide_tcp(action, connection, asked)
 
-    def _decide_http(self, action: Deny | Tunnel, connection: Connection) -> Outcome:
+    def _decide_http(self, action: Deny | Tunnel, connection: Connection, asked: Asked) -> Outcome:
         if isinstance(action, Tunnel) and self._proxy(action).plain_http is PlainHttp.ABSOLUTE_FORM:
-            return Outcome(Fate.FORWARDED, f"proxy/{action.proxy}", f"http://{connection.name}/path")
+            target = connection.dialled
+            if asked is Asked.BY_NAME and _name_of(connection):
+                port = "" if connection.port == 80 else f":{connection.port}"
+                target = _without_port(connection.name) + port
+            return Outcome(Fate.FORWARDED, f"proxy/{action.proxy}", f"http://{target}/path")
         return Outcome(Fate.FORBIDDEN)
 
-    def _decide_tcp(self, action: Deny | Tunnel, connection: Connection) -> Outcome:
+    def _decide_tcp(self, action: Deny | Tunnel, connection: Connection, asked: Asked) -> Outcome:
         match action:
             case Deny():
                 return Outcome(Fate.CLOSED)
@@ -57,21 +85,28 @@ class Oracle:
                 accepted = self._proxy(action).connect_ports
                 if accepted is not None and connection.port not in accepted:
                     return Outcome(Fate.CLOSED)
-                has_name = connection.protocol is Protocol.TLS and connection.name
-                target = f"{connection.name.lower()}:{connection.port}" if has_name else connection.dialled
+                by_name = asked is Asked.BY_NAME and _name_of(connection)
+                target = f"{connection.name.lower()}:{connection.port}" if by_name else connection.dialled
                 return Outcome(Fate.TUNNELLED, f"proxy/{action.proxy}", target)
             case _:
                 assert_never(action)
 
-    def _action(self, connection: Connection) -> Action:
+    def _action(self, connection: Connection) -> tuple[Action, Asked]:
         if self._is_always_direct(connection):
-            return Direct()
+            return Direct(), Asked.BY_ADDRESS
         is_http = connection.protocol.is_http
-        for rule in self.policy.rules:
-            if any(self._matches(item, connection) for item in rule.destinations):
-                return rule.http_action if is_http else rule.action
+        runs = groupby(self.policy.rules, key=lambda rule: rule.http_action if is_http else rule.action)
+        for action, run in runs:
+            wanted = [item for rule in run for item in rule.destinations if self._matches(item, connection)]
+            if wanted:
+                # Neighbours with one action are one decision; a name says more than an address.
+                only_addresses = all(isinstance(item.host, (IPv4Network, IPv6Network)) for item in wanted)
+                return action, Asked.BY_ADDRESS if only_addresses else Asked.BY_NAME
+        return self._default(connection), Asked.BY_NAME
+
+    def _default(self, connection: Connection) -> Action:
         otherwise = self.policy.default
-        action = otherwise.http_action if is_http else otherwise.action
+        action = otherwise.http_action if connection.protocol.is_http else otherwise.action
         if isinstance(action, Tunnel) and not _name_of(connection):
             match otherwise.on_unknown_name:
                 case UnknownName.DENY:
@@ -134,11 +169,34 @@ def _name_of(connection: Connection) -> str:
     """Return the host that a connection names, normalised (N1); empty if it names none (N18)."""
     if connection.protocol is Protocol.OTHER:
         return ""
-    name = connection.name.lower().removesuffix(".")
-    if connection.protocol.is_http:
-        try:
-            ip_address(name.strip("[]"))
-        except ValueError:
-            return name
-        return ""
-    return name
+    name = _without_port(connection.name) if connection.protocol.is_http else connection.name
+    return "" if _is_address(name) else name.lower().removesuffix(".")
+
+
+def _without_port(host: str) -> str:
+    head, colon, tail = host.rpartition(":")
+    return head if colon and tail.isdigit() and "]" not in tail else host
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def is_odd(connection: Connection) -> bool:
+    """Whether what the client claims is neither a name nor an address, nor nothing where nothing may be."""
+    if connection.protocol is Protocol.OTHER:
+        return False
+    if not connection.name:
+        return connection.protocol is Protocol.HTTP_11
+    name = _without_port(connection.name) if connection.protocol.is_http else connection.name
+    if _is_address(name):
+        return False
+    *labels, last = name.lower().removesuffix(".").split(".")
+    letters = set("abcdefghijklmnopqrstuvwxyz0123456789-_")
+    if any(not label or not set(label) <= letters for label in (*labels, last)):
+        return True
+    return last.isdigit() or last.startswith("0x")

@@ -185,8 +185,32 @@ def _claims(draw: st.DrawFn, policy: Policy, address: Address, protocol: Protoco
     name = draw(st.sampled_from(known) | names() if known else names())
     prefix = draw(st.sampled_from(["", "", "www.", "a.b.", "zz"]))
     spelt = draw(st.sampled_from([str.lower, str.upper, "{}.".format]))(prefix + name)
-    bare = str(address) if address.version == 4 else f"[{address}]"
-    return draw(st.sampled_from([spelt, spelt, spelt, bare if protocol.is_http else ""]))
+    bare = str(address) if address.version == 4 or protocol is Protocol.TLS else f"[{address}]"
+    odd = draw(st.sampled_from(ODD_CLAIMS)).format(name=name, address=bare)
+    nothing = "" if protocol is not Protocol.HTTP_11 else odd
+    claim = draw(st.sampled_from([spelt, spelt, spelt, spelt, bare, nothing, odd]))
+    port = draw(st.sampled_from(["", "", ":80", ":8080", ":99999"])) if protocol.is_http and claim == spelt else ""
+    return claim + port
+
+
+ODD_CLAIMS = (
+    "x@{name}",
+    "{name}:80@{name}",
+    "allowed.example:x@{name}",
+    "{name}..",
+    ".{name}",
+    "{name}/..",
+    "a,{name}",
+    "{name}:80:80",
+    "{name}%",
+    "2130706433",
+    "0x7f000001",
+    "127.1",
+    "{name}.1",
+    "1.2.3.256",
+    "1.2.3.04",
+)
+"""What is neither a name nor an address, or might be a different one to each reader."""
 
 
 @st.composite

@@ -33,8 +33,8 @@ class Connection:
     """
     What an application dialled and said first.
 
-    `name` is the server name (TLS, empty: none sent) or the Host (HTTP, a name or an address, without a port), as the
-    client wrote it.
+    `name` is the server name (TLS) or the Host (HTTP, a name or an address, perhaps with a port), as the client wrote
+    it; empty: none sent.
     """
 
     address: Address

@@ -17,7 +17,11 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from envoy_data_plane.envoy.config.core.v3 import SubstitutionFormatString
 from envoy_data_plane.envoy.config.listener.v3 import Listener
-from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration
+from envoy_data_plane.envoy.config.rbac.v3 import RbacAction
+from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration, RouteList
+from envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 import Config as HeaderToMetadata
+from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.direct_response.v3 import Config as DirectResponse
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
 from envoy_data_plane.envoy.extensions.filters.network.set_filter_state.v3 import Config as SetFilterState
@@ -30,6 +34,7 @@ from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import 
     ServerNameInput,
     TransportProtocolInput,
 )
+from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput
 from envoy_data_plane.google.protobuf import Any, StringValue
 
 from tests.support.traffic import Connection, Fate, Outcome
@@ -49,7 +54,7 @@ if TYPE_CHECKING:
     )
     from envoy_data_plane.envoy.config.route.v3 import VirtualHost
     from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
-    from envoy_data_plane.xds.type.matcher.v3 import Matcher, MatcherMatcherTree, MatcherOnMatch
+    from envoy_data_plane.xds.type.matcher.v3 import Matcher, MatcherMatcherList, MatcherOnMatch
 
     from xds.snapshot import Snapshot
 
@@ -169,9 +174,7 @@ def _is_disabled(predicate: ListenerFilterChainMatchPredicate, connection: Conne
 
 def evaluate(matcher: Matcher, seen: Mapping[str, str]) -> Any | None:
     """Walk a matcher tree; None is "no match"."""
-    tree = matcher.matcher_tree
-    assert tree is not None
-    for candidate in _candidates(tree, seen):
+    for candidate in _candidates(matcher, seen):
         result = _follow(candidate, seen)
         if result is not None:
             return result
@@ -186,8 +189,12 @@ def _follow(on_match: MatcherOnMatch, seen: Mapping[str, str]) -> Any | None:
     return on_match.action.typed_config
 
 
-def _candidates(tree: MatcherMatcherTree, seen: Mapping[str, str]) -> Iterable[MatcherOnMatch]:
+def _candidates(matcher: Matcher, seen: Mapping[str, str]) -> Iterable[MatcherOnMatch]:
     """Yield what may decide, in the order in which Envoy asks."""
+    if matcher.matcher_list is not None:
+        return _by_pattern(matcher.matcher_list, seen)
+    tree = matcher.matcher_tree
+    assert tree is not None
     assert tree.input is not None
     value = _read(tree.input, seen)
     if tree.exact_match_map is not None:
@@ -215,10 +222,25 @@ def _read(extension: TypedExtensionConfig, seen: Mapping[str, str]) -> str:
             return seen["transport"]
         case ApplicationProtocolInput():
             return seen["application"]
+        case HttpRequestHeaderMatchInput(header_name=":authority"):
+            return seen["REQ(:AUTHORITY)"]
         case FilterStateInput(key=key):
             return seen[f"state:{key}"]
         case other:
             raise AssertionError(other)
+
+
+def _by_pattern(listed: MatcherMatcherList, seen: Mapping[str, str]) -> Iterable[MatcherOnMatch]:
+    for item in listed.matchers:
+        assert item.predicate is not None
+        single = item.predicate.single_predicate
+        assert single is not None
+        assert single.input is not None
+        assert single.value_match is not None
+        assert single.value_match.safe_regex is not None
+        assert item.on_match is not None
+        if re.fullmatch(single.value_match.safe_regex.regex, _read(single.input, seen)):
+            yield item.on_match
 
 
 def _by_address(custom: IPMatcher, value: str) -> Iterable[MatcherOnMatch]:
@@ -270,17 +292,57 @@ def _tunnel(config: TcpProxy, seen: Seen) -> Outcome:
 
 
 def _forward(manager: HttpConnectionManager, routes: RouteConfiguration, connection: Connection, seen: Seen) -> Outcome:
-    assert manager.http_filters
-    host = find_virtual_host(routes, connection.name)
+    host = connection.name
+    if not host and connection.protocol is Spoken.HTTP_10:
+        assert manager.http_protocol_options is not None
+        host = manager.http_protocol_options.default_host_for_http_10
+    seen = seen | {"REQ(:AUTHORITY)": host, "PATH(NQ)": "/path"}
+    for item in manager.http_filters:
+        match unpack(item):
+            case Rbac() as config:
+                if not _is_allowed(config, host):
+                    return Outcome(Fate.FORBIDDEN)
+            case HeaderToMetadata() as config:
+                seen |= _read_header(config, host)
+            case Router():
+                return _route(routes, host, seen)
+            case other:
+                raise AssertionError(other)
+    raise AssertionError("a connection manager without a router")
+
+
+def _is_allowed(config: Rbac, host: str) -> bool:
+    assert config.rules is not None
+    assert config.rules.action is RbacAction.ALLOW
+    for policy in config.rules.policies.values():
+        assert [principal.any for principal in policy.principals] == [True]
+        for permission in policy.permissions:
+            assert permission.header is not None
+            assert permission.header.name == ":authority"
+            assert permission.header.string_match is not None
+            assert permission.header.string_match.safe_regex is not None
+            if re.fullmatch(permission.header.string_match.safe_regex.regex, host):
+                return True
+    return False
+
+
+def _read_header(config: HeaderToMetadata, host: str) -> Seen:
+    kept = {}
+    for rule in config.request_rules:
+        assert rule.header == ":authority"
+        pair = rule.on_header_present
+        assert pair is not None
+        assert pair.regex_value_rewrite is not None
+        assert pair.regex_value_rewrite.pattern is not None
+        value = re.sub(pair.regex_value_rewrite.pattern.regex, pair.regex_value_rewrite.substitution, host)
+        kept[f"DYNAMIC_METADATA({pair.metadata_namespace}:{pair.key})"] = value
+    return kept
+
+
+def _route(routes: RouteConfiguration, name: str, seen: Seen) -> Outcome:
+    host = find_virtual_host(routes, name)
     assert host is not None, "Envoy answers 404 where no virtual host fits"
-    if host.matcher is not None:
-        leaf = evaluate(host.matcher, seen)
-        assert leaf is not None, "Envoy answers 404 where a virtual host's matcher does not match"
-        route = unpack_as(leaf, Route)
-    else:
-        (route,) = host.routes
-    assert route.match is not None
-    assert route.match.prefix == "/"
+    route = next(route for route in routes_in(host, seen) if _fits(route, seen))
     if route.direct_response is not None:
         assert route.direct_response.status == 403
         return Outcome(Fate.FORBIDDEN)
@@ -288,8 +350,26 @@ def _forward(manager: HttpConnectionManager, routes: RouteConfiguration, connect
     assert route.route.cluster
     if not route.route.path_rewrite:
         return Outcome(Fate.DIRECT, route.route.cluster)
-    request = {"REQ(:AUTHORITY)": connection.name, "PATH(NQ)": "/path"}
-    return Outcome(Fate.FORWARDED, route.route.cluster, expand(route.route.path_rewrite, request))
+    return Outcome(Fate.FORWARDED, route.route.cluster, expand(route.route.path_rewrite, seen))
+
+
+def routes_in(host: VirtualHost, seen: Seen) -> Sequence[Route]:
+    """Return the routes among which Envoy takes the first that fits."""
+    if host.matcher is None:
+        return host.routes
+    leaf = evaluate(host.matcher, seen)
+    assert leaf is not None, "Envoy answers 404 where a virtual host's matcher does not match"
+    return unpack_as(leaf, RouteList).routes
+
+
+def _fits(route: Route, seen: Seen) -> bool:
+    assert route.match is not None
+    assert route.match.prefix == "/"
+    for state in route.match.filter_state:
+        assert state.string_match is not None
+        if seen[f"state:{state.key}"] != state.string_match.exact:
+            return False
+    return True
 
 
 def find_virtual_host(routes: RouteConfiguration, host: str) -> VirtualHost | None:
@@ -301,7 +381,7 @@ def find_virtual_host(routes: RouteConfiguration, host: str) -> VirtualHost | No
             assert domain.lower() not in table, "Envoy refuses a domain that is listed twice"
             table[domain.lower()] = item
     assert len({item.name for item in routes.virtual_hosts}) == len(routes.virtual_hosts)
-    value = host.lower()
+    value = re.sub(r":[0-9]+$", "", host.lower())
     # A wildcard stands for at least one character.
     suffixes = [f"*{value[start:]}" for start in range(1, len(value))]
     prefixes = [f"{value[:end]}*" for end in range(len(value) - 1, 0, -1)]

@@ -15,7 +15,13 @@ from xds import names
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BUILDERS = [names.proxy_cluster, names.tls_tunnel_chain, names.tcp_tunnel_chain, names.http_proxy_chain]
+BUILDERS = [
+    names.proxy_cluster,
+    names.tls_tunnel_chain,
+    names.tcp_tunnel_chain,
+    names.http_proxy_chain,
+    names.http_address_chain,
+]
 CONSTANTS = [names.DIRECT_CHAIN, names.DENY_CHAIN, names.HTTP_DENY_CHAIN, names.HTTP_CHAIN]
 PLAIN = re.compile(r"[A-Za-z0-9/_.-]+")
 any_builder = pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__)

@@ -5,6 +5,7 @@ First match wins (N5), but a list of thousands of entries must become tries (N22
 into *segments*: each looks at one thing only (the name, the address, or the port) and needs one look-up;
 a connection that a segment does not decide goes on to the next. Neighbouring rules with the same action
 commute, which keeps the number of segments near the number of times that a policy really changes its mind.
+What decided matters to a tunnel: a name is asked for by name, an address by address.
 Inside a segment every node already holds, in the order of the policy, the clauses of all nodes above it, so
 the most specific node alone decides.
 
@@ -21,7 +22,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, assert_never
 
-from xds.policy.model import Action, Destination, DomainPattern, Network, Rule
+from xds.policy.model import Action, Destination, DomainPattern, Network, Rule, Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -169,7 +170,7 @@ def build_plan(
     builders: list[_Builder] = []
     for action, run in groupby(enumerate(rules), key=lambda ranked: action_of(ranked[1])):
         wanted = [(rank, destination) for rank, rule in run for destination in rule.destinations]
-        for aspect in _free_order({aspect_of(item) for _, item in wanted}, builders):
+        for aspect in _free_order({aspect_of(item) for _, item in wanted}, builders, action):
             if not builders or builders[-1].aspect is not aspect:
                 builders.append(_Builder(aspect))
             for rank, destination in wanted:
@@ -178,10 +179,20 @@ def build_plan(
     return Plan(tuple(builder.build(shields) for builder in builders), default)
 
 
-def _free_order(aspects: set[Aspect], builders: Sequence[_Builder]) -> list[Aspect]:
-    """Order the aspects of one run: first the one that the last segment already looks at."""
+def _free_order(aspects: set[Aspect], builders: Sequence[_Builder], action: Action) -> list[Aspect]:
+    """
+    Order the aspects of one run: first the one that the last segment already looks at.
+
+    But a tunnel that a name decides is asked for by that name, and one that an address decides by the address, so
+    where both would do, names come first.
+    """
     last = builders[-1].aspect if builders else None
-    return sorted(aspects, key=lambda aspect: (aspect is not last, list(Aspect).index(aspect)))
+
+    def rank(aspect: Aspect) -> tuple[bool, bool, int]:
+        is_second = aspect is Aspect.ADDRESS and isinstance(action, Tunnel)
+        return is_second, aspect is not last, list(Aspect).index(aspect)
+
+    return sorted(aspects, key=rank)
 
 
 def aspect_of(destination: Destination) -> Aspect:

@@ -32,25 +32,22 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
 from xds import names
 from xds.compile.access_log import build_access_log
-from xds.compile.decisions import AddressSegment, Plan, Segment
-from xds.compile.http import (
-    NO_TIMEOUT,
-    build_constant_routes,
-    build_http_chain,
-    build_rds,
-    build_route,
-    unknown_action,
-)
+from xds.compile.decisions import AddressSegment, Aspect, Plan, Segment
+from xds.compile.hosts import NAME, SERVER_NAME_ADDRESS
+from xds.compile.http import build_http_chain, build_rds
 from xds.compile.matchers import (
     APPLICATION_PROTOCOL,
     CONNECTION,
+    SERVER_NAME,
     TRANSPORT_PROTOCOL,
     build_extension,
     build_map,
     build_names,
+    build_patterns,
     build_segments,
 )
-from xds.policy.model import Action, Deny, Direct, PlainHttp, Policy, Tunnel
+from xds.compile.routes import NO_TIMEOUT, build_constant_routes, takes_plain_http, unknown_action
+from xds.policy.model import Action, Deny, Direct, Policy, Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,9 +122,7 @@ def _build_chains(policy: Policy) -> list[FilterChain]:
     chains = [
         _tcp_chain(names.DIRECT_CHAIN, names.DIRECT_CLUSTER, None),
         _deny_chain(),
-        build_http_chain(
-            names.HTTP_DENY_CHAIN, build_constant_routes(names.HTTP_DENY_CHAIN, build_route(Deny(), policy))
-        ),
+        _constant_http_chain(names.HTTP_DENY_CHAIN, Deny(), policy, Aspect.NAME),
         build_http_chain(names.HTTP_CHAIN, build_rds()),
     ]
     for proxy in sorted(policy.proxies, key=lambda item: item.name):
@@ -135,12 +130,15 @@ def _build_chains(policy: Policy) -> list[FilterChain]:
         tls_chain, tcp_chain = names.tls_tunnel_chain(proxy.name), names.tcp_tunnel_chain(proxy.name)
         chains.append(_tcp_chain(tls_chain, cluster, "%REQUESTED_SERVER_NAME%:%DOWNSTREAM_LOCAL_PORT%"))
         chains.append(_tcp_chain(tcp_chain, cluster, "%DOWNSTREAM_LOCAL_ADDRESS%"))
-        if proxy.plain_http is PlainHttp.ABSOLUTE_FORM:
-            chain = names.http_proxy_chain(proxy.name)
-            chains.append(
-                build_http_chain(chain, build_constant_routes(chain, build_route(Tunnel(proxy.name), policy)))
-            )
+        if takes_plain_http(policy, proxy.name):
+            action = Tunnel(proxy.name)
+            chains.append(_constant_http_chain(names.http_proxy_chain(proxy.name), action, policy, Aspect.NAME))
+            chains.append(_constant_http_chain(names.http_address_chain(proxy.name), action, policy, Aspect.ADDRESS))
     return chains
+
+
+def _constant_http_chain(name: str, action: Action, policy: Policy, aspect: Aspect) -> FilterChain:
+    return build_http_chain(name, build_constant_routes(name, action, policy, aspect))
 
 
 def _tcp_chain(name: str, cluster: str, tunnel_to: str | None) -> FilterChain:
@@ -166,25 +164,31 @@ def _build_tree(policy: Policy, plan: Plan, http_plan: Plan) -> MatcherOnMatch:
     """
     Build the tree: what every protocol reaches directly, then one branch per protocol.
 
-    1. TLS with a server name. 2. TLS without one, and any other TCP. 3. HTTP/1.
+    1. TLS with a server name; one that is an address names nobody, and one that is neither is refused. 2. TLS without
+    one, and any other TCP. 3. HTTP/1. What an address decided is asked for by address, so that a server name cannot
+    turn the permission for a network into one for any host.
     """
     common = _common_leading(plan, http_plan)
     plan = Plan(plan.segments[len(common) :], plan.default)
     http_plan = Plan(http_plan.segments[len(common) :], http_plan.default)
     unnamed_plan = plan.without_names(unknown_action(policy, plan.default))
 
-    def tls_leaf(action: Action) -> MatcherOnMatch:
-        return _tunnel_leaf(policy, action, names.tls_tunnel_chain)
+    def tls_leaf(action: Action, aspect: Aspect) -> MatcherOnMatch:
+        by_address = aspect is Aspect.ADDRESS
+        return _tunnel_leaf(policy, action, names.tcp_tunnel_chain if by_address else names.tls_tunnel_chain)
 
-    def tcp_leaf(action: Action) -> MatcherOnMatch:
+    def tcp_leaf(action: Action, aspect: Aspect = Aspect.ADDRESS) -> MatcherOnMatch:  # noqa: ARG001 - as a Leaf
         return _tunnel_leaf(policy, action, names.tcp_tunnel_chain)
 
     unnamed = build_segments(unnamed_plan.segments, CONNECTION, tcp_leaf, tcp_leaf(unnamed_plan.default))
-    named = build_segments(plan.segments, CONNECTION, tls_leaf, tls_leaf(plan.default))
+    named = build_segments(plan.segments, CONNECTION, tls_leaf, tls_leaf(plan.default, Aspect.NAME))
+    claimed = build_patterns(
+        SERVER_NAME, [(NAME, named), (SERVER_NAME_ADDRESS, unnamed)], _chain_leaf(names.DENY_CHAIN)
+    )
     http = _build_http(policy, http_plan)
     # Envoy quotes the values of this input; the quotes belong to the keys.
     by_application = build_map(APPLICATION_PROTOCOL, {"'http/1.0'": http, "'http/1.1'": http}, unnamed)
-    by_transport = build_map(TRANSPORT_PROTOCOL, {"tls": build_names([(["*"], named)], unnamed)}, by_application)
+    by_transport = build_map(TRANSPORT_PROTOCOL, {"tls": build_names([(["*"], claimed)], unnamed)}, by_application)
     return build_segments(common, CONNECTION, tcp_leaf, by_transport)
 
 
@@ -206,10 +210,11 @@ def _build_http(policy: Policy, plan: Plan) -> MatcherOnMatch:
     """Decide by address and port as long as no name matters; leave the rest to the routes."""
     leading, rest = plan.split_leading()
 
-    def leaf(action: Action) -> MatcherOnMatch:
-        return _http_leaf(policy, action)
+    def leaf(action: Action, aspect: Aspect) -> MatcherOnMatch:
+        return _http_leaf(policy, action, aspect)
 
-    otherwise = _chain_leaf(names.HTTP_CHAIN) if rest.segments or _minds_unknown(policy, plan) else leaf(plan.default)
+    by_host = rest.segments or _minds_unknown(policy, plan)
+    otherwise = _chain_leaf(names.HTTP_CHAIN) if by_host else leaf(plan.default, Aspect.NAME)
     return build_segments(leading.segments, CONNECTION, leaf, otherwise)
 
 
@@ -218,14 +223,13 @@ def _minds_unknown(policy: Policy, plan: Plan) -> bool:
     return unknown_action(policy, plan.default) != plan.default
 
 
-def _http_leaf(policy: Policy, action: Action) -> MatcherOnMatch:
+def _http_leaf(policy: Policy, action: Action, aspect: Aspect) -> MatcherOnMatch:
     match action:
         case Direct():
             return _chain_leaf(names.DIRECT_CHAIN)
-        case Tunnel(name) if any(
-            proxy.name == name and proxy.plain_http is PlainHttp.ABSOLUTE_FORM for proxy in policy.proxies
-        ):
-            return _chain_leaf(names.http_proxy_chain(name))
+        case Tunnel(name) if takes_plain_http(policy, name):
+            by_address = aspect is Aspect.ADDRESS
+            return _chain_leaf(names.http_address_chain(name) if by_address else names.http_proxy_chain(name))
         case _:
             return _chain_leaf(names.HTTP_DENY_CHAIN)
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import (
     ApplicationProtocolInput,
@@ -21,16 +22,24 @@ from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import 
     ServerNameInput,
     TransportProtocolInput,
 )
+from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput
 from envoy_data_plane.google.protobuf import Any
 from envoy_data_plane.xds.core.v3 import CidrRange, TypedExtensionConfig
 from envoy_data_plane.xds.type.matcher.v3 import (
     Matcher,
+    MatcherMatcherList,
+    MatcherMatcherListFieldMatcher,
+    MatcherMatcherListPredicate,
+    MatcherMatcherListPredicateSinglePredicate,
     MatcherMatcherTree,
     MatcherMatcherTreeMatchMap,
     MatcherOnMatch,
+    RegexMatcher,
+    RegexMatcherGoogleRe2,
+    StringMatcher,
 )
 
-from xds.compile.decisions import AddressSegment, Clauses, NameSegment, PortSegment, Segment
+from xds.compile.decisions import AddressSegment, Aspect, Clauses, NameSegment, PortSegment, Segment
 from xds.compile.matcher_messages import (
     IPMatcher,
     IPMatcherIPRangeMatcher,
@@ -52,6 +61,13 @@ PORT_KEY = "egress-xds.port"
 def build_extension(name: str, message: Message) -> TypedExtensionConfig:
     """Wrap `message` as an extension's configuration."""
     return TypedExtensionConfig(name=name, typed_config=Any.pack(message))
+
+
+class Leaf(Protocol):
+    """Builds what happens for an action; `aspect` is what was looked at to decide on it."""
+
+    def __call__(self, action: Action, aspect: Aspect) -> MatcherOnMatch:
+        """Build the leaf."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +92,7 @@ REQUEST = Inputs(
 
 SERVER_NAME = build_extension("server-name", ServerNameInput())
 TRANSPORT_PROTOCOL = build_extension("transport-protocol", TransportProtocolInput())
+AUTHORITY = build_extension("authority", HttpRequestHeaderMatchInput(header_name=":authority"))
 APPLICATION_PROTOCOL = build_extension("application-protocol", ApplicationProtocolInput())
 
 
@@ -85,6 +102,27 @@ def build_map(
     """Look `value` up in `entries`; `otherwise` None falls through to the matcher around this one."""
     table = MatcherMatcherTreeMatchMap(map={key: entries[key] for key in sorted(entries)})
     return _on_match(MatcherMatcherTree(input=value, exact_match_map=table), otherwise)
+
+
+def build_patterns(
+    value: TypedExtensionConfig, entries: Iterable[tuple[str, MatcherOnMatch]], otherwise: MatcherOnMatch
+) -> MatcherOnMatch:
+    """Match `value` in full against regular expressions (RE2), in their order."""
+    matchers = [
+        MatcherMatcherListFieldMatcher(
+            predicate=MatcherMatcherListPredicate(
+                single_predicate=MatcherMatcherListPredicateSinglePredicate(
+                    input=value,
+                    value_match=StringMatcher(
+                        safe_regex=RegexMatcher(google_re2=RegexMatcherGoogleRe2(), regex=pattern)
+                    ),
+                )
+            ),
+            on_match=on_match,
+        )
+        for pattern, on_match in entries
+    ]
+    return MatcherOnMatch(matcher=Matcher(matcher_list=MatcherMatcherList(matchers=matchers), on_no_match=otherwise))
 
 
 def build_names(entries: Iterable[tuple[Sequence[str], MatcherOnMatch]], otherwise: MatcherOnMatch) -> MatcherOnMatch:
@@ -103,17 +141,15 @@ def build_clauses(
     return build_map(inputs.port, ports, rest) if ports else rest
 
 
-def build_segment(
-    segment: Segment, inputs: Inputs, leaf: Callable[[Action], MatcherOnMatch], otherwise: MatcherOnMatch
-) -> MatcherOnMatch:
+def build_segment(segment: Segment, inputs: Inputs, leaf: Leaf, otherwise: MatcherOnMatch) -> MatcherOnMatch:
     """Build one segment; what it does not decide goes to `otherwise`."""
     match segment:
         case NameSegment():
-            return build_names(_name_entries(segment, inputs, leaf), otherwise)
+            return build_names(_name_entries(segment, inputs, partial(leaf, aspect=Aspect.NAME)), otherwise)
         case AddressSegment():
-            return _build_addresses(segment, inputs, leaf, otherwise)
+            return _build_addresses(segment, inputs, partial(leaf, aspect=Aspect.ADDRESS), otherwise)
         case PortSegment(clauses):
-            decided = build_clauses(clauses, inputs, leaf, otherwise)
+            decided = build_clauses(clauses, inputs, partial(leaf, aspect=Aspect.PORT), otherwise)
             assert decided is not None
             return decided
         case other:
@@ -123,7 +159,7 @@ def build_segment(
 def build_segments(
     segments: Sequence[Segment],
     inputs: Inputs,
-    leaf: Callable[[Action], MatcherOnMatch],
+    leaf: Leaf,
     otherwise: MatcherOnMatch,
 ) -> MatcherOnMatch:
     """Chain segments: each falls through to the next, the last to `otherwise`."""

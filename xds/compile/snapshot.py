@@ -13,8 +13,8 @@ from xds import names
 from xds.compile.builtin import builtin_rules
 from xds.compile.clusters import build_direct_cluster, build_proxy_cluster, is_address
 from xds.compile.decisions import Plan, build_plan
-from xds.compile.http import build_routes
 from xds.compile.listener import build_listener
+from xds.compile.routes import build_routes
 from xds.diagnostics import Diagnostic
 from xds.resources import Reference, Resource, ResourceType, build_resource
 from xds.snapshot import build_snapshot

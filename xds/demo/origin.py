@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BANNER = b"220 mail.example.net is listening\r\n"
 """What the server that speaks first says."""
 
+_SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 _BLOCK = hashlib.sha256(b"egress-xds").digest() * 32
 _STEPS_PER_SECOND = 20
 _MAX_HEAD = 65536
@@ -89,6 +90,10 @@ def _http(name: str, how: str) -> Serve:
                 return
             request_line = head.partition(b"\r\n")[0].decode("latin-1")
             _log(f"origin: {how}: {request_line}")
+            if b"\r\nupgrade: websocket" in head.lower():
+                writer.write(_SWITCH)
+                await _echo(reader, writer)
+                return
             await _answer(request_line, head, writer, f"{name} greets you over {how}.\n".encode())
 
     return serve

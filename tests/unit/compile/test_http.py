@@ -13,12 +13,14 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 
 from tests.support.policies import CORP, compile_good, default, policy, proxy, rule, to
-from tests.support.walk import Envoy, find_virtual_host, unpack
+from tests.support.walk import Envoy, find_virtual_host, routes_in, unpack
 from xds import names
 from xds.policy.model import Deny, Direct, PlainHttp, Tunnel, UnknownName
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from envoy_data_plane.envoy.config.route.v3 import Route, VirtualHost
 
     from xds.policy.model import Policy
@@ -37,9 +39,15 @@ def host_of(written: Policy, name: str) -> VirtualHost:
     return found
 
 
+def routes_for(written: Policy, name: str) -> Sequence[Route]:
+    """Return the routes among which a request to port 8080 of nowhere in particular chooses."""
+    seen = {"REQ(:AUTHORITY)": name, "state:egress-xds.address": "203.0.113.7", "state:egress-xds.port": "8080"}
+    return routes_in(host_of(written, name), seen)
+
+
 def route_of(written: Policy, name: str) -> Route:
-    (route,) = host_of(written, name).routes
-    return route
+    """Return the route for the requests of most ports."""
+    return routes_for(written, name)[-1]
 
 
 def manager_of(chain: str, written: Policy | None = None) -> HttpConnectionManager:
@@ -63,7 +71,7 @@ def test_every_virtual_host_has_a_name_of_its_own() -> None:
 
     found = [host.name for host in routes_of(written).virtual_hosts]
 
-    assert found == ["0:*.a.example", "1:*.b.example", "2:*.0", "3:*"]
+    assert found == ["0:*.a.example", "1:*.b.example", "2:*"]
 
 
 @pytest.mark.parametrize("name", ["a.example", "A.Example", "a.example.", "www.a.example", "x.y.a.example."])
@@ -89,12 +97,9 @@ def test_a_name_is_known_however_it_is_spelt(name: str) -> None:
         ),
     ],
 )
-def test_a_host_whose_decision_is_certain_has_a_plain_route(written: Policy, name: str) -> None:
+def test_a_host_whose_decision_is_certain_has_a_route(written: Policy, name: str) -> None:
     """A virtual host with neither a matcher nor a route answers 404."""
-    host = host_of(written, name)
-
-    assert host.matcher is None
-    assert len(host.routes) == 1
+    assert routes_for(written, name)
 
 
 def test_a_host_that_depends_on_its_address_has_a_matcher() -> None:
@@ -128,15 +133,19 @@ def test_an_unknown_host_follows_a_default_that_does_not_tunnel(action: Direct |
     """N18 is about what the default would tunnel."""
     written = policy(otherwise=default(action, unknown=UnknownName.DENY))
 
-    assert [host.domains for host in routes_of(written).virtual_hosts] == [["*"]]
+    first, *others = (route_of(written, name) for name in ("a.example", "10.0.0.1", "[::1]:80", "0.0.0.0"))
+    for other in others:
+        assert (other.route is None, other.direct_response) == (first.route is None, first.direct_response)
 
 
 def test_a_request_to_a_proxy_goes_out_in_absolute_form() -> None:
-    route = route_of(policy(), "a.example").route
+    on_80, elsewhere = (route.route for route in routes_for(policy(), "a.example"))
 
-    assert route is not None
-    assert route.path_rewrite == "http://%REQ(:AUTHORITY)%%PATH(NQ)%"
-    assert route.cluster == names.proxy_cluster("corp")
+    assert on_80 is not None
+    assert elsewhere is not None
+    assert on_80.path_rewrite == "http://%DYNAMIC_METADATA(egress-xds:host)%%PATH(NQ)%"
+    assert elsewhere.path_rewrite == "http://%DYNAMIC_METADATA(egress-xds:host)%:%DOWNSTREAM_LOCAL_PORT%%PATH(NQ)%"
+    assert on_80.cluster == elsewhere.cluster == names.proxy_cluster("corp")
 
 
 def test_a_direct_request_goes_out_as_it_came() -> None:
@@ -154,14 +163,21 @@ def test_a_direct_request_goes_out_as_it_came() -> None:
         pytest.param(policy(rule(CORP, "a.example", http=DENY)), id="a rule that denies plain HTTP only (N16)"),
     ],
 )
-def test_a_refusal_says_who_refuses(written: Policy) -> None:
+def test_what_may_not_go_is_forbidden(written: Policy) -> None:
     answer = route_of(written, "a.example").direct_response
 
     assert answer is not None
     assert answer.status == 403
-    assert answer.body is not None
-    assert answer.body.inline_string is not None
-    assert "egress-xds" in answer.body.inline_string
+
+
+@pytest.mark.parametrize("chain", [names.HTTP_CHAIN, names.HTTP_DENY_CHAIN, names.http_proxy_chain("corp")])
+def test_a_refusal_says_who_refuses(chain: str) -> None:
+    replies = manager_of(chain).local_reply_config
+
+    assert replies is not None
+    for mapper in replies.mappers:
+        assert mapper.body is not None
+        assert "egress-xds" in (mapper.body.inline_string or "")
 
 
 def test_two_proxies_may_share_the_hosts() -> None:
@@ -222,6 +238,5 @@ def test_the_header_that_is_set_aside_never_leaves() -> None:
     (mutation,) = manager.early_header_mutation_extensions
     assert "egress-xds-forwarded-proto" in repr(unpack(mutation))
     assert routes.request_headers_to_remove == ["x-egress-xds-forwarded-proto"]
-    for host in routes.virtual_hosts:
-        for route in host.routes:
-            assert route.request_headers_to_remove == ["x-forwarded-proto"]
+    for name in ("a.example", "10.0.0.1", "0.0.0.0"):
+        assert route_of(policy(), name).request_headers_to_remove == ["x-forwarded-proto"]

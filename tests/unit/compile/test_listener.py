@@ -88,7 +88,8 @@ def test_a_proxy_that_moves_leaves_every_chain_byte_equal() -> None:
 
 
 def test_chains_have_constant_names() -> None:
-    expected = ["direct", "deny", "http-deny", "http", "tunnel-tls/corp", "tunnel-tcp/corp", "http/corp"]
+    of_proxy = ["tunnel-tls/corp", "tunnel-tcp/corp", "http/corp", "http-address/corp"]
+    expected = ["direct", "deny", "http-deny", "http", *of_proxy]
 
     assert [chain.name for chain in listener_of(BASE).filter_chains] == expected
 
@@ -100,8 +101,8 @@ def test_each_proxy_has_chains_of_its_own_in_the_order_of_names() -> None:
 
     assert found == [
         *("tunnel-tls/a", "tunnel-tcp/a"),
-        *("tunnel-tls/corp", "tunnel-tcp/corp", "http/corp"),
-        *("tunnel-tls/z", "tunnel-tcp/z", "http/z"),
+        *("tunnel-tls/corp", "tunnel-tcp/corp", "http/corp", "http-address/corp"),
+        *("tunnel-tls/z", "tunnel-tcp/z", "http/z", "http-address/z"),
     ]
 
 
@@ -134,13 +135,33 @@ def connect(protocol: Protocol, port: int, name: str = "", address: str = "203.0
         ),
         pytest.param(
             connect(Protocol.HTTP_11, 8080, "api.example"),
-            Outcome(Fate.FORWARDED, "proxy/corp", "http://api.example/path"),
-            id="plain HTTP in absolute form, on any port",
+            Outcome(Fate.FORWARDED, "proxy/corp", "http://api.example:8080/path"),
+            id="plain HTTP in absolute form, with the dialled port",
         ),
         pytest.param(
             connect(Protocol.HTTP_10, 80, "api.example"),
             Outcome(Fate.FORWARDED, "proxy/corp", "http://api.example/path"),
             id="HTTP/1.0 too",
+        ),
+        pytest.param(
+            connect(Protocol.HTTP_10, 80),
+            Outcome(Fate.FORWARDED, "proxy/corp", "http://203.0.113.10:80/path"),
+            id="HTTP/1.0 without a Host by its address",
+        ),
+        pytest.param(
+            connect(Protocol.HTTP_11, 80, "10.0.0.1"),
+            Outcome(Fate.FORWARDED, "proxy/corp", "http://203.0.113.10:80/path"),
+            id="a Host that is an address by the address that was dialled",
+        ),
+        pytest.param(
+            connect(Protocol.HTTP_11, 80, "api.example:8443"),
+            Outcome(Fate.FORWARDED, "proxy/corp", "http://api.example/path"),
+            id="a Host with another port by the port that was dialled",
+        ),
+        pytest.param(
+            connect(Protocol.TLS, 443, "10.0.0.1"),
+            Outcome(Fate.TUNNELLED, "proxy/corp", "203.0.113.10:443"),
+            id="a server name that is an address by the address that was dialled",
         ),
     ],
 )
@@ -287,3 +308,59 @@ def test_a_synthetic_address_is_no_address_to_any_rule() -> None:
 
     assert envoy.take(connect(Protocol.TLS, 443, "a.example", "198.18.0.7")).outcome.fate is Fate.TUNNELLED
     assert envoy.take(connect(Protocol.TLS, 443, "a.example", "198.20.0.0")).outcome.fate is Fate.CLOSED
+
+
+ALLOW_LIST = policy(
+    rule(CORP, "api.example", ".ok.example", to("port.example", 80, 443), "203.0.113.0/24"), otherwise=default(DENY)
+)
+"""Everything is refused but a few names and one network."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("api.example:x@ads.example", id="a user before an at sign"),
+        pytest.param("api.example:80@ads.example", id="a port before an at sign"),
+        pytest.param("ads.example/.ok.example", id="a path before an allowed end"),
+        pytest.param("ads.example?.ok.example", id="a query before an allowed end"),
+        pytest.param("ads.example#.ok.example", id="a fragment before an allowed end"),
+        pytest.param("ads.example\r\nx: y.ok.example", id="a line break before an allowed end"),
+        pytest.param("ads.example %20.ok.example", id="a space before an allowed end"),
+        pytest.param("..ok.example", id="an empty label"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [Protocol.TLS, Protocol.HTTP_11])
+def test_an_allow_list_is_not_left_through_what_the_client_claims(protocol: Protocol, name: str) -> None:
+    refused = Outcome(Fate.FORBIDDEN if protocol.is_http else Fate.CLOSED)
+
+    assert Envoy(compile_good(ALLOW_LIST)).take(connect(protocol, 80, name, "198.51.100.7")).outcome == refused
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [
+        (Protocol.TLS, Outcome(Fate.TUNNELLED, "proxy/corp", "203.0.113.10:80")),
+        (Protocol.HTTP_11, Outcome(Fate.FORWARDED, "proxy/corp", "http://203.0.113.10:80/path")),
+    ],
+    ids=["TLS", "HTTP"],
+)
+def test_the_permission_for_a_network_is_none_for_a_name(protocol: Protocol, expected: Outcome) -> None:
+    """The proxy is asked for what the policy decided on: the address."""
+    assert Envoy(compile_good(ALLOW_LIST)).take(connect(protocol, 80, "ads.example")).outcome == expected
+
+
+@pytest.mark.parametrize("protocol", [Protocol.TLS, Protocol.HTTP_11])
+def test_a_name_goes_before_an_address_where_one_action_takes_both(protocol: Protocol) -> None:
+    outcome = Envoy(compile_good(ALLOW_LIST)).take(connect(protocol, 80, "www.ok.example")).outcome
+
+    assert "www.ok.example" in outcome.target
+
+
+def test_the_permission_for_a_port_is_none_for_another() -> None:
+    envoy = Envoy(compile_good(ALLOW_LIST))
+
+    asked = envoy.take(connect(Protocol.HTTP_11, 80, "port.example:8080", "198.51.100.7")).outcome
+    refused = envoy.take(connect(Protocol.HTTP_11, 8080, "port.example:80", "198.51.100.7")).outcome
+
+    assert asked == Outcome(Fate.FORWARDED, "proxy/corp", "http://port.example/path")
+    assert refused == Outcome(Fate.FORBIDDEN)

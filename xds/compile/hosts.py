@@ -1,0 +1,38 @@
+"""
+What a client may claim to be called for: the shape of a Host and of a TLS server name.
+
+A name goes into the request that a proxy reads (`CONNECT name:port`, `GET http://name/`), so whatever is not plainly a
+name could mean one host to the policy and another to the proxy: `allowed.example:x@other.example`, `other.example..`,
+or `2130706433`, which many resolvers read as 127.0.0.1. So a claim is a name, an address, or it is refused.
+
+Invariant: no text is both a name and an address. The patterns are RE2's, to be matched in full.
+"""
+
+from __future__ import annotations
+
+_LABEL = "[a-z0-9_-]+"
+_LAST_LABEL = "(?:[a-z_-]|[0-9]+[a-wyz_-]|[1-9][0-9]*x)[a-z0-9_-]*"
+"""Never a number, decimal or 0x: the last label is what makes a text an address (WHATWG URL, "ends in a number")."""
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_PORT = "(?::[0-9]{1,5})?"
+
+_PLAIN_NAME = rf"(?:{_LABEL}\.)*{_LAST_LABEL}\.?"
+_PLAIN_ADDRESS = rf"(?:(?:{_OCTET}\.){{3}}{_OCTET}|\[[0-9a-f:.]*\])"
+
+NAME = rf"(?i){_PLAIN_NAME}"
+"""A host name, also one with underscores or a trailing dot (RFC 1123, section 2.1; RFC 2181, section 11)."""
+
+SERVER_NAME_ADDRESS = rf"(?i){_PLAIN_ADDRESS}|[0-9a-f.]*:[0-9a-f:.]*"
+"""An address where a server name should be: it names no host (RFC 6066, section 3)."""
+
+HOST = rf"(?i)(?:{_PLAIN_NAME}|{_PLAIN_ADDRESS}){_PORT}"
+"""A Host that is a name or an address (RFC 3986, section 3.2, without user and escapes)."""
+
+ADDRESS_HOST = rf"(?i){_PLAIN_ADDRESS}{_PORT}"
+"""A Host that is an address."""
+
+PORT_OF_HOST = ":[0-9]+$"
+"""What is cut from a Host that matches `HOST` to leave its name."""
+
+UNNAMED_HOST = "0.0.0.0"  # noqa: S104 - no socket is bound to it
+"""Stands for the Host that an HTTP/1.0 request may leave out."""
