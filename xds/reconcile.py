@@ -25,6 +25,7 @@ from xds.compile import Compilation, compile_snapshot
 from xds.compile.refuse import REFUSE_ALL
 from xds.diagnostics import Diagnostic, Where
 from xds.errors import SourceError
+from xds.policy.findings import sort_diagnostics
 from xds.policy.model import HeldPolicy, Policy
 from xds.policy.parse import Document, ParseResult, check_names, parse_document
 
@@ -236,7 +237,7 @@ class Judge:
             if not _has_error(findings[source]):
                 compiled = [self._compile(policy, facts) for policy in result.policies]
                 findings[source] += [finding for compilation in compiled for finding in compilation.diagnostics]
-        return {source: tuple(found) for source, found in findings.items()}
+        return {source: sort_diagnostics(found) for source, found in findings.items()}
 
     def _compile(self, policy: Policy, facts: Facts) -> Compilation:
         needed = _narrow(facts, policy)

@@ -160,6 +160,14 @@ def test_a_name_in_two_documents_keeps_the_later_one_out() -> None:
     assert held_names(judgement) == ["one"]
 
 
+def test_what_is_found_beside_the_parser_stands_at_its_line() -> None:
+    later = policy("one") + "  rules: [{to: {domains: [localhost]}, action: deny}]\n"
+
+    judgement = judge_all(Judge(), read(a=policy("one"), b=later))
+
+    assert [finding.code for finding in state_of(judgement, "b").diagnostics] == ["EX405", "EX220", "EX221"]
+
+
 def test_a_last_good_policy_whose_name_was_taken_is_held() -> None:
     """It was in force under that name; handing its pods to the next candidate might allow more."""
     judge = Judge()

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _LONGEST = 80
+_NUMBER = re.compile(r"[0-9]+")
+_WIDTH = 9
+"""Digits of the highest list index: a document has at most some millions of characters."""
 _USERINFO_END = re.compile(r"@|%40", re.IGNORECASE)
 
 
@@ -62,8 +65,14 @@ class Findings:
 
 
 def sort_diagnostics(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
-    """Sort by line; findings of one line by key and code."""
-    return tuple(sorted(diagnostics, key=lambda item: (item.where.line or 0, item.where.key, item.code, item.message)))
+    """Sort by line; findings of one line by key, its numbers as people count (`[2]` before `[10]`), and code."""
+    return tuple(sorted(diagnostics, key=_order))
+
+
+def _order(item: Diagnostic) -> tuple[int, str, str, str, str]:
+    # Padding compares numbers of any length without reading them: a key may hold more digits than `int` takes.
+    key = _NUMBER.sub(lambda number: number[0].zfill(_WIDTH), item.where.key)
+    return item.where.line or 0, key, item.where.key, item.code, item.message
 
 
 def quote(text: str) -> str:

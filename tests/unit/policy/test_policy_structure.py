@@ -291,3 +291,13 @@ def test_repairing_ends_even_where_pydantic_names_what_is_not_in_the_text(
 
     assert (read is not None) is is_read
     assert [item.code for item in findings.since(0)] == codes
+
+
+def test_places_on_one_line_sort_as_people_count() -> None:
+    entries = ", ".join(["-bad"] * 12)
+    found = parse(f"{SHORT}dialect: go\nnoProxy: [{entries}]").diagnostics
+    assert [item.where.key for item in found] == [f"noProxy[{number}]" for number in range(12)]
+
+
+def test_a_key_that_is_a_very_long_number_still_sorts() -> None:
+    assert codes(parse(f"{SHORT}? a{'7' * 9_000}\n: 1\n")) == ["EX106"]
