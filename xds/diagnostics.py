@@ -182,8 +182,9 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "EX203",
         "An entry sends everything direct",
         "`*`, `0.0.0.0/0` and `::/0` in a bypass send every connection past the proxies, which is rarely "
-        "meant and hard to notice. Say it on purpose with `default: {action: direct}`. For some ports of any "
-        "host, give `ports` alone under `to`.",
+        "meant and hard to notice. Say it on purpose: in the long form with `default: {action: direct}`, in the "
+        "short form with `httpProxy: direct` and `httpsProxy: direct`. For some ports of any host, give `ports` "
+        "alone under `to`, which only the long form has.",
     ),
     _error(
         "EX204",
@@ -248,7 +249,7 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "A name on a port where the server speaks first",
         "On ports such as 22 and 25 the server sends the first bytes, so a client shows no name before the "
         "route is chosen, and the entry matches nothing. Give the addresses instead. If the service does "
-        "speak TLS from the start, take its port out of `serverFirstPorts`.",
+        "speak TLS from the start, take its port out of `serverFirstPorts`, which only the long form has.",
     ),
     _warning(
         "EX224",

@@ -147,8 +147,8 @@ class DestinationSet:
         """Refuse an entry that sends everything direct, as a slip of the pen would (N3, N7)."""
         if not self._is_direct or (network is not None and network.prefixlen > 0):
             return False
-        hint = "say it on purpose with `default: {action: direct}`; for some ports of any host write `to: {ports: […]}`"
-        self._findings.add("EX203", node, f"{quote(text)} sends everything past the proxies", hint)
+        message = f"{quote(text)} sends everything past the proxies"
+        self._findings.add("EX203", node, message, self._lints.remedies.everything)
         return True
 
     def _add_pattern(self, pattern: DomainPattern, ports: Ports, text: str, node: Scalar) -> bool:

@@ -39,15 +39,36 @@ class _Tally:
     more: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Remedies:
+    """What to write instead, where that differs between the forms: a remedy names only keys that its form has."""
+
+    everything: str
+    """For a bypass of everything (N3)."""
+    server_first: str
+    """For a name on a port where the server speaks first."""
+
+
+LONG_REMEDIES = Remedies(
+    everything="say it on purpose with `default: {action: direct}`; "
+    "for some ports of any host write `to: {ports: […]}`",
+    server_first="give the addresses in `to.cidrs` or `to.tcp`, or take the port out of `serverFirstPorts`",
+)
+SHORT_REMEDIES = Remedies(
+    everything="say it on purpose with `httpProxy: direct` and `httpsProxy: direct`; "
+    "some ports of any host need the long form",
+    server_first="give the addresses; the long form can also say which ports these are",
+)
+
 _SINGLE_LABEL_HINT = "inside a cluster addresses decide; write the full name, or the CIDR of the services"
 _LOCALHOST_HINT = "remove it: loopback addresses never leave the machine"
-_SERVER_FIRST_HINT = "give the addresses in `to.cidrs` or `to.tcp`, or take the port out of `serverFirstPorts`"
 
 
 class Lints:
     """The warnings about one document's entries, counted by kind."""
 
-    def __init__(self) -> None:
+    def __init__(self, remedies: Remedies) -> None:
+        self.remedies = remedies
         self._tallies: dict[Form | Lint, _Tally] = {}
 
     def note(self, kind: Form | Lint, node: Scalar, text: str) -> None:
@@ -87,7 +108,7 @@ class Lints:
                     _add(findings, "EX222", tally, "covered by earlier entries of the same rule", "remove the repeats")
                 case Lint.SERVER_FIRST:
                     what = "the server speaks first on such a port, so that no name is seen"
-                    _add(findings, "EX223", tally, what, _SERVER_FIRST_HINT)
+                    _add(findings, "EX223", tally, what, self.remedies.server_first)
                 case _:
                     assert_never(kind)
 

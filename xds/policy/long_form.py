@@ -13,7 +13,7 @@ from xds.policy.actions import ActionReader
 from xds.policy.destinations import DestinationSet, Kinds
 from xds.policy.findings import quote
 from xds.policy.hosts import Problem, parse_network
-from xds.policy.lints import Lints
+from xds.policy.lints import LONG_REMEDIES, Lints
 from xds.policy.model import (
     Action,
     AlwaysDirect,
@@ -91,7 +91,7 @@ def _build_default(spec: SpecShape, node: Node, actions: ActionReader) -> Defaul
 
 
 def _build_rules(spec: SpecShape, node: Node, actions: ActionReader, findings: Findings) -> tuple[Rule, ...]:
-    lints = Lints()
+    lints = Lints(LONG_REMEDIES)
     dialect = Dialect(spec.dialect or "go")
     rules: list[Rule] = []
     lines: dict[str, int] = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from xds.policy.destinations import DestinationSet, Kinds
 from xds.policy.hosts import Problem
-from xds.policy.lints import Lints
+from xds.policy.lints import SHORT_REMEDIES, Lints
 from xds.policy.model import (
     SERVER_FIRST_PORTS,
     Action,
@@ -126,7 +126,7 @@ def _build_proxies(
 
 
 def _build_rules(shape: ShortShape, node: Fields, findings: Findings) -> tuple[Rule, ...]:
-    lints = Lints()
+    lints = Lints(SHORT_REMEDIES)
     dialect = Dialect(shape.dialect or "go")
     collected = DestinationSet(dialect, findings, lints, is_direct=True, server_first_ports=SERVER_FIRST_PORTS)
     no_proxy = at(node, "noProxy")

@@ -180,3 +180,19 @@ def test_what_is_not_said_has_the_long_forms_defaults() -> None:
     assert (policy.priority, policy.selector, policy.synthetic_ranges) == (0, type(policy.selector)(), ())
     assert policy.proxies[0].plain_http is PlainHttp.ABSOLUTE_FORM
     assert policy.default.action != Deny()
+
+
+@pytest.mark.parametrize("entry", ["'*'", "0.0.0.0/0", "'::/0'", "'*:8080'"])
+def test_the_remedy_for_a_bypass_of_everything_is_in_the_words_of_the_short_form(entry: str) -> None:
+    found = only(parse(f"{BOTH}dialect: go\nnoProxy: [{entry}]\n"))
+    assert found.code == "EX203"
+    assert "`httpProxy: direct` and `httpsProxy: direct`" in found.hint
+    assert "default" not in found.hint
+    assert good("httpProxy: direct\nhttpsProxy: direct\n").default.action == Direct()
+
+
+def test_the_remedy_for_a_name_where_the_server_speaks_first_names_no_key_of_the_long_form() -> None:
+    found = only(parse(f"{BOTH}dialect: go\nnoProxy: ['git.partner.example:22']\n"))
+    assert found.code == "EX223"
+    assert "give the addresses" in found.hint
+    assert not any(key in found.hint for key in ("to.", "serverFirstPorts"))
