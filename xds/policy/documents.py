@@ -10,15 +10,19 @@ field here.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 from xds.policy.model import SERVER_FIRST_PORTS
 
 API_VERSION = "egress-xds/v1alpha1"
 KIND = "EgressPolicy"
+
+TEXT_OR_LIST: Final = "text_or_list"
+"""The verdict on a value that is neither; `forms` in its context shows both ways to write it."""
 
 LIMIT_OF_PRIORITY = 1_000_000
 
@@ -29,7 +33,19 @@ DialectWord = Literal["go", "curl", "python", "dotnet", "node"]
 
 
 def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    return _list_of(value, "`[a, b]`, or one text: `198.18.0.0/15`")
+
+
+def _as_entries(value: object) -> object:
+    return _list_of(value, "`[.corp.example, 10.0.0.0/8]`, or one text: `.corp.example,10.0.0.0/8`")
+
+
+def _list_of(value: object, forms: str) -> object:
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise PydanticCustomError(TEXT_OR_LIST, "neither text nor a list", {"forms": forms})
+    return value
 
 
 def _as_pem(value: object) -> object:
@@ -42,6 +58,7 @@ def _as_off(value: object) -> object:
 
 
 TextOrList = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+Entries = Annotated[list[str], BeforeValidator(_as_entries, json_schema_input_type=str | list[str])]
 
 
 class _Shape(BaseModel):
@@ -245,7 +262,7 @@ class ShortShape(_Shape):
     """`http://host:port`, `https://host:port`, `direct` or `deny`: what plain HTTP gets."""
     https_proxy: str
     """`http://host:port`, `https://host:port`, `direct` or `deny`: what everything else gets."""
-    no_proxy: TextOrList = []
+    no_proxy: Entries = []
     """Destinations that bypass the proxies: a list, or one text with commas or spaces."""
     trusted_ca: Annotated[str | None, Field(alias="trustedCA")] = None
     """PEM, or base64 of PEM: authorities of an `https://` proxy's own certificate."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from xds.policy.documents import TEXT_OR_LIST
 from xds.policy.findings import quote
 from xds.policy.unavailable import Path, report_unavailable
 from xds.policy.yaml_lines import Fields, Items, Kind, Node, Scalar, at, child, join_key
@@ -34,6 +35,7 @@ _EXPECTED = {
     "int_type": "a whole number",
     "bool_type": "`true` or `false`",
     "list_type": "a list",
+    TEXT_OR_LIST: "text or a list",
     "dict_type": "a mapping",
     "model_type": "a mapping",
 }
@@ -185,7 +187,7 @@ def _report(shape: type[BaseModel], root: Node, detail: ErrorDetails, findings: 
         case "too_short":
             findings.add("EX109", node, "the list is empty", "give at least one value")
         case kind if kind in _EXPECTED:
-            findings.add("EX107", node, f"expected {_EXPECTED[kind]}, found {_describe(node)}", _retype(node, kind))
+            findings.add("EX107", node, f"expected {_EXPECTED[kind]}, found {_describe(node)}", _retype(node, detail))
         case _:
             findings.add("EX109", node, f"{_show(node)} is out of range", _limits(detail))
 
@@ -206,13 +208,16 @@ def _describe(node: Node) -> str:
             return node.kind.value
 
 
-def _retype(node: Node, kind: str) -> str:
+def _retype(node: Node, detail: ErrorDetails) -> str:
+    kind = detail["type"]
     if isinstance(node, Scalar) and node.kind is Kind.NULL:
         return "give it a value, or remove the key"
     if kind == "string_type" and isinstance(node, Scalar):
         return f"put {quote(node.text)} in quotes"
     if kind == "int_type" and isinstance(node, Scalar):
         return "write digits only, without quotes"
+    if kind == TEXT_OR_LIST:
+        return f"write a list: {detail['ctx']['forms']}"
     if kind == "list_type":
         return "write a list: `[a, b]`, or one `- item` per line"
     return f"write {_EXPECTED[kind]}"

@@ -130,9 +130,16 @@ def test_a_misspelt_long_form_is_still_known_for_one() -> None:
             ("expected `true` or `false`", "`true`"),
         ),
         (long_form("default: {action: deny}\npriority: high"), ("expected a whole number", "digits only")),
-        (SHORT + "noProxy: {a: b}", ("expected a list, found a mapping", "[a, b]")),
+        (SHORT + "noProxy: {a: b}", ("expected text or a list, found a mapping", "`[.corp.example, 10.0.0.0/8]`")),
+        (SHORT + "noProxy: 10", ("expected text or a list, found a number", "`.corp.example,10.0.0.0/8`")),
+        (SHORT + "noProxy: 10.5", ("expected text or a list, found a number with a fraction", "one text")),
+        (SHORT + "noProxy: yes", ("expected text or a list, found true or false", "one text")),
+        (
+            long_form("default: {action: deny}\ndns: {syntheticRange: 10}"),
+            ("expected text or a list, found a number", "one text: `198.18.0.0/15`"),
+        ),
         (SHORT + "noProxy: [no]", ("expected text, found true or false", "put `no` in quotes")),
-        (SHORT + "noProxy:", ("expected a list, found nothing", "or remove the key")),
+        (SHORT + "noProxy:", ("expected text or a list, found nothing", "or remove the key")),
     ],
 )
 def test_a_value_of_the_wrong_type_says_what_is_expected(text: str, says: tuple[str, str]) -> None:
