@@ -257,6 +257,13 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "The rule tunnels ports that the proxy's `connectPorts` leaves out. Such connections are refused, "
         "never sent direct. Add the ports if the proxy allows them, or change the rule.",
     ),
+    _warning(
+        "EX225",
+        "`onUnknownName` has no effect",
+        "The key says what happens to a connection that the default would tunnel but that names no host. Here "
+        "the default tunnels neither plain HTTP nor anything else, so such connections get what every other "
+        "one gets. Remove the key, or let the default tunnel.",
+    ),
     _error(
         "EX301",
         "A proxy's URL is malformed",
@@ -321,6 +328,14 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "EX311",
         "A proxy for an action that uses none",
         "`direct` and `deny` use no proxy, so either the action or the proxy is a mistake. Remove one of them.",
+    ),
+    _warning(
+        "EX312",
+        "A proxy at a synthetic address",
+        "Addresses of `dns.syntheticRange` stand for names, so that nothing that goes by address matches them. "
+        "That includes the guard which recognises connections to the proxy itself: an application that still "
+        "uses its proxy variables would be tunnelled to the proxy through the proxy. Narrow the range, or "
+        "correct the proxy's address.",
     ),
     _error(
         "EX401",

@@ -9,7 +9,7 @@ force for a pod, `schema` exports the shape of documents. Inside, from text to m
     structure    tree → shape, all structural mistakes at once
     hosts        names, addresses, ports · patterns   the grammar of NO_PROXY entries
     destinations · lints · proxies · selectors · actions · scopes · names
-    long_form · short_form   shape → policy
+    long_form · short_form   shape → policy · long_lints   what a policy as a whole says in vain
     findings     where all of them put what they find
 
 Nothing here does I/O, and nothing but `yaml_lines` and `documents`/`structure` knows a library.

@@ -15,17 +15,13 @@ from xds.policy.findings import quote
 from xds.policy.hosts import Problem, parse_network
 from xds.policy.lints import LONG_REMEDIES, Lints
 from xds.policy.model import (
-    Action,
     AlwaysDirect,
     Default,
     Dialect,
     Direct,
     Network,
-    PlainHttp,
     Policy,
-    Proxy,
     Rule,
-    Tunnel,
     UnknownName,
 )
 from xds.policy.names import check_plain_name, read_policy_name
@@ -35,14 +31,9 @@ from xds.policy.selectors import build_selector
 from xds.policy.yaml_lines import Fields, Scalar, at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from xds.policy.documents import DnsShape, LongShape, RuleShape, SpecShape, ToShape
     from xds.policy.findings import Findings
     from xds.policy.yaml_lines import Node
-
-_HTTP_PORT = 80
-_SHOWN = 5
 
 
 def build_long(shape: LongShape, node: Fields, root: Fields, namespace: str | None, findings: Findings) -> Policy:
@@ -159,37 +150,3 @@ def _build_ranges(shape: DnsShape, node: Node, findings: Findings) -> tuple[Netw
         else:
             found.add(network)
     return tuple(sorted(found, key=lambda item: (item.version, int(item.network_address), item.prefixlen)))
-
-
-def lint_proxies(policy: Policy, node: Node, findings: Findings) -> None:
-    """Warn of proxies that nothing uses, and of tunnels that a proxy says it will refuse (N19)."""
-    used = {action.proxy for action in _actions(policy) if isinstance(action, Tunnel)}
-    proxies = {proxy.name: proxy for proxy in policy.proxies}
-    for name in sorted(proxies.keys() - used):
-        spot = at(node, "spec", "proxies", name)
-        findings.add("EX308", spot, f"nothing uses the proxy {quote(name)}", "name it in a rule, or remove it")
-    for rule in policy.rules:
-        if isinstance(rule.action, Tunnel) and rule.action.proxy in proxies:
-            _lint_connect_ports(rule, proxies[rule.action.proxy], findings)
-
-
-def _actions(policy: Policy) -> Iterable[Action]:
-    yield from (policy.default.action, policy.default.http_action)
-    for rule in policy.rules:
-        yield from (rule.action, rule.http_action)
-
-
-def _lint_connect_ports(rule: Rule, proxy: Proxy, findings: Findings) -> None:
-    if proxy.connect_ports is None:
-        return
-    asked = {port for destination in rule.destinations for port in destination.ports}
-    if proxy.plain_http is PlainHttp.ABSOLUTE_FORM:
-        # Plain HTTP in absolute form needs no CONNECT.
-        asked.discard(_HTTP_PORT)
-    refused = sorted(asked - set(proxy.connect_ports))
-    if refused:
-        ports = ", ".join(str(port) for port in refused[:_SHOWN]) + ("…" if len(refused) > _SHOWN else "")
-        message = f"the rule {quote(rule.name)} tunnels to ports that {quote(proxy.name)} takes no CONNECT for: {ports}"
-        findings.add_at(
-            "EX224", rule.where, message, "they will be refused: add them to `connectPorts` if the proxy allows"
-        )

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from xds.diagnostics import Diagnostic, Where
 from xds.policy.documents import API_VERSION, KIND, LongShape, ShortShape
 from xds.policy.findings import Findings, quote, sort_diagnostics
-from xds.policy.long_form import build_long, lint_proxies
+from xds.policy.long_form import build_long
+from xds.policy.long_lints import lint_long
 from xds.policy.model import HeldPolicy, Policy
 from xds.policy.names import name_of_source
 from xds.policy.short_form import build_short
@@ -139,8 +140,7 @@ def _read_long(node: Fields, document: Document, findings: Findings, mark: int) 
         return None
     policy = build_long(*read, node, document.namespace, findings)
     if not any(item.is_error for item in findings.since(mark)):
-        # With errors, what is unused may be so because of them.
-        lint_proxies(policy, node, findings)
+        lint_long(policy, node, findings)
     return policy
 
 

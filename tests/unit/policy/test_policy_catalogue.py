@@ -39,6 +39,7 @@ EXAMPLES = {
     "EX222": SHORT + "noProxy: 10.0.0.1,10.0.0.1",
     "EX223": to_rule("{domains: ['a.example:22']}"),
     "EX224": long_form(f"{ONE_PROXY}, connectPorts: [443]}}}}\nrules: [{{to: {{ports: [1]}}, action: tunnel}}]"),
+    "EX225": long_form("default: {action: deny, onUnknownName: deny}"),
     "EX301": "httpProxy: p\nhttpsProxy: deny",
     "EX302": "httpProxy: http://u:p@p.example:1\nhttpsProxy: deny",
     "EX303": "httpProxy: http://p.example\nhttpsProxy: deny",
@@ -52,6 +53,10 @@ EXAMPLES = {
         "default: {action: tunnel}\nproxies: {p: {endpoints: [{url: 'http://a:1'}, {url: 'http://a:1'}]}}"
     ),
     "EX311": long_form("default: {action: deny, proxy: p}"),
+    "EX312": long_form(
+        "default: {action: tunnel}\nproxies: {p: {endpoints: [{url: 'http://198.18.0.9:1'}]}}\n"
+        "dns: {syntheticRange: 198.18.0.0/15}"
+    ),
     "EX401": SHORT + "name: A",
     "EX402": long_form("default: {action: deny}\nselector: {podLabels: {matchLabels: {a: 'b c'}}}"),
     "EX403": rules("{name: a, to: {ports: [1]}, action: deny}", "{name: a, to: {ports: [2]}, action: deny}"),

@@ -184,3 +184,52 @@ def test_a_proxy_that_nothing_uses_is_a_warning() -> None:
 def test_a_proxy_may_be_used_anywhere(spec: str) -> None:
     assert good(long_form(f"{spec}\nproxies: {{p: {PROXY}}}")).proxies[0].name == "p"
     assert codes(parse(long_form(f"{spec}\nproxies: {{p: {PROXY}}}"))) == []
+
+
+def in_a_synthetic_range(*urls: str, ranges: str = "[198.18.0.0/15, 'fd00::/64']") -> list[tuple[str, str]]:
+    endpoints = ", ".join(f"{{url: '{url}'}}" for url in urls)
+    spec = (
+        f"default: {{action: tunnel}}\nproxies: {{p: {{endpoints: [{endpoints}]}}}}\ndns: {{syntheticRange: {ranges}}}"
+    )
+    return [(item.code, item.where.key) for item in parse(long_form(spec)).diagnostics]
+
+
+@pytest.mark.parametrize("host", ["198.18.0.9", "198.19.255.255", "[fd00::9]", "[::ffff:198.18.0.9]"])
+def test_a_proxy_whose_address_stands_for_a_name_is_a_warning(host: str) -> None:
+    """No CIDR matches such an address (N10), the one that guards against loops no more than others (N15)."""
+    found = in_a_synthetic_range("http://proxy.example:3128", f"http://{host}:3128")
+    assert found == [("EX312", "spec.proxies.p.endpoints[1].url")]
+
+
+def test_a_proxy_beside_the_synthetic_ranges_needs_no_warning() -> None:
+    urls = ("http://198.20.0.1:3128", "http://[fd00:0:0:1::]:3128", "http://proxy.example:3128")
+    assert in_a_synthetic_range(*urls) == []
+    assert in_a_synthetic_range("http://198.18.0.9:3128", ranges="[]") == []
+
+
+def unknown_name(default: str, rules: str = "[]") -> list[tuple[str, str]]:
+    text = long_form(f"default: {default}\nproxies: {{p: {PROXY}}}\nrules: {rules}")
+    return [(item.code, item.where.key) for item in parse(text).diagnostics]
+
+
+USES_P = "[{to: {ports: [1]}, action: tunnel}]"
+
+
+@pytest.mark.parametrize("action", ["direct", "deny", "deny, http: {action: direct}"])
+@pytest.mark.parametrize("word", ["connectIP", "deny", "direct"])
+def test_a_word_for_connections_without_a_name_is_a_warning_where_no_default_tunnels(action: str, word: str) -> None:
+    found = unknown_name(f"{{action: {action}, onUnknownName: {word}}}", USES_P)
+    assert found == [("EX225", "spec.default.onUnknownName")]
+
+
+@pytest.mark.parametrize(
+    "default",
+    [
+        "{action: tunnel, onUnknownName: deny}",
+        "{action: tunnel, http: {action: deny}, onUnknownName: deny}",
+        "{action: deny, http: {action: tunnel}, onUnknownName: deny}",
+        "{action: deny}",
+    ],
+)
+def test_a_word_for_connections_without_a_name_counts_where_either_default_tunnels(default: str) -> None:
+    assert unknown_name(default, USES_P) == []
