@@ -139,16 +139,21 @@ def first_bytes(connection: Connection) -> bytes:
 
 
 def client_hello(name: str) -> bytes:
-    """Return a ClientHello; an empty name is left out, an odd one is written over a plain one of its length."""
+    """
+    Return a ClientHello; an empty name is left out.
+
+    OpenSSL refuses odd names, so a plain one of that length is asked for and written over (RFC 6066, section 3).
+    """
     context = ssl.create_default_context()
     context.check_hostname = False
     outgoing = ssl.MemoryBIO()
     plain = "x" * len(name)
+    entry = bytes([0, *len(name).to_bytes(2, "big")])
     session = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=plain or None)
     try:
         session.do_handshake()
     except ssl.SSLWantReadError:
-        return outgoing.read().replace(plain.encode(), name.encode(), 1) if name else outgoing.read()
+        return outgoing.read().replace(entry + plain.encode(), entry + name.encode(), 1)
     raise AssertionError("a handshake with nobody succeeded")
 
 

@@ -25,7 +25,7 @@ _IDLE_TIMEOUT = 3600
 flags.add_argument(
     "--demo-destinations",
     default="",
-    help="NAME:PORT=ADDRESS:PORT,…: where connections to these destinations really go.",
+    help="NAME:PORT=ADDRESS:PORT,http://NAME:PORT=ADDRESS:PORT,…: where these destinations really are.",
 )
 
 
@@ -38,7 +38,8 @@ class CorporateProxy(HttpProxyBasePlugin):
         """Log a request and say where it goes; proxy.py asks before it connects anywhere."""
         _logger.info("request: %s", _request_line(request))
         self._is_answered = request.is_https_tunnel
-        destination = f"{(request.host or b'').decode()}:{request.port}"
+        scheme = "" if request.is_https_tunnel else "http://"
+        destination = f"{scheme}{(request.host or b'').decode()}:{request.port}"
         table = dict(pair.split("=") for pair in self.flags.demo_destinations.split(",") if pair)
         if destination in table:
             host, _, port = table[destination].rpartition(":")

@@ -28,9 +28,9 @@ class Site:
     """
     The addresses of one demo.
 
-    Servers are lists of `ADDRESS:PORT`. `destinations` tells the proxy where names really are. `connect_to` is what
-    an application that is not captured must be told, empty where it is. `tls_port` is the port that Envoy asks
-    the proxy for.
+    Servers are lists of `ADDRESS:PORT`. `destinations` tells the proxy where names really are: `NAME:PORT` for tunnels,
+    `http://NAME:PORT` for plain HTTP. `connect_to` is what an application that is not captured must be told, empty
+    where it is. `tls_port` is the port that Envoy asks the proxy for, `http_authority` what it asks it for plain HTTP.
     """
 
     proxy_host: str
@@ -43,6 +43,7 @@ class Site:
     destinations: Mapping[str, str] = field(default_factory=dict)
     connect_to: str = ""
     tls_port: int = 443
+    http_authority: str = API
 
     @property
     def is_captured(self) -> bool:
@@ -76,11 +77,12 @@ def loopback_site() -> Site:
         # Without a redirected connection there is no original port: Envoy names its own.
         destinations={
             f"{API}:{LISTENER_PORT}": f"{_LOOPBACK}:{https}",
-            f"{API}:80": f"{_LOOPBACK}:{http}",
+            f"http://{API}:{LISTENER_PORT}": f"{_LOOPBACK}:{http}",
             f"{FILES}:{LISTENER_PORT}": f"{_LOOPBACK}:{files}",
         },
         connect_to=f"{_LOOPBACK}:{LISTENER_PORT}",
         tls_port=LISTENER_PORT,
+        http_authority=f"{API}:{LISTENER_PORT}",
     )
 
 

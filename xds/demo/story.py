@@ -132,7 +132,9 @@ class Story:
     def _reach_the_internet(self, cast: Cast) -> None:
         self._stage.title("The application, with an empty environment")
         self._see_through_proxy(cast, f"https://{API}/", f"CONNECT {API}:{self._site.tls_port}", "TLS")
-        self._see_through_proxy(cast, f"http://{API}/hello", f"GET http://{API}/hello", "plain HTTP")
+        self._see_through_proxy(
+            cast, f"http://{API}/hello", f"GET http://{self._site.http_authority}/hello", "plain HTTP"
+        )
 
     def _see_through_proxy(self, cast: Cast, url: str, request: str, how: str) -> None:
         self._show_command(self._site, url)
