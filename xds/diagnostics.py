@@ -165,6 +165,14 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "policy by itself. Move all to one form, or make two documents, separated by `---`.",
     ),
     _error(
+        "EX112",
+        "The document is empty",
+        "The text holds no value at all, or comments only. An editor or a failing disk may have cut it off, so it "
+        "is not taken as a wish to withdraw the policy: its last good version stays in force. Delete the file (or "
+        "the key of the ConfigMap) to withdraw the policy, or restore its text. An empty part between two `---` "
+        "lines of a longer file is ignored.",
+    ),
+    _error(
         "EX201",
         "An entry is not a destination",
         "The text is neither a host name nor an address nor a network in the grammar of NO_PROXY. A malformed "

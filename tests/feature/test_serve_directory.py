@@ -125,6 +125,18 @@ async def test_two_processes_give_the_same_versions(policies: Path) -> None:
     assert seen[0] == seen[1]
 
 
+async def test_a_truncated_file_changes_nothing_and_says_so(policies: Path, logs: list[dict[str, object]]) -> None:
+    async with running_control_plane(policies) as running, open_stream(running.address, "web-0.shop") as stream:
+        await wait_until(lambda: bool(stream.version(LISTENER)))
+        before, responses = stream.version(LISTENER), stream.responses
+
+        os.truncate(policies / "default.yaml", 0)
+        await wait_until(lambda: any(entry.get("code") == "EX112" for entry in logs))
+
+        assert running.parts.reconciler.state.documents[0].has_last_good
+        assert (stream.version(LISTENER), stream.responses) == (before, responses)
+
+
 async def test_a_removed_policy_leaves_everything_refused_and_not_open(policies: Path) -> None:
     async with running_control_plane(policies) as running, open_stream(running.address, "web-0.shop") as stream:
         await wait_until(lambda: bool(stream.version(LISTENER)))

@@ -130,13 +130,24 @@ def test_a_document_that_says_nothing_about_its_pods_may_claim_everybody() -> No
     assert cache.snapshot_for(POD) is None
 
 
-def test_a_document_that_was_empty_before_it_broke_has_no_good_version() -> None:
+@pytest.mark.parametrize("text", [pytest.param("", id="no text"), pytest.param("# gone\n", id="comments only")])
+def test_a_document_that_was_emptied_keeps_its_last_good_policies(text: str) -> None:
     judge = Judge()
-    judge_all(judge, read(a="# nothing yet\n", b=policy("wide")))
+    before = judge_all(judge, read(a=policy("one"), b=policy("two")))
 
-    judgement = judge_all(judge, read(a=BROKEN, b=policy("wide")))
+    after = judge_all(judge, read(a=text, b=policy("two")))
 
+    assert after.world == before.world
+    assert state_of(after, "a").has_last_good
+
+
+def test_a_document_that_was_never_more_than_empty_hands_nobody_to_another_policy() -> None:
+    judgement = judge_all(Judge(), read(a="", b=policy("wide")))
+
+    cache = SnapshotCache()
+    cache.publish(judgement.world)
     assert len(held_names(judgement)) == 1
+    assert cache.snapshot_for(POD) is None
 
 
 def test_a_document_without_text_is_treated_as_a_broken_one() -> None:

@@ -81,8 +81,22 @@ def parse_document(document: Document) -> ParseResult:
             _check_new(policy, first.setdefault((policy.namespace, policy.name), policy.where), node, findings)
             policies.append(policy)
         mark = len(findings)
+    if not held:
+        held.append(_refuse_empty(document, findings))
     result = ParseResult(tuple(policies), (), sort_diagnostics(findings.since(0)))
     return result if result.is_good else replace(result, policies=(), held=tuple(held))
+
+
+def _refuse_empty(document: Document, findings: Findings) -> HeldPolicy:
+    """
+    Report a source without a single document, and return its claim: it may have concerned anybody.
+
+    It is not taken for a withdrawal, because editors and failing disks truncate files.
+    """
+    nothing = Broken("", 1)
+    hint = "delete the file to withdraw the policy, or restore its text"
+    findings.add("EX112", nothing, "the document is empty, or holds nothing but comments", hint)
+    return _hold(None, nothing, document, ())
 
 
 def check_names(results: Mapping[str, ParseResult]) -> tuple[Diagnostic, ...]:

@@ -105,7 +105,7 @@ class Broken:
 
 def read_yaml(text: str, findings: Findings) -> Iterator[Node | Broken]:
     """
-    Yield the documents of `text` in order, leaving out empty ones.
+    Yield the documents of `text` in order, leaving out empty ones: of a text without any, none.
 
     What is wrong with a document is in `findings` before it is yielded. What follows a broken one is lost.
     """

@@ -25,6 +25,7 @@ EXAMPLES = {
     "EX109": long_form("default: {action: allow}"),
     "EX110": long_form("default: {action: deny}\ndns: {mode: capture}"),
     "EX111": SHORT + "spec: {}",
+    "EX112": "# nothing yet",
     "EX201": SHORT + "noProxy: ['-a']",
     "EX202": SHORT + "noProxy: a.example;b.example",
     "EX203": SHORT + "noProxy: '*'",

@@ -76,9 +76,19 @@ def test_an_anchor_serves_in_a_policy() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "---\n", "---\n---\n", "~", "--- null\n...\n", "\ufeff"])
-def test_an_empty_document_is_none(text: str) -> None:
+def test_a_source_without_a_document_is_an_error_and_not_a_withdrawal(text: str) -> None:
+    """An editor or a failing disk truncates files; whoever means to withdraw a policy deletes its file."""
     result = parse(text)
-    assert (result.policies, result.held, result.diagnostics) == ((), (), ())
+    found = only(result)
+    assert (found.code, str(found.where)) == ("EX112", "corp.yaml:1")
+    assert "delete the file" in found.hint
+    assert [(item.name, item.is_unreadable) for item in result.held] == [("corp", True)]
+
+
+@pytest.mark.parametrize("separated", ["---\n{}", "{}---\n", "# on top\n---\n---\n{}---\n# below\n"])
+def test_an_empty_document_beside_a_policy_is_none(separated: str) -> None:
+    text = separated.format(long_form("default: {action: deny}"))
+    assert (len(parse(text).policies), codes(parse(text))) == (1, [])
 
 
 @pytest.mark.parametrize(
