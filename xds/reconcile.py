@@ -455,6 +455,28 @@ def _log_changes(before: State, after: State) -> None:
         _log.info("document gone", document=source)
     if after.policies != before.policies or not before.is_synced:
         _log.info("published", policies=len(after.policies), documents=len(after.documents))
+    if not after.policies and not (_is_bare(before) and bool(before.documents) == bool(after.documents)):
+        _log_bare(after)
+
+
+def _is_bare(state: State) -> bool:
+    """Whether no policy is in force, though there was a pass."""
+    return state.is_synced and not state.policies
+
+
+def _log_bare(state: State) -> None:
+    """Say what becomes of pods without a policy: refusing is right, and seldom what was wanted."""
+    if state.documents:
+        _log.warning(
+            "no policy is in force: to pods that no document claims every connection is refused, "
+            "except to addresses that are always direct",
+            hint="mend the documents that were refused; xds validate shows what is wrong",
+        )
+    else:
+        _log.warning(
+            "no policy is in force: every connection is refused, except to addresses that are always direct",
+            hint="put a policy document where this server reads them; xds validate checks it before",
+        )
 
 
 def _log_document(state: DocumentState) -> None:

@@ -137,7 +137,9 @@ async def test_a_truncated_file_changes_nothing_and_says_so(policies: Path, logs
         assert (stream.version(LISTENER), stream.responses) == (before, responses)
 
 
-async def test_a_removed_policy_leaves_everything_refused_and_not_open(policies: Path) -> None:
+async def test_a_removed_policy_leaves_everything_refused_and_not_open(
+    policies: Path, logs: list[dict[str, object]]
+) -> None:
     async with running_control_plane(policies) as running, open_stream(running.address, "web-0.shop") as stream:
         await wait_until(lambda: bool(stream.version(LISTENER)))
         tunnelling = stream.resources[LISTENER, "egress-outbound"].resource
@@ -146,6 +148,8 @@ async def test_a_removed_policy_leaves_everything_refused_and_not_open(policies:
         await wait_until(lambda: stream.resources[LISTENER, "egress-outbound"].resource != tunnelling)
 
         assert b"tunnel-tls" not in stream.resources[LISTENER, "egress-outbound"].resource
+        (said,) = [entry for entry in logs if str(entry["event"]).startswith("no policy is in force")]
+        assert said["log_level"] == "warning"
 
 
 async def test_a_removed_directory_changes_nothing_until_it_is_back(policies: Path) -> None:

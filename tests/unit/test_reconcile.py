@@ -586,6 +586,30 @@ def test_the_log_tells_of_documents_that_come_and_go_and_bounds_what_it_says_of_
     assert [entry["count"] for entry in logs if entry["event"].startswith("more findings")] == [5]
 
 
+def test_the_log_warns_once_whenever_the_last_policy_is_out_of_force() -> None:
+    async def main(loop: VirtualTimeLoop) -> None:
+        bench = Bench(loop)
+        async with bench.running():
+            for texts in ({}, {"a": policy("one")}, {}, {"a": BROKEN}, {"a": BROKEN, "b": ""}, {}):
+                bench.source.texts = dict(texts)
+                for address in ("192.0.2.7", "192.0.2.8"):
+                    bench.facts.change(Facts(addresses={"proxy.example": (ip_address(address),)}))
+                    await asyncio.sleep(2)
+
+    with capture_logs() as logs:
+        run_virtually(main)
+
+    said = [entry for entry in logs if entry["event"].startswith("no policy is in force")]
+    assert [entry["log_level"] for entry in said] == ["warning"] * 4
+    nothing, again, broken, last = said
+    assert nothing == again == last
+    assert "every connection is refused" in nothing["event"]
+    assert "always direct" in nothing["event"]
+    assert "xds validate" in nothing["hint"]
+    assert "pods that no document claims" in broken["event"]
+    assert "mend" in broken["hint"]
+
+
 def test_a_last_good_version_that_new_facts_break_is_served_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = Judge()
     documents = read(a=policy("one", host="proxy.example"))
