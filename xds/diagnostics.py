@@ -346,6 +346,19 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "correct the proxy's address.",
     ),
     _error(
+        "EX313",
+        "Not the path of a file",
+        "Secrets and certificates are named by the absolute path of a file that the control plane reads; they are "
+        "never written in a policy. The text is not repeated in the message, since it may be the secret itself: if "
+        "it is, consider it known.",
+    ),
+    _warning(
+        "EX314",
+        "A login in clear text",
+        "The proxy is reached without TLS, so its login can be read by everybody on the way there. Many companies "
+        "accept that inside their network. Use an `https://` endpoint if the proxy has one.",
+    ),
+    _error(
         "EX401",
         "A name is not valid",
         "Policies, namespaces and service accounts are named as Kubernetes names objects; rules and proxies "

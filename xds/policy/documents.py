@@ -138,19 +138,79 @@ class EndpointShape(_Shape):
 
 
 class CaShape(_Shape):
-    """Certificate authorities that the proxy's own certificate may be signed by."""
+    """Certificate authorities that the proxy's own certificate may be signed by: one of the two."""
 
-    pem: str
+    pem: str | None = None
     """PEM, or base64 of PEM."""
+    file: str | None = None
+    """The absolute path, at the control plane, of a file with PEM."""
+
+
+class ClientCertificateShape(_Shape):
+    """What proves to the proxy who is calling."""
+
+    certificate_file: str
+    """The absolute path, at the control plane, of a file with the certificate and its chain in PEM."""
+    key_file: str
+    """The absolute path, at the control plane, of a file with the private key in PEM."""
 
 
 class TlsShape(_Shape):
-    """How the certificate of an `https://` proxy is verified."""
+    """How TLS to an `https://` proxy is spoken."""
 
     ca: Annotated[CaShape | None, BeforeValidator(_as_pem, json_schema_input_type=str | CaShape)] = None
-    """PEM text, or a mapping with `pem`. The system's authorities if left out."""
+    """PEM text, or a mapping with `pem` or `file`. The system's authorities if left out."""
     server_name: str | None = None
     """The name expected in the certificate; the endpoint's host if left out."""
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    """The oldest version of TLS that is spoken with the proxy."""
+    client_certificate: ClientCertificateShape | None = None
+    """For a proxy that asks for one (mutual TLS)."""
+
+
+class BasicShape(_Shape):
+    """A login by name and password."""
+
+    file: str
+    """The absolute path, at the control plane, of a file that holds `user:password` and nothing else."""
+
+
+class AuthShape(_Shape):
+    """What the proxy demands before it opens a tunnel."""
+
+    basic: BasicShape
+    """`Proxy-Authorization: Basic`."""
+
+
+class HealthShape(_Shape):
+    """Probing the proxy's endpoints by connecting to them."""
+
+    interval: str = "10s"
+    """From one probe to the next."""
+    timeout: str = "2s"
+    """How long a probe may take."""
+    unhealthy_after: Annotated[int, Field(ge=1, le=10)] = 2
+    """Failed probes in a row after which an endpoint is not used."""
+    healthy_after: Annotated[int, Field(ge=1, le=10)] = 1
+    """Good probes in a row after which it is used again."""
+
+
+class OutlierShape(_Shape):
+    """Leaving out an endpoint that fails or refuses tunnels."""
+
+    failures: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Failures in a row after which it is left out."""
+    ejection_time: str = "30s"
+    """For how long at first; each further time adds as much."""
+
+
+class AttemptsShape(_Shape):
+    """Asking again when no tunnel could be opened."""
+
+    count: Annotated[int, Field(ge=1, le=10)] = 1
+    """How often a tunnel is asked for, the first time included."""
+    backoff: str = "100ms"
+    """The pause before the second time; each further one is longer."""
 
 
 class ProxyShape(_Shape):
@@ -159,12 +219,21 @@ class ProxyShape(_Shape):
     endpoints: Annotated[list[EndpointShape], Field(min_length=1)]
     """Where it listens."""
     tls: TlsShape | None = None
+    auth: AuthShape | None = None
+    """How to log in; not at all if left out."""
+    protocol: Literal["http1", "http2"] = "http1"
+    """`http1`: a connection per tunnel. `http2`: many tunnels on one connection."""
     connect_ports: Annotated[list[Port], Field(min_length=1)] | None = None
     """The ports that it accepts CONNECT for; any if left out."""
-    plain_http: Annotated[Literal["absolute-form", "deny"], Field(alias="plainHTTP")] = "absolute-form"
+    plain_http: Annotated[Literal["absolute-form", "connect", "deny"], Field(alias="plainHTTP")] = "absolute-form"
     """How plain HTTP reaches it."""
     connect_timeout: str = "5s"
     """How long connecting to it may take: `500ms`, `5s`, `1m`."""
+    health: HealthShape | None = None
+    """How its endpoints are probed; not at all if left out."""
+    outlier: OutlierShape | None = None
+    """When an endpoint is left out; never if left out."""
+    attempts: AttemptsShape = AttemptsShape()
 
 
 class ExpressionShape(_Shape):

@@ -37,7 +37,22 @@ class PlainHttp(Enum):
     """How plain HTTP reaches a proxy."""
 
     ABSOLUTE_FORM = "absolute-form"
+    CONNECT = "connect"
     DENY = "deny"
+
+
+class ProxyProtocol(Enum):
+    """What is spoken with a proxy: a connection per tunnel, or many tunnels on one (RFC 9113, section 8.5)."""
+
+    HTTP1 = "http1"
+    HTTP2 = "http2"
+
+
+class TlsVersion(Enum):
+    """The oldest version of TLS that is spoken with a proxy."""
+
+    V1_2 = "1.2"
+    V1_3 = "1.3"
 
 
 class UnknownName(Enum):
@@ -130,25 +145,81 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientCertificate:
+    """Files, in PEM, with which this side proves to a proxy who it is (mutual TLS)."""
+
+    certificate_file: str
+    key_file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyTls:
-    """How TLS to the proxy itself is verified: PEM authorities (None: the system's) and the name expected."""
+    """
+    How TLS to the proxy itself is spoken.
+
+    The authorities are PEM text or a file of it; neither: the system's. `server_name` is the name expected in the
+    certificate; None: the endpoint's host.
+    """
 
     ca_pem: str | None = None
+    ca_file: str | None = None
     server_name: str | None = None
+    minimum_version: TlsVersion = TlsVersion.V1_2
+    client_certificate: ClientCertificate | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasicLogin:
+    """A login by name and password (RFC 7617), kept in a file: `user:password`, and nothing else."""
+
+    file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheck:
+    """How the endpoints of a proxy are probed, by connecting to them; in seconds, and in probes."""
+
+    interval: float = 10.0
+    timeout: float = 2.0
+    unhealthy_after: int = 2
+    healthy_after: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlier:
+    """After how many failures in a row an endpoint is left out, and for how many seconds at first."""
+
+    failures: int = 5
+    ejection_time: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempts:
+    """How often a tunnel is asked for before its connection is refused, and the first pause between, in seconds."""
+
+    count: int = 1
+    backoff: float = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
-    """A corporate proxy: where it is and what it accepts."""
+    """A corporate proxy: where it is, what it accepts and what it demands."""
 
     name: str
     endpoints: tuple[Endpoint, ...]
     tls: ProxyTls = field(default_factory=ProxyTls)
+    login: BasicLogin | None = None
+    protocol: ProxyProtocol = ProxyProtocol.HTTP1
     connect_ports: tuple[int, ...] | None = None
     """Ports that it accepts CONNECT for (N19); None: any."""
     plain_http: PlainHttp = PlainHttp.ABSOLUTE_FORM
     connect_timeout: float = 5.0
     """Seconds."""
+    health: HealthCheck | None = None
+    """None: endpoints are not probed."""
+    outlier: Outlier | None = None
+    """None: whatever an endpoint answers, it stays in use."""
+    attempts: Attempts = field(default_factory=Attempts)
     where: Where
 
 

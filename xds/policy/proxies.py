@@ -15,14 +15,22 @@ from typing import TYPE_CHECKING
 
 from xds.policy.findings import quote
 from xds.policy.hosts import Problem, is_address_like, parse_name, parse_network, parse_port
-from xds.policy.model import Endpoint, PlainHttp, Proxy, ProxyTls
+from xds.policy.model import Endpoint, PlainHttp, Proxy, ProxyProtocol, ProxyTls, TlsVersion
 from xds.policy.names import check_plain_name
+from xds.policy.proxy_options import (
+    ProxyOptions,
+    build_client_certificate,
+    build_login,
+    parse_duration,
+    read_path,
+    warn_readable_login,
+)
 from xds.policy.yaml_lines import at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from xds.policy.documents import ProxyShape, TlsShape
+    from xds.policy.documents import CaShape, ProxyShape, TlsShape
     from xds.policy.findings import Findings
     from xds.policy.yaml_lines import Node
 
@@ -30,9 +38,6 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
 _PEM_BEGIN = "-----BEGIN"
 _PEM_MARKER = re.compile(r"-----(BEGIN|END) CERTIFICATE-----")
-_DURATION = re.compile(r"([0-9]{1,6})(ms|s|m)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
-_LONGEST_TIMEOUT = 300.0
 _LINE = 64
 
 
@@ -140,17 +145,27 @@ def _build_proxy(name: str, shape: ProxyShape, node: Node, findings: Findings) -
         findings.add(timeout.code, at(node, "connectTimeout"), timeout.message, timeout.hint)
         return None
     tls = build_tls(shape.tls, at(node, "tls"), findings)
+    login = build_login(shape.auth, at(node, "auth"), findings)
+    options = ProxyOptions(shape, node, findings)
+    health, outlier, attempts = options.health(), options.outlier(), options.attempts()
     if not endpoints:
         return None
     if shape.tls is not None and not any(endpoint.tls for endpoint in endpoints):
         warn_unused_tls(at(node, "tls"), findings)
+    if login is not None and not all(endpoint.tls for endpoint in endpoints):
+        warn_readable_login(at(node, "auth"), findings)
     return Proxy(
         name=name,
         endpoints=endpoints,
         tls=tls,
+        login=login,
+        protocol=ProxyProtocol(shape.protocol),
         connect_ports=None if shape.connect_ports is None else tuple(sorted(set(shape.connect_ports))),
         plain_http=PlainHttp(shape.plain_http),
         connect_timeout=timeout,
+        health=health,
+        outlier=outlier,
+        attempts=attempts,
         where=findings.where(node),
     )
 
@@ -174,13 +189,7 @@ def build_tls(shape: TlsShape | None, node: Node, findings: Findings) -> ProxyTl
     """Return how TLS to the proxy is verified."""
     if shape is None:
         return ProxyTls()
-    ca_pem = None
-    if shape.ca is not None:
-        pem = parse_pem(shape.ca.pem)
-        if isinstance(pem, Problem):
-            findings.add(pem.code, at(node, "ca", "pem"), pem.message, pem.hint)
-        else:
-            ca_pem = pem
+    ca_pem, ca_file = (None, None) if shape.ca is None else _read_ca(shape.ca, at(node, "ca"), findings)
     server_name = None
     if shape.server_name is not None:
         name = _parse_host(shape.server_name.strip())
@@ -189,19 +198,30 @@ def build_tls(shape: TlsShape | None, node: Node, findings: Findings) -> ProxyTl
             findings.add("EX301", at(node, "serverName"), message, name.hint)
         else:
             server_name = name
-    return ProxyTls(ca_pem=ca_pem, server_name=server_name)
+    return ProxyTls(
+        ca_pem=ca_pem,
+        ca_file=ca_file,
+        server_name=server_name,
+        minimum_version=TlsVersion(shape.minimum_version),
+        client_certificate=build_client_certificate(shape.client_certificate, at(node, "clientCertificate"), findings),
+    )
+
+
+def _read_ca(shape: CaShape, node: Node, findings: Findings) -> tuple[str | None, str | None]:
+    """Return the PEM text or the file, whichever is given."""
+    if shape.file is not None and shape.pem is None:
+        return None, read_path(shape.file, at(node, "file"), findings)
+    if shape.file is not None or shape.pem is None:
+        findings.add("EX307", node, "give either `pem` or `file`", "keep one of the two")
+        return None, None
+    pem = parse_pem(shape.pem)
+    if isinstance(pem, Problem):
+        findings.add(pem.code, at(node, "pem"), pem.message, pem.hint)
+        return None, None
+    return pem, None
 
 
 def warn_unused_tls(node: Node, findings: Findings) -> None:
     """Warn that TLS settings are given for a proxy that is reached without TLS."""
     message = "TLS to the proxy is described, but no endpoint of it is `https://`"
     findings.add("EX309", node, message, "write the URL with `https://` if the proxy speaks TLS, or remove this")
-
-
-def parse_duration(text: str) -> float | Problem:
-    """Return a duration such as `500ms`, `5s` or `1m` in seconds."""
-    match = _DURATION.fullmatch(text.strip())
-    seconds = int(match[1]) * _SECONDS[match[2]] if match is not None else 0.0
-    if not 0 < seconds <= _LONGEST_TIMEOUT:
-        return Problem("EX109", f"{quote(text)} is not a duration from 1ms to 5m", "write e.g. `500ms`, `5s` or `1m`")
-    return seconds

@@ -34,28 +34,23 @@ class Unavailable:
     value: str | None = None
 
 
-_NO_CREDENTIALS = "use a proxy that needs no login, or one that knows its clients by address"
-_NO_TUNING = "remove it; the built-in behaviour applies"
+_NO_LOGIN_HERE = "write the long form, whose proxies have `auth`"
+_NO_KUBERNETES = "name a file instead: `file`, or `certificateFile` and `keyFile`"
 _NO_VERIFY = "remove it; a bypass by name trusts the name that the client sends"
 
 UNAVAILABLE = (
-    Unavailable(("spec", "proxies", "*", "auth"), _NO_CREDENTIALS),
+    Unavailable(("spec", "proxies", "*", "auth", "basic", "secretRef"), _NO_KUBERNETES),
+    Unavailable(("spec", "proxies", "*", "tls", "clientCertificate", "secretRef"), _NO_KUBERNETES),
     Unavailable(
-        ("spec", "proxies", "*", "tls", "clientCertificate"), "use a proxy that asks for no client certificate"
+        ("spec", "proxies", "*", "tls", "ca", "secretRef"), "put the PEM text itself under `ca`, or name a `file`"
     ),
-    Unavailable(("spec", "proxies", "*", "tls", "ca", "secretRef"), "put the PEM text itself under `ca`"),
-    Unavailable(("spec", "proxies", "*", "tls", "ca", "file"), "put the PEM text itself under `ca`"),
     Unavailable(("spec", "proxies", "*", "onProxyFailure"), "remove it; when the proxy fails, connections are refused"),
-    Unavailable(("spec", "proxies", "*", "health"), _NO_TUNING),
-    Unavailable(("spec", "proxies", "*", "outlier"), _NO_TUNING),
-    Unavailable(("spec", "proxies", "*", "attempts"), _NO_TUNING),
-    Unavailable(("spec", "proxies", "*", "plainHTTP"), "write `absolute-form` or `deny`", value="connect"),
     Unavailable(("spec", "rules", "*", "onProxyFailure"), "remove it; when the proxy fails, connections are refused"),
     Unavailable(("spec", "rules", "*", "verify"), _NO_VERIFY),
     Unavailable(("spec", "default", "onProxyFailure"), "remove it; when the proxy fails, connections are refused"),
     Unavailable(("spec", "dns", "mode"), "write `mode: off`", value="capture"),
-    Unavailable(("httpAuth",), _NO_CREDENTIALS),
-    Unavailable(("proxyAuth",), _NO_CREDENTIALS),
+    Unavailable(("httpAuth",), _NO_LOGIN_HERE),
+    Unavailable(("proxyAuth",), _NO_LOGIN_HERE),
 )
 
 

@@ -1,0 +1,115 @@
+"""
+What a proxy demands and how patient we are with it: logins, certificates of our own, probes, attempts.
+
+Secrets are never written in a policy: it names files, which the control plane reads. Nothing here opens one.
+Invariant: every path is absolute, and every duration is within its limits.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from xds.policy.findings import quote
+from xds.policy.hosts import Problem
+from xds.policy.model import Attempts, BasicLogin, ClientCertificate, HealthCheck, Outlier
+from xds.policy.yaml_lines import at
+
+if TYPE_CHECKING:
+    from xds.policy.documents import AuthShape, ClientCertificateShape, ProxyShape
+    from xds.policy.findings import Findings
+    from xds.policy.yaml_lines import Node
+
+_DURATION = re.compile(r"([0-9]{1,6})(ms|s|m)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
+_LONGEST = 300.0
+_LONGEST_PATH = 4096
+
+
+def parse_duration(text: str) -> float | Problem:
+    """Return a duration such as `500ms`, `5s` or `1m` in seconds."""
+    match = _DURATION.fullmatch(text.strip())
+    seconds = int(match[1]) * _SECONDS[match[2]] if match is not None else 0.0
+    if not 0 < seconds <= _LONGEST:
+        return Problem("EX109", f"{quote(text)} is not a duration from 1ms to 5m", "write e.g. `500ms`, `5s` or `1m`")
+    return seconds
+
+
+def read_path(text: str, node: Node, findings: Findings) -> str | None:
+    """Return the path of a file with a secret; what is no path may be the secret itself, so it is not repeated."""
+    is_path = text.startswith("/") and len(text) <= _LONGEST_PATH and text.isprintable()
+    if not is_path or ".." in PurePosixPath(text).parts:
+        findings.add("EX313", node, "this is not the absolute path of a file", "write a path that begins with `/`")
+        return None
+    return text
+
+
+def build_login(shape: AuthShape | None, node: Node, findings: Findings) -> BasicLogin | None:
+    """Return how to log in."""
+    if shape is None:
+        return None
+    path = read_path(shape.basic.file, at(node, "basic", "file"), findings)
+    return None if path is None else BasicLogin(file=path)
+
+
+def warn_readable_login(node: Node, findings: Findings) -> None:
+    """Warn that a login goes over the network in clear text."""
+    message = "the login is sent to an endpoint that is not `https://`, where everybody on the way can read it"
+    findings.add("EX314", node, message, "use the proxy's `https://` port if it has one")
+
+
+def build_client_certificate(
+    shape: ClientCertificateShape | None, node: Node, findings: Findings
+) -> ClientCertificate | None:
+    """Return where our own certificate and key are."""
+    if shape is None:
+        return None
+    certificate = read_path(shape.certificate_file, at(node, "certificateFile"), findings)
+    key = read_path(shape.key_file, at(node, "keyFile"), findings)
+    if certificate is None or key is None:
+        return None
+    return ClientCertificate(certificate_file=certificate, key_file=key)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyOptions:
+    """Reads how often a proxy is asked, and when it counts as gone."""
+
+    shape: ProxyShape
+    node: Node
+    findings: Findings
+
+    def health(self) -> HealthCheck | None:
+        """Return how endpoints are probed."""
+        shape = self.shape.health
+        if shape is None:
+            return None
+        return HealthCheck(
+            interval=self._duration(shape.interval, "health", "interval"),
+            timeout=self._duration(shape.timeout, "health", "timeout"),
+            unhealthy_after=shape.unhealthy_after,
+            healthy_after=shape.healthy_after,
+        )
+
+    def outlier(self) -> Outlier | None:
+        """Return when an endpoint is left out."""
+        shape = self.shape.outlier
+        if shape is None:
+            return None
+        return Outlier(
+            failures=shape.failures, ejection_time=self._duration(shape.ejection_time, "outlier", "ejectionTime")
+        )
+
+    def attempts(self) -> Attempts:
+        """Return how often a tunnel is asked for."""
+        shape = self.shape.attempts
+        return Attempts(count=shape.count, backoff=self._duration(shape.backoff, "attempts", "backoff"))
+
+    def _duration(self, text: str, *path: str) -> float:
+        seconds = parse_duration(text)
+        if isinstance(seconds, Problem):
+            self.findings.add(seconds.code, at(self.node, *path), seconds.message, seconds.hint)
+            return _LONGEST
+        return seconds
