@@ -58,6 +58,8 @@ EXAMPLES = {
         "default: {action: tunnel}\nproxies: {p: {endpoints: [{url: 'http://198.18.0.9:1'}]}}\n"
         "dns: {syntheticRange: 198.18.0.0/15}"
     ),
+    "EX313": long_form(f"{ONE_PROXY}, auth: {{basic: {{file: 'user:password'}}}}}}}}"),
+    "EX314": long_form(f"{ONE_PROXY}, auth: {{basic: {{file: /login}}}}}}}}"),
     "EX401": SHORT + "name: A",
     "EX402": long_form("default: {action: deny}\nselector: {podLabels: {matchLabels: {a: 'b c'}}}"),
     "EX403": rules("{name: a, to: {ports: [1]}, action: deny}", "{name: a, to: {ports: [2]}, action: deny}"),

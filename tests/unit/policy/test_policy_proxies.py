@@ -9,8 +9,21 @@ import pytest
 
 from tests.unit.policy.policy_texts import PEM, codes, good, long_form, only, parse
 from xds.policy.hosts import Problem
-from xds.policy.model import Endpoint, PlainHttp, Proxy, ProxyTls
-from xds.policy.proxies import parse_duration, parse_endpoint, parse_pem
+from xds.policy.model import (
+    Attempts,
+    BasicLogin,
+    ClientCertificate,
+    Endpoint,
+    HealthCheck,
+    Outlier,
+    PlainHttp,
+    Proxy,
+    ProxyProtocol,
+    ProxyTls,
+    TlsVersion,
+)
+from xds.policy.proxies import parse_endpoint, parse_pem
+from xds.policy.proxy_options import parse_duration
 
 SECRET = "hunter2"
 
@@ -128,6 +141,46 @@ def test_every_key_of_a_proxy_is_read() -> None:
     assert proxy.tls == ProxyTls(ca_pem=PEM, server_name="proxy.corp.example")
 
 
+def test_every_demand_and_every_patience_of_a_proxy_is_read() -> None:
+    proxy = read(
+        "{endpoints: [{url: 'https://p:1'}], protocol: http2, plainHTTP: connect, auth: {basic: {file: /login}}, "
+        "tls: {ca: {file: /ca.pem}, minimumVersion: '1.3', "
+        "clientCertificate: {certificateFile: /own.pem, keyFile: /own.key}}, "
+        "health: {interval: 5s, timeout: 1s, unhealthyAfter: 3, healthyAfter: 2}, "
+        "outlier: {failures: 2, ejectionTime: 1m}, attempts: {count: 3, backoff: 50ms}}"
+    )
+    assert (proxy.protocol, proxy.plain_http) == (ProxyProtocol.HTTP2, PlainHttp.CONNECT)
+    assert proxy.login == BasicLogin(file="/login")
+    assert proxy.tls == ProxyTls(
+        ca_file="/ca.pem",
+        minimum_version=TlsVersion.V1_3,
+        client_certificate=ClientCertificate(certificate_file="/own.pem", key_file="/own.key"),
+    )
+    assert proxy.health == HealthCheck(interval=5.0, timeout=1.0, unhealthy_after=3, healthy_after=2)
+    assert proxy.outlier == Outlier(failures=2, ejection_time=60.0)
+    assert proxy.attempts == Attempts(count=3, backoff=0.05)
+
+
+def test_what_is_left_out_is_neither_probed_nor_left_out_nor_asked_twice() -> None:
+    proxy = read("{endpoints: [{url: 'http://p:1'}]}")
+    assert (proxy.login, proxy.health, proxy.outlier, proxy.attempts.count) == (None, None, None, 1)
+    assert proxy.protocol is ProxyProtocol.HTTP1
+
+
+@pytest.mark.parametrize("text", [SECRET, f"user:{SECRET}", f"/etc/../{SECRET}", f"/{SECRET}\n", f"~/{SECRET}"])
+def test_a_secret_in_the_place_of_its_path_is_not_repeated(text: str) -> None:
+    login = f"auth: {{basic: {{file: {json.dumps(text)}}}}}"
+    found = only(parse(proxy_text(f"{{endpoints: [{{url: 'https://p:1'}}], {login}}}")))
+    assert found.code == "EX313"
+    assert SECRET not in str(found)
+
+
+def test_a_login_in_clear_text_is_a_warning() -> None:
+    login = "auth: {basic: {file: /login}}"
+    assert codes(parse(proxy_text(f"{{endpoints: [{{url: 'http://p:1'}}], {login}}}"))) == ["EX314"]
+    assert codes(parse(proxy_text(f"{{endpoints: [{{url: 'https://p:1'}}], {login}}}"))) == []
+
+
 def test_an_authority_is_a_text_or_a_mapping() -> None:
     texts = (f"ca: {json.dumps(PEM)}", f"ca: {{pem: {json.dumps(PEM)}}}")
     one, two = (read(f"{{endpoints: [{{url: 'https://p:1'}}], tls: {{{text}}}}}").tls for text in texts)
@@ -139,12 +192,16 @@ def test_an_authority_is_a_text_or_a_mapping() -> None:
     [
         ("{ca: hello}", "EX307", "ca"),
         ("{ca: {pem: hello}}", "EX307", "ca.pem"),
-        ("{ca: {}}", "EX108", "ca.pem"),
-        ("{ca: {file: /x}}", "EX110", "ca.file"),
+        ("{ca: {}}", "EX307", "ca"),
+        ("{ca: {file: /x, pem: hello}}", "EX307", "ca"),
+        ("{ca: {file: x.pem}}", "EX313", "ca.file"),
         ("{ca: {secretRef: {name: x}}}", "EX110", "ca.secretRef"),
         ("{serverName: 'a b'}", "EX301", "serverName"),
         ("{serverName: 10.0.0.0/8}", "EX301", "serverName"),
-        ("{clientCertificate: {}}", "EX110", "clientCertificate"),
+        ("{clientCertificate: {}}", "EX108", "clientCertificate.certificateFile"),
+        ("{clientCertificate: {certificateFile: /a, keyFile: ../b}}", "EX313", "clientCertificate.keyFile"),
+        ("{clientCertificate: {secretRef: {name: a}}}", "EX110", "clientCertificate.secretRef"),
+        ("{minimumVersion: '1.1'}", "EX109", "minimumVersion"),
     ],
 )
 def test_tls_settings_that_are_wrong_are_refused(tls: str, code: str, key: str) -> None:
@@ -210,7 +267,12 @@ def test_a_duration_that_is_none_is_refused(text: str) -> None:
         ("{endpoints: [{url: 'http://p:1', priority: -1}]}", "EX109"),
         ("{endpoints: [{url: 'http://p:1'}], connectPorts: []}", "EX109"),
         ("{endpoints: [{url: 'http://p:1'}], connectPorts: [0]}", "EX109"),
-        ("{endpoints: [{url: 'http://p:1'}], plainHTTP: connect}", "EX110"),
+        ("{endpoints: [{url: 'http://p:1'}], protocol: http3}", "EX109"),
+        ("{endpoints: [{url: 'http://p:1'}], health: {interval: 0s}}", "EX109"),
+        ("{endpoints: [{url: 'http://p:1'}], health: {unhealthyAfter: 0}}", "EX109"),
+        ("{endpoints: [{url: 'http://p:1'}], outlier: {ejectionTime: 1h}}", "EX109"),
+        ("{endpoints: [{url: 'http://p:1'}], attempts: {count: 11}}", "EX109"),
+        ("{endpoints: [{url: 'http://p:1'}], attempts: {backoff: x}}", "EX109"),
         ("{endpoints: [{url: 'http://p:1'}], plainHTTP: other}", "EX109"),
     ],
 )

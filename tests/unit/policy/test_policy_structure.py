@@ -215,7 +215,7 @@ def test_all_mistakes_of_a_document_are_reported_in_one_go_sorted_by_line() -> N
         (4, "EX108"),
         (5, "EX106"),
         (6, "EX107"),
-        (8, "EX110"),
+        (8, "EX108"),
         (8, "EX303"),
         (10, "EX206"),
         (11, "EX109"),
@@ -231,9 +231,6 @@ def test_mistakes_in_one_document_do_not_hide_those_in_the_next() -> None:
     result = parse(MANY + "---\nhttpProxy: deny\n---\nname: third\nhttpsProxy: p\nhttpProxy: deny\n")
     assert [(item.where.line, item.code) for item in result.diagnostics][-2:] == [(15, "EX306"), (18, "EX301")]
     assert len(result.held) == 3
-
-
-VALUES = {"plainHTTP": "connect", "mode": "capture"}
 
 
 @pytest.mark.parametrize("entry", UNAVAILABLE, ids=lambda entry: ".".join(entry.path))
