@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
@@ -30,7 +32,7 @@ from xds.policy.model import HeldPolicy, Policy
 from xds.policy.parse import Document, ParseResult, check_names, parse_document
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
     from xds.facts import Facts
     from xds.names import Version
@@ -47,6 +49,9 @@ INTERNAL_ERROR = "EX902"
 
 _MAX_LOGGED = 10
 """Findings of one document that are logged; `xds validate` shows all."""
+
+_LARGE = 1 << 20
+"""Characters from which on a document takes seconds, so that the log says that it is being worked on."""
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -225,7 +230,8 @@ class Judge:
         known = self._parsed.get(document.source)
         if known is not None and known[0] == document:
             return known[1]
-        result = _attempt(lambda: parse_document(document), source=document.source)
+        with _telling("parse", document):
+            result = _attempt(lambda: parse_document(document), source=document.source)
         return _unusable(_internal_error(Where(document.source))) if result is None else result
 
     def _find(self, results: Mapping[str, ParseResult], facts: Facts) -> dict[str, tuple[Diagnostic, ...]]:
@@ -235,15 +241,25 @@ class Judge:
             findings[conflict.where.source].append(conflict)
         for source, result in results.items():
             if not _has_error(findings[source]):
-                compiled = [self._compile(policy, facts) for policy in result.policies]
-                findings[source] += [finding for compilation in compiled for finding in compilation.diagnostics]
+                findings[source] += self._compile_all(source, result.policies, facts)
         return {source: sort_diagnostics(found) for source, found in findings.items()}
 
-    def _compile(self, policy: Policy, facts: Facts) -> Compilation:
-        needed = _narrow(facts, policy)
+    def _compile_all(self, source: str, policies: Iterable[Policy], facts: Facts) -> list[Diagnostic]:
+        is_work = any(self._known(policy, facts) is None for policy in policies)
+        with _telling("compile", self._parsed[source][0]) if is_work else nullcontext():
+            compiled = [self._compile(policy, facts) for policy in policies]
+        return [finding for compilation in compiled for finding in compilation.diagnostics]
+
+    def _known(self, policy: Policy, facts: Facts) -> Compilation | None:
+        """Return what `policy` was compiled to when all that matters to it was the same."""
         known = self._compiled.get(_key(policy))
-        if known is not None and known[:2] == (policy, needed):
-            return known[2]
+        return known[2] if known is not None and known[:2] == (policy, _narrow(facts, policy)) else None
+
+    def _compile(self, policy: Policy, facts: Facts) -> Compilation:
+        known = self._known(policy, facts)
+        if known is not None:
+            return known
+        needed = _narrow(facts, policy)
         compilation = _attempt(lambda: compile_snapshot(policy, needed), policy=policy.name, where=str(policy.where))
         if compilation is None:
             compilation = Compilation(None, (_internal_error(policy.where),))
@@ -372,6 +388,19 @@ def _attempt(step: Callable[[], _T], **context: str) -> _T | None:
     except Exception:  # noqa: BLE001  # the one place that outlives bugs in parsing and compiling
         _log.exception("internal error", **context)
         return None
+
+
+@contextmanager
+def _telling(step: str, document: Document) -> Iterator[None]:
+    """Log when `step` begins and ends, if the document is so large that somebody may wonder meanwhile."""
+    if len(document.text) < _LARGE:
+        yield
+        return
+    log = _log.bind(document=document.source, step=step)
+    log.info("large document, this may take long", characters=len(document.text))
+    began = monotonic()
+    yield
+    log.info("large document done", seconds=round(monotonic() - began, 1))
 
 
 def _internal_error(where: Where) -> Diagnostic:

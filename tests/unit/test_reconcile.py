@@ -1,9 +1,8 @@
-"""When policies are compiled and published, what a broken document costs, and what is said about it."""
+"""When policies are compiled and published, and what a broken document costs."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -12,54 +11,27 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.virtual_time import VirtualTimeLoop, run_virtually
+from tests.unit.reconcile_bench import BROKEN, MAXIMUM, QUIET, Bench, judge_all, on_bench, policy, read, state_of
 from xds import reconcile
-from xds.cache import SnapshotCache, World
+from xds.cache import SnapshotCache
 from xds.compile import Compilation, compile_snapshot
 from xds.diagnostics import Diagnostic, Where
 from xds.errors import SourceError
 from xds.facts import Facts
 from xds.policy.model import HeldPolicy, Policy, Workload
-from xds.policy.parse import Document
-from xds.reconcile import Burst, Debounce, Judge, Reconciler, SourceRead
+from xds.reconcile import Burst, Debounce, Judge, SourceRead
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from xds.policy.parse import Document
+    from xds.reconcile import Judgement
 
-    from xds.reconcile import DocumentState, Judgement
-
-QUIET, MAXIMUM = 0.1, 1.0
 POD = Workload(pod="web-0", namespace="shop")
-BROKEN = "httpProxy: [http://"
-
-
-def policy(name: str, *, port: int = 3128, host: str = "192.0.2.1", priority: int = 0, namespace: str = "") -> str:
-    """Write a policy in the long form, selecting everybody or one namespace."""
-    selector = f"  selector: {{namespaces: [{namespace}]}}\n" if namespace else ""
-    return (
-        f"apiVersion: egress-xds/v1alpha1\nkind: EgressPolicy\nmetadata: {{name: {name}}}\nspec:\n{selector}"
-        f"  priority: {priority}\n  proxies: {{corp: {{endpoints: [{{url: 'http://{host}:{port}'}}]}}}}\n"
-        "  default: {action: tunnel, proxy: corp}\n"
-    )
-
-
-def read(**texts: str) -> SourceRead:
-    """Return a reading of documents by name."""
-    return SourceRead(tuple(Document(source=name, text=text) for name, text in texts.items()))
-
 
 # ---------------------------------------------------------------------------------------- the judge
 
 
-def judge_all(judge: Judge, documents: SourceRead, facts: Facts | None = None) -> Judgement:
-    return judge.judge(judge.parse(documents), facts or Facts())
-
-
 def held_names(judgement: Judgement) -> list[str]:
     return [item.name for item in judgement.world.candidates if isinstance(item, HeldPolicy)]
-
-
-def state_of(judgement: Judgement, source: str) -> DocumentState:
-    return next(state for state in judgement.documents if state.source == source)
 
 
 def test_a_good_document_is_in_force() -> None:
@@ -287,102 +259,6 @@ def test_a_burst_is_due(first: float, last: float, due: float) -> None:
     assert Burst(first, last).due(Debounce(QUIET, MAXIMUM)) == pytest.approx(due)
 
 
-class FakeSource:
-    """Documents by name, and events on demand."""
-
-    def __init__(self, **texts: str) -> None:
-        self.texts: dict[str, str] = texts
-        self.error: SourceError | None = None
-        self._events: asyncio.Queue[None] = asyncio.Queue()
-        self.notify()
-
-    def write(self, **texts: str) -> None:
-        self.texts |= texts
-        self.notify()
-
-    def notify(self) -> None:
-        self._events.put_nowait(None)
-
-    async def read(self) -> SourceRead:
-        if self.error is not None:
-            raise self.error
-        return read(**self.texts)
-
-    async def changes(self) -> AsyncIterator[None]:
-        while True:
-            await self._events.get()
-            yield
-
-
-class FakeFacts:
-    """Facts that are there at once, or when `gate` is opened."""
-
-    def __init__(self) -> None:
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.facts = Facts()
-        self._events: asyncio.Queue[None] = asyncio.Queue()
-
-    def change(self, facts: Facts) -> None:
-        self.facts = facts
-        self._events.put_nowait(None)
-
-    async def collect(self, hosts: frozenset[str]) -> Facts:
-        del hosts
-        await self.gate.wait()
-        return self.facts
-
-    async def changes(self) -> AsyncIterator[None]:
-        while True:
-            await self._events.get()
-            yield
-
-
-class Bench:
-    """A running reconciler with fakes around it; `worlds` is what a cache would have told its streams."""
-
-    def __init__(self, loop: VirtualTimeLoop, **texts: str) -> None:
-        self.loop = loop
-        self.source, self.facts, self.cache = FakeSource(**texts), FakeFacts(), SnapshotCache()
-        self.published: list[World] = []
-        self.notified: list[float] = []
-        self.cache.subscribe(lambda: self.notified.append(loop.time()))
-        self.reconciler = Reconciler(
-            source=self.source,
-            facts=self.facts,
-            publish=self._publish,
-            debounce=Debounce(QUIET, MAXIMUM),
-            clock=loop.time,
-        )
-
-    def _publish(self, world: World) -> None:
-        self.published.append(world)
-        self.cache.publish(world)
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
-        task = asyncio.create_task(self.reconciler.run())
-        try:
-            yield task
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-
-
-def on_bench(scenario: Callable[[Bench], Coroutine[object, object, None]], **texts: str) -> Bench:
-    """Run a scenario against a running reconciler that has done its first pass."""
-
-    async def main(loop: VirtualTimeLoop) -> Bench:
-        bench = Bench(loop, **texts)
-        async with bench.running():
-            await asyncio.sleep(2)
-            await scenario(bench)
-        return bench
-
-    with capture_logs():
-        return run_virtually(main)
-
-
 def test_a_burst_of_a_thousand_events_is_compiled_twice_at_most() -> None:
     async def scenario(bench: Bench) -> None:
         bench.published.clear()
@@ -538,76 +414,6 @@ def test_a_bug_outside_of_one_document_keeps_the_world(monkeypatch: pytest.Monke
 
     assert len(bench.notified) == 1
     assert bench.published[-1] == judge_all(Judge(), read(a=policy("one", port=4001))).world
-
-
-def test_the_state_dates_each_verdict_and_the_log_gives_it_once() -> None:
-    async def main(loop: VirtualTimeLoop) -> Bench:
-        bench = Bench(loop, a=policy("one"), b=policy("two"))
-        async with bench.running():
-            await asyncio.sleep(10)
-            bench.source.write(a=BROKEN)
-            await asyncio.sleep(10)
-            bench.source.write(b=policy("two", port=3129))
-            await asyncio.sleep(10)
-        return bench
-
-    with capture_logs() as logs:
-        state = run_virtually(main).reconciler.state
-
-    bad, good = state.documents
-    assert (bad.is_good, bad.has_last_good, good.is_good) == (False, True, True)
-    assert bad.since == pytest.approx(10 + QUIET)
-    assert good.since == pytest.approx(QUIET)
-    assert [item.since for item in state.policies] == pytest.approx([QUIET, 20 + QUIET])
-    refused = [entry for entry in logs if entry["event"].startswith("document refused")]
-    assert [entry["document"] for entry in refused] == ["a"]
-    assert "last good" in refused[0]["event"]
-    assert any(entry["event"] == "finding" and entry["where"].startswith("a:") for entry in logs)
-
-
-def test_the_log_tells_of_documents_that_come_and_go_and_bounds_what_it_says_of_one() -> None:
-    many = "".join(f"key{number}: 1\n" for number in range(15))
-
-    async def main(loop: VirtualTimeLoop) -> None:
-        bench = Bench(loop, a=policy("one"), b=policy("two"))
-        async with bench.running():
-            await asyncio.sleep(2)
-            bench.source.texts = {"a": policy("one") + many}
-            bench.source.notify()
-            await asyncio.sleep(2)
-
-    with capture_logs() as logs:
-        run_virtually(main)
-
-    said = [(entry["event"], entry.get("document")) for entry in logs]
-    assert said.count(("finding", "a")) == 10
-    assert ("document in force", "b") in said
-    assert ("document gone", "b") in said
-    assert [entry["count"] for entry in logs if entry["event"].startswith("more findings")] == [5]
-
-
-def test_the_log_warns_once_whenever_the_last_policy_is_out_of_force() -> None:
-    async def main(loop: VirtualTimeLoop) -> None:
-        bench = Bench(loop)
-        async with bench.running():
-            for texts in ({}, {"a": policy("one")}, {}, {"a": BROKEN}, {"a": BROKEN, "b": ""}, {}):
-                bench.source.texts = dict(texts)
-                for address in ("192.0.2.7", "192.0.2.8"):
-                    bench.facts.change(Facts(addresses={"proxy.example": (ip_address(address),)}))
-                    await asyncio.sleep(2)
-
-    with capture_logs() as logs:
-        run_virtually(main)
-
-    said = [entry for entry in logs if entry["event"].startswith("no policy is in force")]
-    assert [entry["log_level"] for entry in said] == ["warning"] * 4
-    nothing, again, broken, last = said
-    assert nothing == again == last
-    assert "every connection is refused" in nothing["event"]
-    assert "always direct" in nothing["event"]
-    assert "xds validate" in nothing["hint"]
-    assert "pods that no document claims" in broken["event"]
-    assert "mend" in broken["hint"]
 
 
 def test_a_last_good_version_that_new_facts_break_is_served_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
