@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, assert_never
 from envoy_data_plane.envoy.config.core.v3 import Address, SocketAddress, TrafficDirection
 from envoy_data_plane.envoy.config.listener.v3 import (
     AdditionalAddress,
-    Filter,
     FilterChain,
     Listener,
     ListenerFilter,
@@ -24,14 +23,11 @@ from envoy_data_plane.envoy.config.listener.v3 import (
 from envoy_data_plane.envoy.extensions.filters.listener.http_inspector.v3 import HttpInspector
 from envoy_data_plane.envoy.extensions.filters.listener.original_dst.v3 import OriginalDst
 from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector.v3 import TlsInspector
-from envoy_data_plane.envoy.extensions.filters.network.direct_response.v3 import Config as DirectResponse
-from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy.v3 import TcpProxy, TcpProxyTunnelingConfig
 from envoy_data_plane.envoy.type.v3 import Int32Range
 from envoy_data_plane.google.protobuf import Any, StringValue
 from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
 from xds import names
-from xds.compile.access_log import build_access_log
 from xds.compile.decisions import AddressSegment, Aspect, Plan, Segment
 from xds.compile.hosts import NAME, SERVER_NAME_ADDRESS
 from xds.compile.http import build_http_chain, build_rds
@@ -47,6 +43,7 @@ from xds.compile.matchers import (
     build_segments,
 )
 from xds.compile.routes import NO_TIMEOUT, build_constant_routes, takes_plain_http, unknown_action
+from xds.compile.tunnels import build_deny_chain, build_tcp_chain
 from xds.policy.model import Action, Deny, Direct, Policy, Tunnel
 
 if TYPE_CHECKING:
@@ -120,16 +117,16 @@ def _on_ports(ports: tuple[int, ...]) -> ListenerFilterChainMatchPredicate | Non
 
 def _build_chains(policy: Policy) -> list[FilterChain]:
     chains = [
-        _tcp_chain(names.DIRECT_CHAIN, names.DIRECT_CLUSTER, None),
-        _deny_chain(),
+        build_tcp_chain(names.DIRECT_CHAIN, names.DIRECT_CLUSTER, None),
+        build_deny_chain(),
         _constant_http_chain(names.HTTP_DENY_CHAIN, Deny(), policy, Aspect.NAME),
         build_http_chain(names.HTTP_CHAIN, build_rds()),
     ]
     for proxy in sorted(policy.proxies, key=lambda item: item.name):
         cluster = names.proxy_cluster(proxy.name)
         tls_chain, tcp_chain = names.tls_tunnel_chain(proxy.name), names.tcp_tunnel_chain(proxy.name)
-        chains.append(_tcp_chain(tls_chain, cluster, "%REQUESTED_SERVER_NAME%:%DOWNSTREAM_LOCAL_PORT%"))
-        chains.append(_tcp_chain(tcp_chain, cluster, "%DOWNSTREAM_LOCAL_ADDRESS%"))
+        chains.append(build_tcp_chain(tls_chain, cluster, "%REQUESTED_SERVER_NAME%:%DOWNSTREAM_LOCAL_PORT%"))
+        chains.append(build_tcp_chain(tcp_chain, cluster, "%DOWNSTREAM_LOCAL_ADDRESS%"))
         if takes_plain_http(policy, proxy.name):
             action = Tunnel(proxy.name)
             chains.append(_constant_http_chain(names.http_proxy_chain(proxy.name), action, policy, Aspect.NAME))
@@ -139,25 +136,6 @@ def _build_chains(policy: Policy) -> list[FilterChain]:
 
 def _constant_http_chain(name: str, action: Action, policy: Policy, aspect: Aspect) -> FilterChain:
     return build_http_chain(name, build_constant_routes(name, action, policy, aspect))
-
-
-def _tcp_chain(name: str, cluster: str, tunnel_to: str | None) -> FilterChain:
-    proxy = TcpProxy(
-        stat_prefix=name,
-        cluster=cluster,
-        idle_timeout=NO_TIMEOUT,
-        tunneling_config=None if tunnel_to is None else TcpProxyTunnelingConfig(hostname=tunnel_to),
-        access_log=build_access_log(),
-    )
-    return FilterChain(
-        name=name, filters=[Filter(name="envoy.filters.network.tcp_proxy", typed_config=Any.pack(proxy))]
-    )
-
-
-def _deny_chain() -> FilterChain:
-    """Build the chain that closes at once, without a byte."""
-    refusal = Filter(name="envoy.filters.network.direct_response", typed_config=Any.pack(DirectResponse()))
-    return FilterChain(name=names.DENY_CHAIN, filters=[refusal])
 
 
 def _build_tree(policy: Policy, plan: Plan, http_plan: Plan) -> MatcherOnMatch:
