@@ -57,6 +57,10 @@ def _bounded(prefix: str, name: str) -> str:
     return f"{prefix}/{safe[: _MAX_LENGTH - 17]}-{digest}"
 
 
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:8]
+
+
 def proxy_cluster(proxy: str) -> str:
     """Name the cluster of the policy's proxy `proxy`."""
     return _bounded("proxy", proxy)
@@ -80,3 +84,27 @@ def http_proxy_chain(proxy: str) -> str:
 def http_address_chain(proxy: str) -> str:
     """Name the chain whose plain HTTP all goes to `proxy`, to the addresses that were dialled."""
     return _bounded("http-address", proxy)
+
+
+def proxy_login(proxy: str, file: str) -> str:
+    """
+    Name the secret with the login for `proxy` that is kept in `file`.
+
+    The file is part of the name, so that a proxy that moves together with its login never gets the one before.
+    """
+    return _bounded("proxy-login", f"{proxy}-{_digest(file)}")
+
+
+def proxy_certificate(proxy: str, certificate_file: str, key_file: str) -> str:
+    """Name the secret with the certificate and key that prove to `proxy` who is calling."""
+    return _bounded("proxy-certificate", f"{proxy}-{_digest(certificate_file, key_file)}")
+
+
+def http_tunnel(proxy: str) -> str:
+    """Name the cluster and the internal listener that carry plain HTTP in `CONNECT <host>:<port>` to `proxy`."""
+    return _bounded("http-tunnel", proxy)
+
+
+def http_address_tunnel(proxy: str) -> str:
+    """Name the cluster and the internal listener that carry plain HTTP in `CONNECT <address>:<port>` to `proxy`."""
+    return _bounded("http-address-tunnel", proxy)

@@ -117,7 +117,14 @@ class World:
     envoy: Sidecar
     leaked_before: int
 
-    def set_policy(self, rules: str = "[]", default: str = "{action: tunnel, proxy: corp}", *, extra: str = "") -> None:
+    def set_policy(
+        self,
+        rules: str = "[]",
+        default: str = "{action: tunnel, proxy: corp}",
+        *,
+        proxy: str | None = None,
+        extra: str = "",
+    ) -> None:
         """
         Put a policy in force and return once Envoy has taken it over.
 
@@ -125,7 +132,7 @@ class World:
         wait for.
         """
         before = self.updates()
-        save_policy(self.lab, POLICY_FILE, render_policy(rules, default, extra=extra))
+        save_policy(self.lab, POLICY_FILE, render_policy(rules, default, proxy=proxy, extra=extra))
         self.wait_for_updates(before)
 
     def updates(self) -> tuple[int, int]:
@@ -183,12 +190,24 @@ class World:
         return self.lab.leaked_packets() - self.leaked_before
 
 
-def render_policy(rules: str = "[]", default: str = "{action: tunnel, proxy: corp}", *, extra: str = "") -> str:
-    """Return a policy like no other before; `rules` is a YAML flow sequence."""
+def render_policy(
+    rules: str = "[]",
+    default: str = "{action: tunnel, proxy: corp}",
+    *,
+    proxy: str | None = None,
+    extra: str = "",
+) -> str:
+    """Return a policy like no other before; `rules` is a YAML flow sequence, `proxy` the mapping of `corp`."""
     marker = f"{{name: marker, to: {{domains: [marker-{next(_MARKERS)}.invalid]}}, action: deny}}"
     inner = rules.strip().removeprefix("[").removesuffix("]").strip().removesuffix(",")
     listed = f"{marker}, {inner}" if inner else marker
-    body = [PROXY, f"rules: [{listed}]", f"default: {default}", "dialect: go", *extra.splitlines()]
+    body = [
+        PROXY if proxy is None else f"proxies: {{corp: {proxy}}}",
+        f"rules: [{listed}]",
+        f"default: {default}",
+        "dialect: go",
+        *extra.splitlines(),
+    ]
     lines = ["apiVersion: egress-xds/v1alpha1", "kind: EgressPolicy", "metadata: {name: main}", "spec:"]
     return "\n".join([*lines, *(f"  {line}" for line in body), ""])
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.harness import API, FILES, ProxyKind, World
+from tests.e2e.harness import API, FILES, SIX, ProxyKind, World, read_response
 from xds.demo.lab import API_ADDRESS, FILES_ADDRESS
 
 if TYPE_CHECKING:
@@ -120,6 +120,82 @@ def test_a_web_socket_works_where_it_is_direct(world: World) -> None:
         assert read_head(connection).startswith(b"HTTP/1.1 101 ")
         connection.sendall(b"\x81\x85")
         assert connection.recv(100) == b"\x81\x85"
+
+
+ANYWHERE = pytest.mark.parametrize(
+    "shared_world", [ProxyKind.TINYPROXY, ProxyKind.EMBEDDED], indirect=True, ids=["tinyproxy", "embedded"]
+)
+"""The proxies whose stock configuration takes CONNECT for every port."""
+BY_CONNECT = "{endpoints: [{url: 'http://proxy.corp.example:3128'}], plainHTTP: connect}"
+
+
+@ANYWHERE
+def test_plain_http_in_a_tunnel_arrives_as_it_was_sent(world: World) -> None:
+    world.set_policy(proxy=BY_CONNECT)
+    mark = world.proxy.mark()
+    request = f"GET /headers?a=%20 HTTP/1.1\r\nHost: {API}\r\nX-CaSe: kept\r\n\r\n".encode()
+
+    answer = world.exchange(API, 80, request)
+
+    assert answer.endswith(request)
+    assert world.proxy.wait_for(f"CONNECT {API}:80", mark)
+    assert "GET http" not in world.proxy.text(mark)
+
+
+@ANYWHERE
+def test_two_hosts_on_one_connection_get_a_tunnel_each(world: World) -> None:
+    world.set_policy(proxy=BY_CONNECT)
+    mark = world.proxy.mark()
+
+    with world.connect(API, 8080) as connection:
+        for host in (API, SIX, API):
+            connection.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            read_response(connection)
+
+    assert world.proxy.wait_for(f"CONNECT {API}:8080", mark)
+    assert world.proxy.wait_for(f"CONNECT {SIX}:8080", mark)
+
+
+@ANYWHERE
+@pytest.mark.parametrize("proxy", [BY_CONNECT, BY_CONNECT.replace("connect", "absolute-form")])
+def test_a_web_socket_takes_a_tunnel(world: World, proxy: str) -> None:
+    world.set_policy(proxy=proxy)
+    upgrade = f"GET /chat HTTP/1.1\r\nHost: {API}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+    with world.connect(API, 80) as connection:
+        connection.sendall(upgrade.encode())
+        assert read_head(connection).startswith(b"HTTP/1.1 101 ")
+        connection.sendall(b"\x81\x85")
+        assert connection.recv(100) == b"\x81\x85"
+
+    # The tunnel may be one that an earlier request left open.
+    assert world.proxy.wait_for(f"CONNECT {API}:80")
+
+
+@ANYWHERE
+def test_plain_http_in_a_tunnel_honours_the_ports_that_the_proxy_takes(world: World) -> None:
+    """N19."""
+    world.set_policy(proxy=f"{BY_CONNECT[:-1]}, connectPorts: [443, 8080]}}")
+    mark = world.proxy.mark()
+
+    refused = world.exchange(API, 80, f"GET / HTTP/1.1\r\nHost: {API}\r\n\r\n".encode())
+    taken = world.exchange(API, 8080, f"GET / HTTP/1.1\r\nHost: {API}\r\n\r\n".encode())
+
+    assert refused.startswith(b"HTTP/1.1 403 ")
+    assert taken.endswith(GREETING)
+    assert f"CONNECT {API}:80\n" not in world.proxy.text(mark)
+
+
+@SQUID
+def test_a_tunnel_that_the_proxy_refuses_to_plain_http_is_an_error_and_never_direct(world: World) -> None:
+    """Squid takes CONNECT for port 443 only."""
+    world.set_policy(proxy=BY_CONNECT)
+    mark = world.proxy.mark()
+
+    answer = world.exchange(API, 80, f"GET / HTTP/1.1\r\nHost: {API}\r\n\r\n".encode())
+
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert "DENIED/403" in world.proxy.wait_for(f"CONNECT {API}:80", mark)
 
 
 @SQUID

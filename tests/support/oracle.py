@@ -69,13 +69,23 @@ class Oracle:
         return self._decide_tcp(action, connection, asked)
 
     def _decide_http(self, action: Deny | Tunnel, connection: Connection, asked: Asked) -> Outcome:
-        if isinstance(action, Tunnel) and self._proxy(action).plain_http is PlainHttp.ABSOLUTE_FORM:
-            target = connection.dialled
-            if asked is Asked.BY_NAME and _name_of(connection):
-                port = "" if connection.port == 80 else f":{connection.port}"
-                target = _without_port(connection.name) + port
-            return Outcome(Fate.FORWARDED, f"proxy/{action.proxy}", f"http://{target}/path")
-        return Outcome(Fate.FORBIDDEN)
+        if isinstance(action, Deny):
+            return Outcome(Fate.FORBIDDEN)
+        by_name = asked is Asked.BY_NAME and _name_of(connection)
+        authority = f"{_without_port(connection.name)}:{connection.port}" if by_name else connection.dialled
+        proxy = self._proxy(action)
+        match proxy.plain_http:
+            case PlainHttp.DENY:
+                return Outcome(Fate.FORBIDDEN)
+            case PlainHttp.ABSOLUTE_FORM:
+                shown = authority.removesuffix(":80") if by_name else authority
+                return Outcome(Fate.FORWARDED, f"proxy/{action.proxy}", f"http://{shown}/path")
+            case PlainHttp.CONNECT if proxy.connect_ports is None or connection.port in proxy.connect_ports:
+                return Outcome(Fate.TUNNELLED, f"proxy/{action.proxy}", authority)
+            case PlainHttp.CONNECT:
+                return Outcome(Fate.FORBIDDEN)
+            case other:
+                assert_never(other)
 
     def _decide_tcp(self, action: Deny | Tunnel, connection: Connection, asked: Asked) -> Outcome:
         match action:

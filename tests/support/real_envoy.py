@@ -30,12 +30,11 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
     LocalityLbEndpoints,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Listener, ListenerFilter
-from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from envoy_data_plane.envoy.extensions.filters.listener.proxy_protocol.v3 import ProxyProtocol
 from envoy_data_plane.google.protobuf import Any
 
 from tests.support.traffic import Connection, Fate, Outcome, Protocol
-from tests.support.validation import find_envoy, inline_routes
+from tests.support.validation import find_envoy, inline_routes, internal_listeners
 from xds import names
 from xds.resources import ResourceType
 
@@ -163,7 +162,10 @@ def run_envoy(snapshot: Snapshot, directory: Path) -> Iterator[RealEnvoy]:
     seen: SimpleQueue[Outcome] = SimpleQueue()
     with ExitStack() as stack:
         ports = {}
+        inside = snapshot.of(ResourceType.LISTENER)
         for cluster in snapshot.of(ResourceType.CLUSTER):
+            if cluster in inside:
+                continue
             server = stack.enter_context(_Upstream(cluster, seen))
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
             stack.callback(server.shutdown)
@@ -189,7 +191,8 @@ def await_listener(admin: Path) -> int:
         if admin.exists() and (address := admin.read_text(encoding="ascii").strip()):
             listeners = ask_admin(address, "/listeners")
             if ask_admin(address, "/ready").startswith("LIVE") and names.OUTBOUND_LISTENER in listeners:
-                return int(listeners.strip().rpartition(":")[2])
+                (line,) = (line for line in listeners.splitlines() if line.startswith(names.OUTBOUND_LISTENER))
+                return int(line.rpartition(":")[2])
     raise AssertionError("Envoy does not listen")
 
 
@@ -208,16 +211,25 @@ def ask_admin(address: str, path: str) -> str:
 def build_bootstrap(snapshot: Snapshot, ports: dict[str, int]) -> bytes:
     """Serialise a bootstrap with the snapshot's listener and routes, and clusters that lead to `ports`."""
     listener = Listener.parse(snapshot.of(ResourceType.LISTENER)[names.OUTBOUND_LISTENER].body)
-    routes = RouteConfiguration.parse(snapshot.of(ResourceType.ROUTE)[names.HTTP_ROUTES].body)
-    inline_routes(listener, routes)
+    inline_routes(listener, snapshot)
     assert listener.listener_filters[0].name == "envoy.filters.listener.original_dst"
     announced = Any.pack(ProxyProtocol())
     listener.listener_filters[0] = ListenerFilter(name="envoy.filters.listener.proxy_protocol", typed_config=announced)
     listener.address, listener.additional_addresses = at(0), []
     clusters = [build_cluster(name, port) for name, port in ports.items()]
-    static = BootstrapStaticResources(listeners=[listener], clusters=clusters)
-    node = Node(id="pod.namespace", cluster="test")
-    return bytes(Bootstrap(node=node, admin=Admin(address=at(0)), static_resources=static))
+    served = snapshot.of(ResourceType.CLUSTER)
+    clusters += [Cluster.parse(resource.body) for name, resource in served.items() if name not in ports]
+    inside = snapshot.of(ResourceType.LISTENER).values()
+    listeners = [Listener.parse(resource.body) for resource in inside if resource.name != listener.name]
+    static = BootstrapStaticResources(listeners=[listener, *listeners], clusters=clusters)
+    return bytes(
+        Bootstrap(
+            node=Node(id="pod.namespace", cluster="test"),
+            admin=Admin(address=at(0)),
+            static_resources=static,
+            bootstrap_extensions=[internal_listeners()],
+        )
+    )
 
 
 def build_cluster(name: str, port: int) -> Cluster:

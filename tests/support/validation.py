@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import pytest
 from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap, BootstrapStaticResources
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
-from envoy_data_plane.envoy.config.core.v3 import Node
+from envoy_data_plane.envoy.config.core.v3 import Node, TypedExtensionConfig
 from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
+from envoy_data_plane.envoy.extensions.bootstrap.internal_listener.v3 import InternalListener
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
 from envoy_data_plane.google.protobuf import Any
 
-from xds import names
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
@@ -43,25 +43,30 @@ def find_envoy() -> str:
 def build_static_bootstrap(snapshot: Snapshot) -> bytes:
     """Serialise a bootstrap that holds everything in `snapshot`."""
     listeners = [Listener.parse(item.body) for item in snapshot.of(ResourceType.LISTENER).values()]
-    (routes,) = snapshot.of(ResourceType.ROUTE).values()
     for listener in listeners:
-        inline_routes(listener, RouteConfiguration.parse(routes.body))
+        inline_routes(listener, snapshot)
     clusters = [Cluster.parse(item.body) for item in snapshot.of(ResourceType.CLUSTER).values()]
     static = BootstrapStaticResources(listeners=listeners, clusters=clusters)
-    return bytes(Bootstrap(node=Node(id="pod.namespace", cluster="test"), static_resources=static))
+    node = Node(id="pod.namespace", cluster="test")
+    return bytes(Bootstrap(node=node, static_resources=static, bootstrap_extensions=[internal_listeners()]))
 
 
-def inline_routes(listener: Listener, routes: RouteConfiguration) -> None:
-    """Write `routes` into the chain that would ask for them."""
-    (chain,) = (item for item in listener.filter_chains if item.name == names.HTTP_CHAIN)
-    last = chain.filters[-1]
-    assert last.typed_config is not None
-    manager = last.typed_config.unpack()
-    assert isinstance(manager, HttpConnectionManager)
-    assert manager.rds is not None
-    assert manager.rds.route_config_name == routes.name
-    manager.rds, manager.route_config = None, routes
-    last.typed_config = Any.pack(manager)
+def internal_listeners() -> TypedExtensionConfig:
+    """Return what lets an Envoy have listeners that only itself can reach; our bootstrap has it, too."""
+    return TypedExtensionConfig(name="envoy.bootstrap.internal_listener", typed_config=Any.pack(InternalListener()))
+
+
+def inline_routes(listener: Listener, snapshot: Snapshot) -> None:
+    """Write route configurations into the chains that would ask for them."""
+    served = snapshot.of(ResourceType.ROUTE)
+    for chain in listener.filter_chains:
+        last = chain.filters[-1]
+        assert last.typed_config is not None
+        manager = last.typed_config.unpack()
+        if isinstance(manager, HttpConnectionManager) and manager.rds is not None:
+            body = served[manager.rds.route_config_name].body
+            manager.rds, manager.route_config = None, RouteConfiguration.parse(body)
+            last.typed_config = Any.pack(manager)
 
 
 def complaints_of_envoy(snapshot: Snapshot, directory: Path) -> str:

@@ -22,6 +22,7 @@ from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration, Ro
 from envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 import Config as HeaderToMetadata
 from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.http.set_filter_state.v3 import Config as HttpSetFilterState
 from envoy_data_plane.envoy.extensions.filters.network.direct_response.v3 import Config as DirectResponse
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
 from envoy_data_plane.envoy.extensions.filters.network.set_filter_state.v3 import Config as SetFilterState
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
         ListenerFilterChainMatchPredicate,
     )
     from envoy_data_plane.envoy.config.route.v3 import VirtualHost
+    from envoy_data_plane.envoy.extensions.filters.common.set_filter_state.v3 import FilterStateValue
     from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
     from envoy_data_plane.xds.type.matcher.v3 import Matcher, MatcherMatcherList, MatcherOnMatch
 
@@ -115,17 +117,27 @@ class Envoy:
         for item in chain.filters:
             match unpack(item):
                 case SetFilterState() as config:
-                    seen = _remember(config, seen)
+                    seen = _remember(config.on_new_connection, seen)
                 case TcpProxy() as config:
                     return _tunnel(config, seen)
                 case DirectResponse():
                     return Outcome(Fate.CLOSED)
                 case HttpConnectionManager() as config:
                     assert connection.protocol.is_http, "bytes that are not HTTP reach an HTTP chain"
-                    return _forward(config, self._routes_of(config), connection, seen)
+                    return self._forward(config, connection, seen)
                 case other:
                     raise AssertionError(other)
         raise AssertionError("a chain without a terminal filter")
+
+    def _forward(self, manager: HttpConnectionManager, connection: Connection, seen: Seen) -> Outcome:
+        outcome, seen = _forward(manager, self._routes_of(manager), connection, seen)
+        inside = self.snapshot.of(ResourceType.LISTENER).get(outcome.cluster)
+        if inside is None:
+            return outcome
+        (chain,) = Listener.parse(inside.body).filter_chains
+        (config,) = map(unpack, chain.filters)
+        assert isinstance(config, TcpProxy)
+        return _tunnel(config, seen)
 
     def _routes_of(self, manager: HttpConnectionManager) -> RouteConfiguration:
         if manager.rds is not None:
@@ -273,14 +285,15 @@ def _by_name(custom: ServerNameMatcher, value: str) -> Iterable[MatcherOnMatch]:
     yield from (table[key] for key in (value, *below, "*") if key in table)
 
 
-def _remember(config: SetFilterState, seen: Seen) -> Seen:
+def _remember(values: Sequence[FilterStateValue], seen: Seen) -> Seen:
     kept = {}
-    for item in config.on_new_connection:
+    for item in values:
         assert isinstance(item.format_string, SubstitutionFormatString)
         source = item.format_string.text_format_source
         assert source is not None
         assert source.inline_string is not None
         kept[f"state:{item.object_key}"] = expand(source.inline_string, seen)
+        kept[f"FILTER_STATE({item.object_key}:PLAIN)"] = kept[f"state:{item.object_key}"]
     return seen | kept
 
 
@@ -291,7 +304,9 @@ def _tunnel(config: TcpProxy, seen: Seen) -> Outcome:
     return Outcome(Fate.TUNNELLED, config.cluster, expand(config.tunneling_config.hostname, seen))
 
 
-def _forward(manager: HttpConnectionManager, routes: RouteConfiguration, connection: Connection, seen: Seen) -> Outcome:
+def _forward(
+    manager: HttpConnectionManager, routes: RouteConfiguration, connection: Connection, seen: Seen
+) -> tuple[Outcome, Seen]:
     host = connection.name
     if not host and connection.protocol is Spoken.HTTP_10:
         assert manager.http_protocol_options is not None
@@ -301,11 +316,13 @@ def _forward(manager: HttpConnectionManager, routes: RouteConfiguration, connect
         match unpack(item):
             case Rbac() as config:
                 if not _is_allowed(config, host):
-                    return Outcome(Fate.FORBIDDEN)
+                    return Outcome(Fate.FORBIDDEN), seen
             case HeaderToMetadata() as config:
                 seen |= _read_header(config, host)
+            case HttpSetFilterState() as config:
+                seen = _remember(config.on_request_headers, seen)
             case Router():
-                return _route(routes, host, seen)
+                return _route(routes, host, seen), seen
             case other:
                 raise AssertionError(other)
     raise AssertionError("a connection manager without a router")
@@ -365,6 +382,10 @@ def routes_in(host: VirtualHost, seen: Seen) -> Sequence[Route]:
 def _fits(route: Route, seen: Seen) -> bool:
     assert route.match is not None
     assert route.match.prefix == "/"
+    # The connections of these tests ask for no other protocol.
+    assert [header.name for header in route.match.headers] in ([], ["upgrade"])
+    if route.match.headers:
+        return False
     for state in route.match.filter_state:
         assert state.string_match is not None
         if seen[f"state:{state.key}"] != state.string_match.exact:

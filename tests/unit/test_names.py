@@ -21,6 +21,8 @@ BUILDERS = [
     names.tcp_tunnel_chain,
     names.http_proxy_chain,
     names.http_address_chain,
+    names.http_tunnel,
+    names.http_address_tunnel,
 ]
 CONSTANTS = [names.DIRECT_CHAIN, names.DENY_CHAIN, names.HTTP_DENY_CHAIN, names.HTTP_CHAIN]
 PLAIN = re.compile(r"[A-Za-z0-9/_.-]+")

@@ -89,8 +89,8 @@ def build_direct_cluster() -> Cluster:
         type=ClusterDiscoveryType.ORIGINAL_DST,
         lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
         connect_timeout=_CONNECT_TIMEOUT,
-        circuit_breakers=_no_limits(),
-        typed_extension_protocol_options=_http1(None),
+        circuit_breakers=no_limits(),
+        typed_extension_protocol_options=build_http1(None),
     )
 
 
@@ -105,8 +105,8 @@ def build_proxy_cluster(proxy: Proxy) -> Cluster:
         connect_timeout=timedelta(seconds=proxy.connect_timeout),
         load_assignment=ClusterLoadAssignment(cluster_name=name, endpoints=_localities(proxy)),
         transport_socket_matches=_transport_sockets(proxy),
-        circuit_breakers=_no_limits(),
-        typed_extension_protocol_options=_http1(_ONE_REQUEST),
+        circuit_breakers=no_limits(),
+        typed_extension_protocol_options=build_http1(_ONE_REQUEST),
     )
 
 
@@ -164,7 +164,8 @@ def _tls_context(tls: ProxyTls) -> UpstreamTlsContext:
     )
 
 
-def _no_limits() -> CircuitBreakers:
+def no_limits() -> CircuitBreakers:
+    """Lift the limits that Envoy has by default: what an application opens is its own affair."""
     return CircuitBreakers(
         thresholds=[
             CircuitBreakersThresholds(
@@ -177,12 +178,9 @@ def _no_limits() -> CircuitBreakers:
     )
 
 
-def _http1(requests_per_connection: int | None) -> dict[str, Any]:
+def build_http1(requests_per_connection: int | None, idle_timeout: timedelta | None = None) -> dict[str, Any]:
+    """Build the protocol options of a cluster that speaks HTTP/1; None leaves a limit to Envoy."""
     explicit = HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=build_http1_options())
-    common = (
-        None
-        if requests_per_connection is None
-        else CommonHttpProtocolOptions(max_requests_per_connection=requests_per_connection)
-    )
+    common = CommonHttpProtocolOptions(max_requests_per_connection=requests_per_connection, idle_timeout=idle_timeout)
     options = HttpProtocolOptions(explicit_http_config=explicit, common_http_protocol_options=common)
     return {_PROTOCOL_OPTIONS: Any.pack(options)}

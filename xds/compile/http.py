@@ -4,7 +4,7 @@ Plain HTTP: the connection manager that adds nothing, cuts nothing, and lets nob
 A transparent path must not be noticed: no request id, no `x-envoy-*`, no `x-forwarded-*`, header names in the
 case the application wrote them, and no time-out of its own. Before any route is chosen, a Host that is not plainly a
 name or an address is refused. Which route a request takes is decided by its Host, so it lives in a route configuration
-of its own (RDS) and changes without touching the chain.
+of its own (RDS), of the name of the chain, and changes without touching the chain.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain
 from envoy_data_plane.envoy.config.rbac.v3 import Permission, Principal, RbacAction
 from envoy_data_plane.envoy.config.rbac.v3 import Policy as RbacPolicy
 from envoy_data_plane.envoy.config.rbac.v3 import Rbac as RbacRules
-from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher, RouteConfiguration
+from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
 from envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 import (
     Config as HeaderToMetadata,
 )
@@ -61,8 +61,8 @@ from envoy_data_plane.envoy.extensions.http.header_formatters.preserve_case.v3 i
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatchAndSubstitute, RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from xds import names
 from xds.compile.access_log import build_access_log, build_filter_state_value
+from xds.compile.asked import build_asked
 from xds.compile.hosts import HOST, PORT_OF_HOST, UNNAMED_HOST
 from xds.compile.matchers import ADDRESS_KEY, PORT_KEY
 from xds.compile.routes import HOST_METADATA, KEPT_PROTO, NO_TIMEOUT
@@ -92,19 +92,19 @@ def build_http1_options() -> Http1ProtocolOptions:
     )
 
 
-def build_http_chain(name: str, routes: Rds | RouteConfiguration) -> FilterChain:
-    """Build a chain that reads plain HTTP and routes it by `routes`."""
+def build_http_chain(name: str) -> FilterChain:
+    """Build a chain that reads plain HTTP and routes it by the route configuration of the same name."""
     kept_proto = HeaderValueOption(header=HeaderValue(key=KEPT_PROTO, value="%REQ(x-forwarded-proto)%"))
     options = build_http1_options()
     options.default_host_for_http_10 = UNNAMED_HOST
     manager = HttpConnectionManager(
         stat_prefix=name,
         codec_type=HttpConnectionManagerCodecType.HTTP1,
-        rds=routes if isinstance(routes, Rds) else None,
-        route_config=routes if isinstance(routes, RouteConfiguration) else None,
+        rds=_build_rds(name),
         http_filters=[
             _build_filter("envoy.filters.http.rbac", _build_gate()),
             _build_filter("envoy.filters.http.header_to_metadata", _build_host_reader()),
+            _build_filter("envoy.filters.http.set_filter_state", build_asked()),
             _build_filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
         ],
         http_protocol_options=options,
@@ -142,10 +142,10 @@ def build_http_chain(name: str, routes: Rds | RouteConfiguration) -> FilterChain
     )
 
 
-def build_rds() -> Rds:
+def _build_rds(name: str) -> Rds:
     """Refer to the route configuration that is delivered on the same ADS stream."""
     source = ConfigSource(ads=AggregatedConfigSource(), initial_fetch_timeout=NO_TIMEOUT)
-    return Rds(config_source=source, route_config_name=names.HTTP_ROUTES)
+    return Rds(config_source=source, route_config_name=name)
 
 
 def _build_filter(name: str, config: Message) -> HttpFilter:

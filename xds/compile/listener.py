@@ -30,7 +30,7 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 from xds import names
 from xds.compile.decisions import AddressSegment, Aspect, Plan, Segment
 from xds.compile.hosts import NAME, SERVER_NAME_ADDRESS
-from xds.compile.http import build_http_chain, build_rds
+from xds.compile.http import build_http_chain
 from xds.compile.matchers import (
     APPLICATION_PROTOCOL,
     CONNECTION,
@@ -42,7 +42,7 @@ from xds.compile.matchers import (
     build_patterns,
     build_segments,
 )
-from xds.compile.routes import NO_TIMEOUT, build_constant_routes, takes_plain_http, unknown_action
+from xds.compile.routes import takes_plain_http, unknown_action
 from xds.compile.tunnels import build_deny_chain, build_tcp_chain
 from xds.policy.model import Action, Deny, Direct, Policy, Tunnel
 
@@ -119,8 +119,8 @@ def _build_chains(policy: Policy) -> list[FilterChain]:
     chains = [
         build_tcp_chain(names.DIRECT_CHAIN, names.DIRECT_CLUSTER, None),
         build_deny_chain(),
-        _constant_http_chain(names.HTTP_DENY_CHAIN, Deny(), policy, Aspect.NAME),
-        build_http_chain(names.HTTP_CHAIN, build_rds()),
+        build_http_chain(names.HTTP_DENY_CHAIN),
+        build_http_chain(names.HTTP_CHAIN),
     ]
     for proxy in sorted(policy.proxies, key=lambda item: item.name):
         cluster = names.proxy_cluster(proxy.name)
@@ -128,14 +128,9 @@ def _build_chains(policy: Policy) -> list[FilterChain]:
         chains.append(build_tcp_chain(tls_chain, cluster, "%REQUESTED_SERVER_NAME%:%DOWNSTREAM_LOCAL_PORT%"))
         chains.append(build_tcp_chain(tcp_chain, cluster, "%DOWNSTREAM_LOCAL_ADDRESS%"))
         if takes_plain_http(policy, proxy.name):
-            action = Tunnel(proxy.name)
-            chains.append(_constant_http_chain(names.http_proxy_chain(proxy.name), action, policy, Aspect.NAME))
-            chains.append(_constant_http_chain(names.http_address_chain(proxy.name), action, policy, Aspect.ADDRESS))
+            chains.append(build_http_chain(names.http_proxy_chain(proxy.name)))
+            chains.append(build_http_chain(names.http_address_chain(proxy.name)))
     return chains
-
-
-def _constant_http_chain(name: str, action: Action, policy: Policy, aspect: Aspect) -> FilterChain:
-    return build_http_chain(name, build_constant_routes(name, action, policy, aspect))
 
 
 def _build_tree(policy: Policy, plan: Plan, http_plan: Plan) -> MatcherOnMatch:

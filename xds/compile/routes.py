@@ -2,9 +2,9 @@
 The routes of plain HTTP: what becomes of a request, by its Host and by where its connection was going.
 
 A request to a proxy goes out in absolute form (RFC 9112, section 3.2.2) by rewriting the path, which works on an
-ordinary cluster. The URL names what the policy decided on and nothing else: the Host's name if a name decided, the
-dialled address if an address did, and always the dialled port. Otherwise a client could be allowed one thing and ask
-the proxy for another. Routes hold no secret and no time-out of their own.
+ordinary cluster, or inside a tunnel. What the proxy is asked for names what the policy decided on and nothing else:
+the Host's name if a name decided, the dialled address if an address did, and always the dialled port. Otherwise a
+client could be allowed one thing and ask the proxy for another. Routes hold no secret and no time-out of their own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
 )
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
+    HeaderMatcher,
     Route,
     RouteAction,
     RouteConfiguration,
@@ -47,10 +48,10 @@ from xds.compile.matchers import (
     build_segment,
     spellings,
 )
-from xds.policy.model import Action, Deny, Direct, PlainHttp, Policy, Tunnel, UnknownName
+from xds.policy.model import Action, Deny, Direct, PlainHttp, Policy, Proxy, Tunnel, UnknownName
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 NO_TIMEOUT = timedelta(0)
@@ -58,9 +59,11 @@ KEPT_PROTO = "x-egress-xds-forwarded-proto"
 """Carries the application's own x-forwarded-proto past the place where Envoy would make one up."""
 HOST_METADATA = ("egress-xds", "host")
 """Namespace and key of the dynamic metadata that holds the Host without its port."""
-_HOST = "%DYNAMIC_METADATA({}:{})%".format(*HOST_METADATA)
+HOST_OF_METADATA = "%DYNAMIC_METADATA({}:{})%".format(*HOST_METADATA)
 _PATH = "%PATH(NQ)%"
 _DIALLED = "%DOWNSTREAM_LOCAL_ADDRESS%"
+_UPGRADE = (HeaderMatcher(name="upgrade", present_match=True),)
+"""A request that wants another protocol afterwards, which no proxy passes on in absolute form."""
 _HTTP_PORT = "80"
 """Left out of a URL, as every client leaves it out (RFC 9110, section 4.2.1)."""
 
@@ -76,7 +79,25 @@ class Claim(Enum):
     NOTHING = "no Host (HTTP/1.0)"
 
 
-def build_constant_routes(name: str, action: Action, policy: Policy, aspect: Aspect) -> RouteConfiguration:
+def build_routes(plan: Plan, policy: Policy) -> Iterable[RouteConfiguration]:
+    """
+    Yield the route configurations of all chains that read plain HTTP.
+
+    Args:
+        plan: what is left to decide by Host.
+        policy: for its proxies, and for connections that name no host.
+
+    """
+    yield _build_routes_by_host(plan, policy)
+    yield _build_constant_routes(names.HTTP_DENY_CHAIN, Deny(), policy, Aspect.NAME)
+    for proxy in policy.proxies:
+        if proxy.plain_http is not PlainHttp.DENY:
+            action = Tunnel(proxy.name)
+            yield _build_constant_routes(names.http_proxy_chain(proxy.name), action, policy, Aspect.NAME)
+            yield _build_constant_routes(names.http_address_chain(proxy.name), action, policy, Aspect.ADDRESS)
+
+
+def _build_constant_routes(name: str, action: Action, policy: Policy, aspect: Aspect) -> RouteConfiguration:
     """Build the routes of a connection that is decided already, by looking at `aspect`."""
     named = Claim.ADDRESS if aspect is Aspect.ADDRESS else Claim.NAME
 
@@ -87,7 +108,7 @@ def build_constant_routes(name: str, action: Action, policy: Policy, aspect: Asp
     return _build_configuration(name, [VirtualHost(domains=["*"], matcher=claims.matcher)])
 
 
-def build_routes(plan: Plan, policy: Policy) -> RouteConfiguration:
+def _build_routes_by_host(plan: Plan, policy: Policy) -> RouteConfiguration:
     """
     Build the route configuration that decides by Host.
 
@@ -133,7 +154,11 @@ def unknown_action(policy: Policy, default: Action) -> Action:
 
 def takes_plain_http(policy: Policy, name: str) -> bool:
     """Whether the policy's proxy `name` is sent plain HTTP at all."""
-    return any(proxy.name == name and proxy.plain_http is PlainHttp.ABSOLUTE_FORM for proxy in policy.proxies)
+    return _find(policy, name).plain_http is not PlainHttp.DENY
+
+
+def _find(policy: Policy, name: str) -> Proxy:
+    return next(proxy for proxy in policy.proxies if proxy.name == name)
 
 
 def _routes_of(action: Action, policy: Policy, claim: Claim) -> list[Route]:
@@ -141,30 +166,67 @@ def _routes_of(action: Action, policy: Policy, claim: Claim) -> list[Route]:
     match action:
         case Direct():
             return [_forward(names.DIRECT_CLUSTER, claim)]
-        case Tunnel(proxy) if takes_plain_http(policy, proxy):
-            cluster = names.proxy_cluster(proxy)
-            if claim is not Claim.NAME:
-                return [_forward(cluster, claim, f"http://{_DIALLED}{_PATH}")]
-            return [
-                _forward(cluster, claim, f"http://{_HOST}{_PATH}", port=_HTTP_PORT),
-                _forward(cluster, claim, f"http://{_HOST}:%DOWNSTREAM_LOCAL_PORT%{_PATH}"),
-            ]
-        case _:
-            return [Route(match=RouteMatch(prefix="/"), direct_response=DirectResponseAction(status=403))]
+        case Deny():
+            return [_refuse()]
+        case Tunnel(name):
+            return _proxy_routes(_find(policy, name), claim)
+        case other:
+            assert_never(other)
+
+
+def _proxy_routes(proxy: Proxy, claim: Claim) -> list[Route]:
+    match proxy.plain_http:
+        case PlainHttp.DENY:
+            return [_refuse()]
+        case PlainHttp.CONNECT:
+            return [*_tunnel_routes(proxy, claim), *([] if proxy.connect_ports is None else [_refuse()])]
+        case PlainHttp.ABSOLUTE_FORM:
+            return [*_tunnel_routes(proxy, claim, only=_UPGRADE), *_absolute_form_routes(proxy, claim)]
+        case other:
+            assert_never(other)
+
+
+def _tunnel_routes(proxy: Proxy, claim: Claim, *, only: Sequence[HeaderMatcher] = ()) -> list[Route]:
+    """Build the routes into tunnels, one for each port that the proxy takes CONNECT for (N19)."""
+    by_name = claim is Claim.NAME
+    cluster = names.http_tunnel(proxy.name) if by_name else names.http_address_tunnel(proxy.name)
+    ports = [None] if proxy.connect_ports is None else [str(port) for port in proxy.connect_ports]
+    return [_forward(cluster, claim, port=port, headers=only) for port in ports]
+
+
+def _absolute_form_routes(proxy: Proxy, claim: Claim) -> list[Route]:
+    cluster = names.proxy_cluster(proxy.name)
+    if claim is not Claim.NAME:
+        return [_forward(cluster, claim, f"http://{_DIALLED}{_PATH}")]
+    return [
+        _forward(cluster, claim, f"http://{HOST_OF_METADATA}{_PATH}", port=_HTTP_PORT),
+        _forward(cluster, claim, f"http://{HOST_OF_METADATA}:%DOWNSTREAM_LOCAL_PORT%{_PATH}"),
+    ]
+
+
+def _refuse() -> Route:
+    return Route(match=RouteMatch(prefix="/"), direct_response=DirectResponseAction(status=403))
 
 
 def _build_leaf(routes: list[Route]) -> MatcherOnMatch:
     return MatcherOnMatch(action=build_extension("routes", RouteList(routes=routes)))
 
 
-def _forward(cluster: str, claim: Claim, path_rewrite: str = "", *, port: str | None = None) -> Route:
+def _forward(
+    cluster: str,
+    claim: Claim,
+    path_rewrite: str = "",
+    *,
+    port: str | None = None,
+    headers: Sequence[HeaderMatcher] = (),
+) -> Route:
     kept = HeaderValueOption(
         header=HeaderValue(key="x-forwarded-proto", value=f"%REQ({KEPT_PROTO})%"),
         append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
     )
     only = [] if port is None else [FilterStateMatcher(key=PORT_KEY, string_match=StringMatcher(exact=port))]
     return Route(
-        match=RouteMatch(prefix="/", filter_state=only),
+        match=RouteMatch(prefix="/", filter_state=only, headers=list(headers)),
         route=RouteAction(
             cluster=cluster,
             path_rewrite=path_rewrite,

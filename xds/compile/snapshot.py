@@ -13,6 +13,7 @@ from xds import names
 from xds.compile.builtin import builtin_rules
 from xds.compile.clusters import build_direct_cluster, build_proxy_cluster, is_address
 from xds.compile.decisions import Plan, build_plan
+from xds.compile.http_tunnels import build_http_tunnels
 from xds.compile.listener import build_listener
 from xds.compile.routes import build_routes
 from xds.diagnostics import Diagnostic
@@ -53,14 +54,21 @@ def compile_snapshot(policy: Policy, facts: Facts) -> Compilation:
 def _build_resources(policy: Policy, facts: Facts, plan: Plan, http_plan: Plan) -> Iterable[Resource]:
     proxies = [names.proxy_cluster(proxy.name) for proxy in policy.proxies]
     clusters = [Reference(ResourceType.CLUSTER.type_url, name) for name in (names.DIRECT_CLUSTER, *proxies)]
-    routes = Reference(ResourceType.ROUTE.type_url, names.HTTP_ROUTES)
+    routes = list(build_routes(http_plan.split_leading()[1], policy))
+    routes_references = [Reference(ResourceType.ROUTE.type_url, configuration.name) for configuration in routes]
     yield build_resource(ResourceType.CLUSTER, names.DIRECT_CLUSTER, build_direct_cluster())
     for name, proxy in zip(proxies, policy.proxies, strict=True):
         yield build_resource(ResourceType.CLUSTER, name, build_proxy_cluster(proxy))
+    ways_in = list(build_http_tunnels(policy))
+    for name, cluster, inside in ways_in:
+        inside_reference = Reference(ResourceType.LISTENER.type_url, name)
+        yield build_resource(ResourceType.CLUSTER, name, cluster, [inside_reference])
+        yield build_resource(ResourceType.LISTENER, name, inside, clusters)
+    clusters += [Reference(ResourceType.CLUSTER.type_url, name) for name, _, _ in ways_in]
     listener = build_listener(policy, plan, http_plan, has_ipv6=facts.has_ipv6)
-    yield build_resource(ResourceType.LISTENER, names.OUTBOUND_LISTENER, listener, [*clusters, routes])
-    by_host = build_routes(http_plan.split_leading()[1], policy)
-    yield build_resource(ResourceType.ROUTE, names.HTTP_ROUTES, by_host, clusters)
+    yield build_resource(ResourceType.LISTENER, names.OUTBOUND_LISTENER, listener, [*clusters, *routes_references])
+    for configuration in routes:
+        yield build_resource(ResourceType.ROUTE, configuration.name, configuration, clusters)
 
 
 def _check(policy: Policy, plans: Iterable[Plan]) -> Iterable[Diagnostic]:

@@ -38,11 +38,12 @@ def changing_its_mind(times: int) -> tuple[Rule, ...]:
 def test_a_policy_becomes_clusters_one_listener_and_its_routes() -> None:
     snapshot = compile_good(policy(proxies=(proxy("b"), proxy("a")), otherwise=default(Tunnel("a"))))
 
+    ways_in = ["http-address-tunnel/a", "http-address-tunnel/b", "http-tunnel/a", "http-tunnel/b"]
     assert {kind: list(snapshot.of(kind)) for kind in ResourceType} == {
-        ResourceType.CLUSTER: [names.DIRECT_CLUSTER, "proxy/a", "proxy/b"],
+        ResourceType.CLUSTER: ["direct", *ways_in, "proxy/a", "proxy/b"],
         ResourceType.ENDPOINT: [],
-        ResourceType.LISTENER: [names.OUTBOUND_LISTENER],
-        ResourceType.ROUTE: [names.HTTP_ROUTES],
+        ResourceType.LISTENER: [names.OUTBOUND_LISTENER, *ways_in],
+        ResourceType.ROUTE: ["http", "http-address/a", "http-address/b", "http-deny", "http/a", "http/b"],
         ResourceType.SECRET: [],
     }
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
+from envoy_data_plane.envoy.extensions.filters.common.set_filter_state.v3 import FilterStateValueSharedWithUpstream
+from envoy_data_plane.envoy.extensions.filters.http.set_filter_state.v3 import Config as HttpSetFilterState
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpConnectionManagerServerHeaderTransformation,
@@ -139,8 +141,11 @@ def test_an_unknown_host_follows_a_default_that_does_not_tunnel(action: Direct |
 
 
 def test_a_request_to_a_proxy_goes_out_in_absolute_form() -> None:
-    on_80, elsewhere = (route.route for route in routes_for(policy(), "a.example"))
+    upgrade, *others = routes_for(policy(), "a.example")
+    on_80, elsewhere = (route.route for route in others)
 
+    assert upgrade.route is not None
+    assert upgrade.route.cluster == names.http_tunnel("corp")
     assert on_80 is not None
     assert elsewhere is not None
     assert on_80.path_rewrite == "http://%DYNAMIC_METADATA(egress-xds:host)%%PATH(NQ)%"
@@ -218,10 +223,62 @@ def test_a_manager_adds_nothing_and_cuts_nothing(chain: str) -> None:
     assert manager.http_protocol_options.accept_http_10
 
 
-def test_only_the_chain_that_decides_by_host_waits_for_routes() -> None:
-    assert manager_of(names.HTTP_CHAIN).rds is not None
-    assert manager_of(names.HTTP_DENY_CHAIN).rds is None
-    assert manager_of(names.http_proxy_chain("corp")).rds is None
+@pytest.mark.parametrize("chain", [names.HTTP_CHAIN, names.HTTP_DENY_CHAIN, names.http_proxy_chain("corp")])
+def test_every_chain_takes_the_routes_of_its_own_name(chain: str) -> None:
+    """So that no change of routes changes a chain."""
+    rds = manager_of(chain).rds
+
+    assert rds is not None
+    assert rds.route_config_name == chain
+    assert chain in compile_good(policy()).of(ResourceType.ROUTE)
+
+
+BY_CONNECT = policy(proxies=(proxy(plain_http=PlainHttp.CONNECT),))
+
+
+@pytest.mark.parametrize(
+    ("name", "cluster"),
+    [
+        pytest.param("a.example", names.http_tunnel("corp"), id="a name by name"),
+        pytest.param("10.0.0.1", names.http_address_tunnel("corp"), id="an address by the dialled address"),
+        pytest.param("0.0.0.0", names.http_address_tunnel("corp"), id="no Host by the dialled address"),
+    ],
+)
+def test_plain_http_takes_a_tunnel_to_a_proxy_that_wants_it(name: str, cluster: str) -> None:
+    (route,) = routes_for(BY_CONNECT, name)
+
+    assert route.route is not None
+    assert (route.route.cluster, route.route.path_rewrite) == (cluster, "")
+
+
+def test_plain_http_in_a_tunnel_is_refused_on_ports_that_the_proxy_does_not_take() -> None:
+    """N19."""
+    written = policy(proxies=(proxy(plain_http=PlainHttp.CONNECT, connect_ports=(80, 8080)),))
+
+    *taken, last = routes_for(written, "a.example")
+
+    assert [ports_of(route) for route in taken] == [["80"], ["8080"]]
+    assert last.direct_response is not None
+    assert last.direct_response.status == 403
+
+
+def ports_of(route: Route) -> list[str | None]:
+    assert route.match is not None
+    return [state.string_match.exact for state in route.match.filter_state if state.string_match is not None]
+
+
+def test_a_tunnel_is_never_used_for_another_host() -> None:
+    """What is asked for is hashed into the choice of an upstream connection."""
+    (asked,) = (
+        config
+        for item in manager_of(names.HTTP_CHAIN).http_filters
+        if isinstance(config := unpack(item), HttpSetFilterState)
+    )
+
+    assert {value.factory_key for value in asked.on_request_headers} == {"envoy.hashable_string"}
+    assert {value.shared_with_upstream for value in asked.on_request_headers} == {
+        FilterStateValueSharedWithUpstream.ONCE
+    }
 
 
 def test_a_proxy_that_takes_no_plain_http_has_no_chain_for_it() -> None:
