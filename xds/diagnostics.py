@@ -359,6 +359,86 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "accept that inside their network. Use an `https://` endpoint if the proxy has one.",
     ),
     _error(
+        "EX320",
+        "A file can't be read",
+        "The policy names a file with a login, an authority, a certificate or a key, and the control plane can't "
+        "read it. Until it can, what was in force stays so. Files are read on the machine of the control plane, by "
+        "its user, and a file that appears is taken over within a second. `validate --no-files` checks a policy "
+        "elsewhere.",
+    ),
+    _error(
+        "EX321",
+        "A file is empty",
+        "A file that the policy names holds nothing. An empty login would be refused by the proxy, and an empty "
+        "certificate by Envoy, so what was in force stays so. Write the file anew under another name and rename it, "
+        "so that nobody sees half of it.",
+    ),
+    _error(
+        "EX322",
+        "A login is malformed",
+        "The file of a login holds `user:password` in one line, as it is: not in base64, without a scheme before it "
+        "(RFC 7617). One line break at the end is fine; any other control character would break the request. The "
+        "content is never shown in messages.",
+    ),
+    _error(
+        "EX323",
+        "No certificate",
+        "Certificates are wanted in PEM, as blocks between `-----BEGIN CERTIFICATE-----` and `-----END "
+        "CERTIFICATE-----`. DER and PKCS #12 files must be converted first: `openssl x509 -inform DER`, `openssl "
+        "pkcs12 -nodes`. A block whose content is broken counts as none.",
+    ),
+    _error(
+        "EX324",
+        "A certificate has ended",
+        "The proxy would refuse it, or its own would no longer be trusted, so that no tunnel could be opened. What "
+        "was in force stays so. Of several authorities the one that lasts longest counts; of our own certificate "
+        "and its chain the one that ends first. Renew it.",
+    ),
+    _warning(
+        "EX325",
+        "A certificate ends soon",
+        "In two weeks at the latest (or, if it lives only briefly, within the last third of its life) the certificate "
+        "ends, and tunnels with it. Renew it in time; a new file is taken over within a second and cuts nothing.",
+    ),
+    _error(
+        "EX326",
+        "A private key can't be used",
+        "The key of a client certificate must be one PEM block without a passphrase, of a kind that Envoy takes: RSA "
+        "of at least 2048 bits, or ECDSA on P-256, P-384 or P-521. The content is never shown in messages.",
+    ),
+    _error(
+        "EX327",
+        "Key and certificate do not belong together",
+        "The key is not that of the first certificate in its file; certificates of authorities come after our own. "
+        "While both files are being renewed one after the other this is so for a moment, and what was in force stays "
+        "so meanwhile.",
+    ),
+    _error(
+        "EX328",
+        "Not a certificate authority",
+        "None of the certificates may sign others, so that the proxy's can't be verified against them. Give the "
+        "certificate of the authority that signed the proxy's. One that signed itself is taken, too.",
+    ),
+    _warning(
+        "EX329",
+        "Some authorities have ended",
+        "Some certificates of a bundle are past their end and of no use; others are not, and the bundle stays in "
+        "force. Remove the old ones, or renew them if the proxy's certificate is signed by one of them.",
+    ),
+    _error(
+        "EX330",
+        "HTTP/2 without a way for plain HTTP",
+        "Requests in absolute form belong to HTTP/1.1; over HTTP/2 a proxy refuses them. Write `plainHTTP: connect`, "
+        "so that plain HTTP goes through tunnels too, or `plainHTTP: deny`.",
+    ),
+    _error(
+        "EX315",
+        "TLS can't be originated here",
+        "`originateTLS` sends what an application says in plain HTTP as HTTPS through a tunnel. The certificate is "
+        "verified against the host's name, so that the rule must tunnel and match by `domains` only, and the proxy must "
+        "take CONNECT for port 443. Take other destinations into a rule of their own.",
+    ),
+    _error(
         "EX401",
         "A name is not valid",
         "Policies, namespaces and service accounts are named as Kubernetes names objects; rules and proxies "

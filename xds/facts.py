@@ -2,8 +2,9 @@
 What the world around a policy looks like at one moment, as one frozen value.
 
 Compilation is pure, so everything that it must know beyond the policy (addresses that are always
-reached directly, what the proxies' names resolve to) is collected by an edge and passed in here.
-Facts hold no clock and no I/O; equal facts give equal snapshots.
+reached directly, what the proxies' names resolve to, what is in the files that policies name) is
+collected by edges and passed in here. Facts hold no clock and no I/O; equal facts give equal snapshots.
+Invariant: what a file holds may be a secret, so it never shows in a `repr`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,24 @@ class DirectEndpoint:
     """Empty: every port."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """The text of a file, which may be a secret."""
+
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FileProblem:
+    """Why a file has no text that could be used, and what to do about it."""
+
+    message: str
+    hint: str
+
+
+File = FileContent | FileProblem
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """All that compilation knows beside the policy."""
@@ -38,6 +57,18 @@ class Facts:
 
     addresses: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
     """What the proxies' host names resolve to, for the loop guard (N12, N15)."""
+
+    files: Mapping[str, File] = field(default_factory=dict)
+    """What is in the files that policies name, by path."""
+
+    reads_files: bool = True
+    """
+    False where documents are judged on a machine without their files: then nothing is said about files, and what
+    is compiled has empty secrets and must not be served.
+    """
+
+    now: float | None = None
+    """The time in seconds since the epoch, coarsely, for the end of certificates; None: nobody looks at it."""
 
     has_ipv6: bool = True
     """Whether the pods' kernels know IPv6 at all; false only where it is compiled out or switched off at boot."""

@@ -9,7 +9,7 @@ knows policies or streams, and nothing decodes a resource again.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -73,8 +73,8 @@ class Resource:
     kind: ResourceType
     name: str
     version: Version
-    body: bytes
-    any_body: bytes
+    body: bytes = field(repr=False)
+    any_body: bytes = field(repr=False)
     references: tuple[Reference, ...] = ()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
-from xds.compile.clusters import is_address
+from xds.compile.proxy_tls import is_address
 from xds.diagnostics import Where
 from xds.policy.model import Destination, Direct, DomainPattern, Endpoint, Policy, Rule
 

@@ -8,7 +8,6 @@ tunnel that still works. A proxy's address may be a name; Envoy resolves it agai
 from __future__ import annotations
 
 from datetime import timedelta
-from ipaddress import ip_address
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -19,14 +18,11 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     ClusterCustomClusterType,
     ClusterDiscoveryType,
     ClusterLbPolicy,
-    ClusterTransportSocketMatch,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
     Address,
-    DataSource,
     Metadata,
     SocketAddress,
-    TransportSocket,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
     HttpProtocolOptions as CommonHttpProtocolOptions,
@@ -41,45 +37,27 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
 )
 from envoy_data_plane.envoy.extensions.clusters.common.dns.v3 import DnsLookupFamily
 from envoy_data_plane.envoy.extensions.clusters.dns.v3 import DnsCluster
-from envoy_data_plane.envoy.extensions.transport_sockets.raw_buffer.v3 import RawBuffer
-from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
-    CertificateValidationContext,
-    CommonTlsContext,
-    UpstreamTlsContext,
-)
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
 )
-from envoy_data_plane.google.protobuf import Any, Struct, Value
+from envoy_data_plane.google.protobuf import Any
 
 from xds import names
 from xds.compile.http import build_http1_options
+from xds.compile.proxy_files import Material
+from xds.compile.proxy_protocol import build_protocol_options
+from xds.compile.proxy_tls import build_tls_criteria, build_transport_sockets, is_address
 
 if TYPE_CHECKING:
-    from xds.policy.model import Endpoint, Proxy, ProxyTls
+    from xds.policy.model import Endpoint, Proxy
 
 _CONNECT_TIMEOUT = timedelta(seconds=10)
 _UNLIMITED = 2**32 - 1
 """Envoy's default of 1,024 connections per cluster would refuse tunnels that the proxy would take."""
-_SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
-"""Where Debian, Ubuntu, Alpine and Envoy's own images keep them; on the machine of the Envoy, not on this one."""
-_ONE_REQUEST = 1
-"""
-Requests that a connection to a proxy carries. Proxies are careless with what follows the first: Tinyproxy closes
-without a word, which would cost the next request a 503, and proxy.py sends it to the first one's origin.
-"""
 _PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _MATCH_CRITERIA = "envoy.transport_socket_match"
-
-
-def is_address(host: str) -> bool:
-    """Whether `host` is an IP address rather than a name."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
+_NOTHING = Material()
 
 
 def build_direct_cluster() -> Cluster:
@@ -94,8 +72,8 @@ def build_direct_cluster() -> Cluster:
     )
 
 
-def build_proxy_cluster(proxy: Proxy) -> Cluster:
-    """Build the cluster of one proxy."""
+def build_proxy_cluster(proxy: Proxy, material: Material = _NOTHING) -> Cluster:
+    """Build the cluster of one proxy; `material` is what its files hold."""
     is_static = all(is_address(endpoint.host) for endpoint in proxy.endpoints)
     name = names.proxy_cluster(proxy.name)
     return Cluster(
@@ -104,9 +82,9 @@ def build_proxy_cluster(proxy: Proxy) -> Cluster:
         cluster_type=None if is_static else _dns(),
         connect_timeout=timedelta(seconds=proxy.connect_timeout),
         load_assignment=ClusterLoadAssignment(cluster_name=name, endpoints=_localities(proxy)),
-        transport_socket_matches=_transport_sockets(proxy),
+        transport_socket_matches=build_transport_sockets(proxy, material),
         circuit_breakers=no_limits(),
-        typed_extension_protocol_options=build_http1(_ONE_REQUEST),
+        typed_extension_protocol_options=build_protocol_options(proxy),
     )
 
 
@@ -130,37 +108,7 @@ def _lb_endpoint(endpoint: Endpoint) -> LbEndpoint:
     address = Address(socket_address=SocketAddress(address=endpoint.host, port_value=endpoint.port))
     return LbEndpoint(
         endpoint=EnvoyEndpoint(address=address, hostname="" if is_address(endpoint.host) else endpoint.host),
-        metadata=Metadata(filter_metadata={_MATCH_CRITERIA: _tls_criteria()}) if endpoint.tls else None,
-    )
-
-
-def _tls_criteria() -> Struct:
-    return Struct(fields={"tls": Value(bool_value=True)})
-
-
-def _transport_sockets(proxy: Proxy) -> list[ClusterTransportSocketMatch]:
-    """TLS for the endpoints that want it, nothing for the others: one proxy may have both."""
-    if not any(endpoint.tls for endpoint in proxy.endpoints):
-        return []
-    tls = TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(_tls_context(proxy.tls)))
-    raw = TransportSocket(name="envoy.transport_sockets.raw_buffer", typed_config=Any.pack(RawBuffer()))
-    return [
-        ClusterTransportSocketMatch(name="tls", match=_tls_criteria(), transport_socket=tls),
-        ClusterTransportSocketMatch(name="raw", match=Struct(), transport_socket=raw),
-    ]
-
-
-def _tls_context(tls: ProxyTls) -> UpstreamTlsContext:
-    # Envoy has the field `system_root_certs` but does not implement it: without a `trusted_ca` nothing is verified.
-    authorities = (
-        DataSource(filename=_SYSTEM_AUTHORITIES) if tls.ca_pem is None else DataSource(inline_string=tls.ca_pem)
-    )
-    validation = CertificateValidationContext(trusted_ca=authorities)
-    return UpstreamTlsContext(
-        common_tls_context=CommonTlsContext(validation_context=validation),
-        sni=tls.server_name or "",
-        auto_host_sni=tls.server_name is None,
-        auto_sni_san_validation=True,
+        metadata=Metadata(filter_metadata={_MATCH_CRITERIA: build_tls_criteria()}) if endpoint.tls else None,
     )
 
 

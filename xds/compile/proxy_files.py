@@ -118,7 +118,10 @@ class _Reader:
         if chain is None or key is None:
             return {}
         certificates = read_certificates(chain)
-        what, where = f"the certificate in {own.certificate_file!r}", self._place("tls.clientCertificate.certificateFile")
+        what, where = (
+            f"the certificate in {own.certificate_file!r}",
+            self._place("tls.clientCertificate.certificateFile"),
+        )
         if certificates:
             self._judge_end(certificates, what, where)
             self._judge_key(certificates, key)
@@ -137,8 +140,12 @@ class _Reader:
             hint = "use RSA of at least 2048 bits, or ECDSA on P-256, P-384 or P-521"
             self._add("EX326", where, f"the private key in {own.key_file!r} is of a kind that Envoy refuses", hint)
         elif not belongs_to(key, certificates[0]):
-            message = f"the key in {own.key_file!r} does not belong to the first certificate in {own.certificate_file!r}"
-            self._add("EX327", where, message, "put both in place as a pair; the own certificate comes before its chain")
+            message = (
+                f"the key in {own.key_file!r} does not belong to the first certificate in {own.certificate_file!r}"
+            )
+            self._add(
+                "EX327", where, message, "put both in place as a pair; the own certificate comes before its chain"
+            )
 
     def _judge_end(self, certificates: Certificates, what: str, where: Where) -> None:
         now = self.facts.now

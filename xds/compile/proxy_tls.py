@@ -31,7 +31,7 @@ from xds.policy.model import ProxyProtocol, TlsVersion
 
 if TYPE_CHECKING:
     from xds.compile.proxy_files import Material
-    from xds.policy.model import Proxy
+    from xds.policy.model import Proxy, ProxyTls
 
 _SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 """Where Debian, Ubuntu, Alpine and Envoy's own images keep them; on the machine of the Envoy, not on this one."""
@@ -74,7 +74,7 @@ def _build_tls_context(proxy: Proxy, material: Material) -> UpstreamTlsContext:
         common_tls_context=CommonTlsContext(
             tls_params=_build_versions(proxy.tls.minimum_version),
             tls_certificate_sds_secret_configs=[build_secret_config(secret) for secret in secrets],
-            validation_context=_build_validation(None if is_named else name, material),
+            validation_context=_build_validation(proxy.tls, None if is_named else name, material),
             alpn_protocols=["h2"] if proxy.protocol is ProxyProtocol.HTTP2 else [],
         ),
         sni=name if name is not None and is_named else "",
@@ -86,24 +86,24 @@ def _build_tls_context(proxy: Proxy, material: Material) -> UpstreamTlsContext:
 def _build_versions(minimum: TlsVersion) -> TlsParameters:
     # As a client Envoy stops at TLS 1.2 unless told otherwise, and a minimum above that fails every handshake.
     return TlsParameters(
-        tls_minimum_protocol_version=_protocol(minimum), tls_maximum_protocol_version=TlsParametersTlsProtocol.TL_SV1_3
+        tls_minimum_protocol_version=_protocol(minimum), tls_maximum_protocol_version=TlsParametersTlsProtocol.TLSv1_3
     )
 
 
 def _protocol(version: TlsVersion) -> TlsParametersTlsProtocol:
     match version:
         case TlsVersion.V1_2:
-            return TlsParametersTlsProtocol.TL_SV1_2
+            return TlsParametersTlsProtocol.TLSv1_2
         case TlsVersion.V1_3:
-            return TlsParametersTlsProtocol.TL_SV1_3
+            return TlsParametersTlsProtocol.TLSv1_3
         case other:
             assert_never(other)
 
 
-def _build_validation(address: str | None, material: Material) -> CertificateValidationContext:
+def _build_validation(tls: ProxyTls, address: str | None, material: Material) -> CertificateValidationContext:
     # Envoy has the field `system_root_certs` but does not implement it: without a `trusted_ca` nothing is verified.
-    given = material.authorities
-    authorities = DataSource(inline_string=given) if given else DataSource(filename=_SYSTEM_AUTHORITIES)
+    is_own = tls.ca_pem is not None or tls.ca_file is not None
+    authorities = DataSource(inline_string=material.authorities) if is_own else DataSource(filename=_SYSTEM_AUTHORITIES)
     matchers = [] if address is None else [address]
     return CertificateValidationContext(
         trusted_ca=authorities,

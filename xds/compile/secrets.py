@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from xds.compile.proxy_files import Material
-    from xds.policy.model import Proxy
+    from xds.policy.model import ClientCertificate, Proxy
 
 _FOR_EVER = timedelta(0)
 
@@ -50,7 +50,7 @@ def build_secrets(proxy: Proxy, material: Material) -> Iterable[Resource]:
         name = names.proxy_login(proxy.name, proxy.login.file)
         login = GenericSecret(secret=DataSource(inline_string=material.login))
         yield build_resource(ResourceType.SECRET, name, Secret(name=name, generic_secret=login))
-    own = proxy.tls.client_certificate
+    own = _own_certificate(proxy)
     if own is not None:
         name = names.proxy_certificate(proxy.name, own.certificate_file, own.key_file)
         pair = TlsCertificate(
@@ -63,6 +63,11 @@ def build_secrets(proxy: Proxy, material: Material) -> Iterable[Resource]:
 def _names(proxy: Proxy) -> Iterable[str]:
     if proxy.login is not None:
         yield names.proxy_login(proxy.name, proxy.login.file)
-    own = proxy.tls.client_certificate
-    if own is not None and any(endpoint.tls for endpoint in proxy.endpoints):
+    own = _own_certificate(proxy)
+    if own is not None:
         yield names.proxy_certificate(proxy.name, own.certificate_file, own.key_file)
+
+
+def _own_certificate(proxy: Proxy) -> ClientCertificate | None:
+    """Return what is shown to the proxy; None also if there is no TLS to show it in."""
+    return proxy.tls.client_certificate if any(endpoint.tls for endpoint in proxy.endpoints) else None

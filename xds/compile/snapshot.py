@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 from xds import names
 from xds.compile.builtin import builtin_rules
-from xds.compile.clusters import build_direct_cluster, build_proxy_cluster, is_address
+from xds.compile.clusters import build_direct_cluster, build_proxy_cluster
 from xds.compile.decisions import Plan, build_plan
 from xds.compile.http_tunnels import build_http_tunnels
 from xds.compile.listener import build_listener
+from xds.compile.proxy_files import read_material
+from xds.compile.proxy_tls import is_address
 from xds.compile.routes import build_routes
+from xds.compile.secrets import build_secrets, secrets_of
 from xds.diagnostics import Diagnostic
 from xds.resources import Reference, Resource, ResourceType, build_resource
 from xds.snapshot import build_snapshot
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from xds.facts import Facts
-    from xds.policy.model import Policy
+    from xds.policy.model import Policy, Proxy
     from xds.snapshot import Snapshot
 
 MAX_SEGMENTS = 40
@@ -45,7 +48,7 @@ def compile_snapshot(policy: Policy, facts: Facts) -> Compilation:
     shields = policy.synthetic_ranges
     plan = build_plan(rules, lambda rule: rule.action, policy.default.action, shields)
     http_plan = build_plan(rules, lambda rule: rule.http_action, policy.default.http_action, shields)
-    diagnostics = tuple(_check(policy, (plan, http_plan)))
+    diagnostics = tuple(_check(policy, facts, (plan, http_plan)))
     if any(diagnostic.is_error for diagnostic in diagnostics):
         return Compilation(None, diagnostics)
     return Compilation(build_snapshot(_build_resources(policy, facts, plan, http_plan)), diagnostics)
@@ -58,7 +61,7 @@ def _build_resources(policy: Policy, facts: Facts, plan: Plan, http_plan: Plan) 
     routes_references = [Reference(ResourceType.ROUTE.type_url, configuration.name) for configuration in routes]
     yield build_resource(ResourceType.CLUSTER, names.DIRECT_CLUSTER, build_direct_cluster())
     for name, proxy in zip(proxies, policy.proxies, strict=True):
-        yield build_resource(ResourceType.CLUSTER, name, build_proxy_cluster(proxy))
+        yield from _build_proxy(name, proxy, facts)
     ways_in = list(build_http_tunnels(policy))
     for name, cluster, inside in ways_in:
         inside_reference = Reference(ResourceType.LISTENER.type_url, name)
@@ -71,7 +74,14 @@ def _build_resources(policy: Policy, facts: Facts, plan: Plan, http_plan: Plan) 
         yield build_resource(ResourceType.ROUTE, configuration.name, configuration, clusters)
 
 
-def _check(policy: Policy, plans: Iterable[Plan]) -> Iterable[Diagnostic]:
+def _build_proxy(name: str, proxy: Proxy, facts: Facts) -> Iterable[Resource]:
+    """Build the cluster of a proxy and the secrets that it waits for."""
+    material, _ = read_material(proxy, facts)
+    yield build_resource(ResourceType.CLUSTER, name, build_proxy_cluster(proxy, material), secrets_of(proxy))
+    yield from build_secrets(proxy, material)
+
+
+def _check(policy: Policy, facts: Facts, plans: Iterable[Plan]) -> Iterable[Diagnostic]:
     deepest = max(len(plan.segments) for plan in plans)
     if deepest > MAX_SEGMENTS:
         yield Diagnostic(
@@ -81,6 +91,7 @@ def _check(policy: Policy, plans: Iterable[Plan]) -> Iterable[Diagnostic]:
             "put rules with the same action next to each other, addresses before names",
         )
     for proxy in policy.proxies:
+        yield from read_material(proxy, facts)[1]
         for endpoint in proxy.endpoints:
             if endpoint.tls and is_address(endpoint.host) and proxy.tls.server_name is None:
                 yield Diagnostic(

@@ -8,8 +8,6 @@ least one endpoint with an explicit port.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,7 @@ from xds.policy.findings import quote
 from xds.policy.hosts import Problem, is_address_like, parse_name, parse_network, parse_port
 from xds.policy.model import Endpoint, PlainHttp, Proxy, ProxyProtocol, ProxyTls, TlsVersion
 from xds.policy.names import check_plain_name
+from xds.policy.pem import parse_pem
 from xds.policy.proxy_options import (
     ProxyOptions,
     build_client_certificate,
@@ -36,9 +35,6 @@ if TYPE_CHECKING:
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
-_PEM_BEGIN = "-----BEGIN"
-_PEM_MARKER = re.compile(r"-----(BEGIN|END) CERTIFICATE-----")
-_LINE = 64
 
 
 def parse_endpoint(text: str, priority: int = 0) -> Endpoint | Problem:
@@ -89,48 +85,6 @@ def _parse_host(text: str) -> str | Problem:
     return network if isinstance(network, Problem) else str(network.network_address)
 
 
-def parse_pem(text: str) -> str | Problem:
-    """Return the certificates of a PEM text, or of its base64, without whatever stands around them."""
-    if _PEM_BEGIN not in text:
-        text = (_decode(text) or b"").decode("ascii", errors="replace")
-    if _PEM_BEGIN not in text:
-        return Problem("EX307", "this is neither PEM nor base64 of PEM", _PEM_HINT)
-    if "PRIVATE KEY" in text:
-        hint = "remove the key and consider it known: only certificates belong here"
-        return Problem("EX307", "this holds a private key", hint)
-    bodies = [_decode(body) for body in _certificate_bodies(text)]
-    if not bodies or not all(bodies):
-        return Problem("EX307", "this is not a series of whole PEM blocks of certificates", _PEM_HINT)
-    return "".join(_render_certificate(body) for body in bodies if body is not None)
-
-
-def _certificate_bodies(text: str) -> list[str]:
-    """Return what stands between the markers; empty if they are not pairs of `BEGIN` and `END CERTIFICATE`."""
-    markers = list(_PEM_MARKER.finditer(text))
-    begins, ends = markers[::2], markers[1::2]
-    if len(begins) != len(ends) or len(markers) != text.count(_PEM_BEGIN) + text.count("-----END"):
-        return []
-    if any(begin[1] != "BEGIN" or end[1] != "END" for begin, end in zip(begins, ends, strict=True)):
-        return []
-    return [text[begin.end() : end.start()] for begin, end in zip(begins, ends, strict=True)]
-
-
-_PEM_HINT = "give one or more `-----BEGIN CERTIFICATE-----` blocks, as they are or in base64"
-
-
-def _decode(text: str) -> bytes | None:
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-
-
-def _render_certificate(body: bytes) -> str:
-    encoded = base64.b64encode(body).decode()
-    lines = [encoded[start : start + _LINE] for start in range(0, len(encoded), _LINE)]
-    return "\n".join(("-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""))
-
-
 def build_proxies(shapes: Mapping[str, ProxyShape], node: Node, findings: Findings) -> tuple[Proxy, ...]:
     """Return the usable proxies of a document, sorted by name."""
     proxies = (_build_proxy(name, shapes[name], at(node, name), findings) for name in sorted(shapes))
@@ -152,6 +106,9 @@ def _build_proxy(name: str, shape: ProxyShape, node: Node, findings: Findings) -
         return None
     if shape.tls is not None and not any(endpoint.tls for endpoint in endpoints):
         warn_unused_tls(at(node, "tls"), findings)
+    if shape.protocol == ProxyProtocol.HTTP2.value and shape.plain_http == PlainHttp.ABSOLUTE_FORM.value:
+        message = "plain HTTP in absolute form can't be sent over HTTP/2"
+        findings.add("EX330", at(node, "protocol"), message, "write `plainHTTP: connect`, or `plainHTTP: deny`")
     if login is not None and not all(endpoint.tls for endpoint in endpoints):
         warn_readable_login(at(node, "auth"), findings)
     return Proxy(

@@ -16,7 +16,9 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOpti
 from tests.support.policies import endpoint, proxy
 from tests.support.walk import unpack, unpack_as
 from xds import names
-from xds.compile.clusters import build_direct_cluster, build_proxy_cluster, is_address
+from xds.compile.clusters import build_direct_cluster, build_proxy_cluster
+from xds.compile.proxy_files import Material
+from xds.compile.proxy_tls import is_address
 from xds.policy.model import ProxyTls
 
 if TYPE_CHECKING:
@@ -149,7 +151,8 @@ def test_without_an_authority_the_systems_are_trusted() -> None:
 
 
 def test_a_given_authority_is_the_only_one() -> None:
-    context = tls_context_of(cluster_of(endpoint("proxy.example", tls=True), tls=ProxyTls(ca_pem="PEM")))
+    trusting = dataclasses.replace(proxy("corp", endpoint("proxy.example", tls=True)), tls=ProxyTls(ca_pem="PEM"))
+    context = tls_context_of(build_proxy_cluster(trusting, Material(authorities="PEM")))
 
     assert context.common_tls_context is not None
     validation = context.common_tls_context.validation_context

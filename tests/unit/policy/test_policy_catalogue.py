@@ -10,7 +10,7 @@ from tests.unit.policy.policy_texts import PROXY, codes, long_form, parse, rules
 from xds.diagnostics import CATALOGUE, RETIRED, Diagnostic, Severity, Where
 
 SHORT = "httpProxy: deny\nhttpsProxy: deny\n"
-OF_OTHER_ROOMS = ("EX5", "EX9")
+OF_OTHER_ROOMS = ("EX32", "EX5", "EX9")
 ONE_PROXY = f"default: {{action: tunnel}}\nproxies: {{p: {PROXY[:-1]}"
 
 EXAMPLES = {
@@ -60,6 +60,7 @@ EXAMPLES = {
     ),
     "EX313": long_form(f"{ONE_PROXY}, auth: {{basic: {{file: 'user:password'}}}}}}}}"),
     "EX314": long_form(f"{ONE_PROXY}, auth: {{basic: {{file: /login}}}}}}}}"),
+    "EX330": long_form(f"{ONE_PROXY}, protocol: http2}}}}"),
     "EX401": SHORT + "name: A",
     "EX402": long_form("default: {action: deny}\nselector: {podLabels: {matchLabels: {a: 'b c'}}}"),
     "EX403": rules("{name: a, to: {ports: [1]}, action: deny}", "{name: a, to: {ports: [2]}, action: deny}"),
