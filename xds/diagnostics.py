@@ -435,8 +435,8 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "EX315",
         "TLS can't be originated here",
         "`originateTLS` sends what an application says in plain HTTP as HTTPS through a tunnel. The certificate is "
-        "verified against the host's name, so that the rule must tunnel and match by `domains` only, and the proxy must "
-        "take CONNECT for port 443. Take other destinations into a rule of their own.",
+        "verified against the host's name, so that the rule must tunnel and match by `domains` only. Take other "
+        "destinations into a rule of their own.",
     ),
     _error(
         "EX401",

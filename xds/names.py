@@ -108,3 +108,9 @@ def http_tunnel(proxy: str) -> str:
 def http_address_tunnel(proxy: str) -> str:
     """Name the cluster and the internal listener that carry plain HTTP in `CONNECT <address>:<port>` to `proxy`."""
     return _bounded("http-address-tunnel", proxy)
+
+
+def https_tunnel(proxy: str, authorities: str | None) -> str:
+    """Name the cluster and the internal listener that carry plain HTTP as HTTPS; `authorities` are PEM."""
+    suffix = "" if authorities is None else f"-{hashlib.sha256(authorities.encode()).hexdigest()[:16]}"
+    return _bounded("https-tunnel", proxy + suffix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -196,6 +197,25 @@ def test_a_tunnel_that_the_proxy_refuses_to_plain_http_is_an_error_and_never_dir
 
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert "DENIED/403" in world.proxy.wait_for(f"CONNECT {API}:80", mark)
+
+
+@SQUID
+def test_plain_http_may_leave_as_verified_https(world: World) -> None:
+    authority = (world.lab.directory / "ca.pem").read_text(encoding="ascii")
+    for ca, answer in ((authority, b"api.example.com greets you over TLS.\n"), (None, None)):
+        tls = "{}" if ca is None else f"{{ca: {json.dumps(ca)}}}"
+        http = f"{{action: tunnel, proxy: corp, originateTLS: {tls}}}"
+        rule = f"{{name: https, to: {{domains: [{API}]}}, action: tunnel, proxy: corp, http: {http}}}"
+        world.set_policy(f"[{rule}]")
+        mark = world.proxy.mark()
+
+        got = world.exchange(API, 80, f"GET / HTTP/1.1\r\nHost: {API}\r\n\r\n".encode())
+
+        assert world.proxy.wait_for(f"CONNECT {API}:443", mark)
+        if answer is None:
+            assert got.startswith(b"HTTP/1.1 503 "), "the system's authorities do not know this origin's"
+        else:
+            assert got.endswith(answer)
 
 
 @SQUID

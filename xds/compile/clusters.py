@@ -23,6 +23,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     Address,
     Metadata,
     SocketAddress,
+    UpstreamHttpProtocolOptions,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
     HttpProtocolOptions as CommonHttpProtocolOptions,
@@ -126,9 +127,15 @@ def no_limits() -> CircuitBreakers:
     )
 
 
-def build_http1(requests_per_connection: int | None, idle_timeout: timedelta | None = None) -> dict[str, Any]:
+def build_http1(
+    requests_per_connection: int | None,
+    idle_timeout: timedelta | None = None,
+    upstream: UpstreamHttpProtocolOptions | None = None,
+) -> dict[str, Any]:
     """Build the protocol options of a cluster that speaks HTTP/1; None leaves a limit to Envoy."""
     explicit = HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=build_http1_options())
     common = CommonHttpProtocolOptions(max_requests_per_connection=requests_per_connection, idle_timeout=idle_timeout)
-    options = HttpProtocolOptions(explicit_http_config=explicit, common_http_protocol_options=common)
+    options = HttpProtocolOptions(
+        explicit_http_config=explicit, common_http_protocol_options=common, upstream_http_protocol_options=upstream
+    )
     return {_PROTOCOL_OPTIONS: Any.pack(options)}

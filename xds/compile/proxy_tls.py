@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from xds.compile.proxy_files import Material
     from xds.policy.model import Proxy, ProxyTls
 
-_SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
+SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 """Where Debian, Ubuntu, Alpine and Envoy's own images keep them; on the machine of the Envoy, not on this one."""
 
 
@@ -103,7 +103,7 @@ def _protocol(version: TlsVersion) -> TlsParametersTlsProtocol:
 def _build_validation(tls: ProxyTls, address: str | None, material: Material) -> CertificateValidationContext:
     # Envoy has the field `system_root_certs` but does not implement it: without a `trusted_ca` nothing is verified.
     is_own = tls.ca_pem is not None or tls.ca_file is not None
-    authorities = DataSource(inline_string=material.authorities) if is_own else DataSource(filename=_SYSTEM_AUTHORITIES)
+    authorities = DataSource(inline_string=material.authorities) if is_own else DataSource(filename=SYSTEM_AUTHORITIES)
     matchers = [] if address is None else [address]
     return CertificateValidationContext(
         trusted_ca=authorities,

@@ -48,7 +48,7 @@ from xds.compile.matchers import (
     build_segment,
     spellings,
 )
-from xds.policy.model import Action, Deny, Direct, PlainHttp, Policy, Proxy, Tunnel, UnknownName
+from xds.policy.model import Action, Deny, Direct, PlainHttp, Policy, Proxy, TlsOrigination, Tunnel, UnknownName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -64,6 +64,7 @@ _PATH = "%PATH(NQ)%"
 _DIALLED = "%DOWNSTREAM_LOCAL_ADDRESS%"
 _UPGRADE = (HeaderMatcher(name="upgrade", present_match=True),)
 """A request that wants another protocol afterwards, which no proxy passes on in absolute form."""
+HTTPS_PORT = 443
 _HTTP_PORT = "80"
 """Left out of a URL, as every client leaves it out (RFC 9110, section 4.2.1)."""
 
@@ -168,8 +169,9 @@ def _routes_of(action: Action, policy: Policy, claim: Claim) -> list[Route]:
             return [_forward(names.DIRECT_CLUSTER, claim)]
         case Deny():
             return [_refuse()]
-        case Tunnel(name):
-            return _proxy_routes(_find(policy, name), claim)
+        case Tunnel(name, origination):
+            proxy = _find(policy, name)
+            return _proxy_routes(proxy, claim) if origination is None else [_https_route(proxy, origination, claim)]
         case other:
             assert_never(other)
 
@@ -184,6 +186,14 @@ def _proxy_routes(proxy: Proxy, claim: Claim) -> list[Route]:
             return [*_tunnel_routes(proxy, claim, only=_UPGRADE), *_absolute_form_routes(proxy, claim)]
         case other:
             assert_never(other)
+
+
+def _https_route(proxy: Proxy, origination: TlsOrigination, claim: Claim) -> Route:
+    """Build the route to HTTPS. What names no host can't be verified, and goes nowhere."""
+    takes_https = proxy.connect_ports is None or HTTPS_PORT in proxy.connect_ports
+    if claim is not Claim.NAME or not takes_https:
+        return _refuse()
+    return _forward(names.https_tunnel(proxy.name, origination.ca_pem), claim)
 
 
 def _tunnel_routes(proxy: Proxy, claim: Claim, *, only: Sequence[HeaderMatcher] = ()) -> list[Route]:

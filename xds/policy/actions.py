@@ -7,16 +7,21 @@ and stands as `Deny`, so that no mistake can read as a bypass.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from xds.policy.findings import quote
-from xds.policy.model import Action, Deny, Direct, Tunnel
+from xds.policy.hosts import Problem
+from xds.policy.model import Action, Deny, Direct, DomainPattern, TlsOrigination, Tunnel
+from xds.policy.pem import parse_pem
 from xds.policy.yaml_lines import at
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from xds.policy.documents import ActionWord, OverrideShape
     from xds.policy.findings import Findings
+    from xds.policy.model import Destination
     from xds.policy.yaml_lines import Node
 
 
@@ -53,7 +58,27 @@ class ActionReader:
     def read_both(self, shape: DecisionShape, node: Node) -> tuple[Action, Action]:
         """Return what TLS and other TCP gets, and what plain HTTP gets (N16)."""
         action = self.read(shape, node)
-        return action, action if shape.http is None else self.read(shape.http, at(node, "http"))
+        if shape.http is None:
+            return action, action
+        spot = at(node, "http")
+        return action, self._with_origination(self.read(shape.http, spot), shape.http, spot)
+
+    def _with_origination(self, action: Action, shape: OverrideShape, node: Node) -> Action:
+        if shape.originate_tls is None:
+            return action
+        spot = at(node, "originateTLS")
+        if not isinstance(action, Tunnel):
+            message = "TLS is originated in tunnels only, and the action is none"
+            self.findings.add("EX315", spot, message, "write `action: tunnel`, or remove `originateTLS`")
+            return action
+        ca = shape.originate_tls.ca
+        if ca is None:
+            return replace(action, origination=TlsOrigination())
+        pem = parse_pem(ca.pem or "")
+        if isinstance(pem, Problem):
+            self.findings.add(pem.code, at(spot, "ca"), pem.message, pem.hint)
+            return action
+        return replace(action, origination=TlsOrigination(ca_pem=pem))
 
     def read(self, shape: ActionShape, node: Node) -> Action:
         """Return the action that `shape` names."""
@@ -78,3 +103,12 @@ class ActionReader:
             self.findings.add("EX304", at(node, "proxy"), f"there is no proxy {quote(proxy)}", hint)
             return Deny()
         return Tunnel(proxy)
+
+
+def check_origination(action: Action, destinations: Collection[Destination], node: Node, findings: Findings) -> None:
+    """Report TLS that would be originated to hosts that have no name to verify; no `destinations`: any host."""
+    if not isinstance(action, Tunnel) or action.origination is None:
+        return
+    if not destinations or not all(isinstance(item.host, DomainPattern) for item in destinations):
+        message = "TLS is originated to hosts that have no name here, so that nothing could verify them"
+        findings.add("EX315", node, message, "write it in a rule whose `to` has `domains` only")

@@ -72,6 +72,22 @@ class _Shape(BaseModel):
     )
 
 
+class CaShape(_Shape):
+    """Certificate authorities: one of the two."""
+
+    pem: str | None = None
+    """PEM, or base64 of PEM."""
+    file: str | None = None
+    """The absolute path, at the control plane, of a file with PEM."""
+
+
+class OriginateShape(_Shape):
+    """How the certificate of the host is verified."""
+
+    ca: Annotated[CaShape | None, BeforeValidator(_as_pem, json_schema_input_type=str | CaShape)] = None
+    """PEM text, or a mapping with `pem`. The system's authorities if left out."""
+
+
 class OverrideShape(_Shape):
     """What plain HTTP gets instead, where it differs from everything else."""
 
@@ -79,6 +95,8 @@ class OverrideShape(_Shape):
     """`direct`, `tunnel` or `deny`."""
     proxy: str | None = None
     """The proxy of a tunnel; may be left out if the policy has exactly one."""
+    originate_tls: Annotated[OriginateShape | None, Field(alias="originateTLS")] = None
+    """Send it as HTTPS to port 443 of the host; `{}` verifies with the system's authorities. Tunnels by name only."""
 
 
 class TcpShape(_Shape):
@@ -135,15 +153,6 @@ class EndpointShape(_Shape):
     """`http://host:port`, or `https://host:port` for TLS to the proxy itself. No user, no path."""
     priority: Annotated[int, Field(ge=0, le=127)] = 0
     """Endpoints of a higher number are used only if none of a lower one answers."""
-
-
-class CaShape(_Shape):
-    """Certificate authorities that the proxy's own certificate may be signed by: one of the two."""
-
-    pem: str | None = None
-    """PEM, or base64 of PEM."""
-    file: str | None = None
-    """The absolute path, at the control plane, of a file with PEM."""
 
 
 class ClientCertificateShape(_Shape):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xds.policy.actions import ActionReader
+from xds.policy.actions import ActionReader, check_origination
 from xds.policy.destinations import DestinationSet, Kinds
 from xds.policy.findings import quote
 from xds.policy.hosts import Problem, parse_network
@@ -78,6 +78,7 @@ def _proxy_names(root: Fields) -> tuple[str, ...]:
 
 def _build_default(spec: SpecShape, node: Node, actions: ActionReader) -> Default:
     action, http_action = actions.read_both(spec.default, at(node, "default"))
+    check_origination(http_action, (), at(node, "default", "http", "originateTLS"), actions.findings)
     return Default(action=action, http_action=http_action, on_unknown_name=UnknownName(spec.default.on_unknown_name))
 
 
@@ -100,6 +101,7 @@ def _build_rules(spec: SpecShape, node: Node, actions: ActionReader, findings: F
         )
         _collect(collected, shape.to, at(rule_node, "to"), findings)
         destinations = collected.build()
+        check_origination(http_action, destinations, at(rule_node, "http", "originateTLS"), findings)
         if destinations:
             where = findings.where(rule_node)
             rules.append(

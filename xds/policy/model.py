@@ -74,10 +74,18 @@ class Deny:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsOrigination:
+    """Speak TLS, on port 443, to a host that the application speaks plain HTTP to; None: the system's authorities."""
+
+    ca_pem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tunnel:
-    """Go through the policy's proxy of this name."""
+    """Go through the policy's proxy of this name; `origination` is for plain HTTP to hosts that a rule names."""
 
     proxy: str
+    origination: TlsOrigination | None = None
 
 
 Action = Direct | Deny | Tunnel

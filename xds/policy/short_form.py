@@ -29,7 +29,8 @@ from xds.policy.model import (
 )
 from xds.policy.names import name_of_source, read_policy_name
 from xds.policy.patterns import split_entries
-from xds.policy.proxies import parse_endpoint, parse_pem, warn_unused_tls
+from xds.policy.pem import parse_pem
+from xds.policy.proxies import parse_endpoint, warn_unused_tls
 from xds.policy.scopes import resolve_namespace
 from xds.policy.yaml_lines import Fields, Scalar, at
 

@@ -17,7 +17,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from tests.support.policies import CORP, compile_good, default, policy, proxy, rule, to
 from tests.support.walk import Envoy, find_virtual_host, routes_in, unpack
 from xds import names
-from xds.policy.model import Deny, Direct, PlainHttp, Tunnel, UnknownName
+from xds.policy.model import Deny, Direct, PlainHttp, TlsOrigination, Tunnel, UnknownName
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
@@ -265,6 +265,38 @@ def test_plain_http_in_a_tunnel_is_refused_on_ports_that_the_proxy_does_not_take
 def ports_of(route: Route) -> list[str | None]:
     assert route.match is not None
     return [state.string_match.exact for state in route.match.filter_state if state.string_match is not None]
+
+
+ORIGINATED = Tunnel("corp", TlsOrigination())
+
+
+def test_plain_http_may_leave_as_https() -> None:
+    written = policy(rule(CORP, "a.example", http=ORIGINATED))
+
+    (route,) = routes_for(written, "a.example")
+
+    name = names.https_tunnel("corp", None)
+    assert route.route is not None
+    assert route.route.cluster == name
+    assert name in compile_good(written).of(ResourceType.CLUSTER)
+    assert name in compile_good(written).of(ResourceType.LISTENER)
+
+
+def test_https_is_refused_to_a_proxy_that_does_not_take_its_port() -> None:
+    written = policy(rule(CORP, "a.example", http=ORIGINATED), proxies=(proxy(connect_ports=(8443,)),))
+
+    (route,) = routes_for(written, "a.example")
+
+    assert route.direct_response is not None
+
+
+def test_other_authorities_have_a_cluster_of_their_own() -> None:
+    own = Tunnel("corp", TlsOrigination(ca_pem="PEM"))
+    written = policy(rule(CORP, "a.example", http=ORIGINATED), rule(CORP, "b.example", http=own))
+
+    clusters = [name for name in compile_good(written).of(ResourceType.CLUSTER) if name.startswith("https-tunnel")]
+
+    assert len(clusters) == 2
 
 
 def test_a_tunnel_is_never_used_for_another_host() -> None:

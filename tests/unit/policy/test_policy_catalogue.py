@@ -61,6 +61,7 @@ EXAMPLES = {
     "EX313": long_form(f"{ONE_PROXY}, auth: {{basic: {{file: 'user:password'}}}}}}}}"),
     "EX314": long_form(f"{ONE_PROXY}, auth: {{basic: {{file: /login}}}}}}}}"),
     "EX330": long_form(f"{ONE_PROXY}, protocol: http2}}}}"),
+    "EX315": long_form("default: {action: deny, http: {action: deny, originateTLS: {}}}"),
     "EX401": SHORT + "name: A",
     "EX402": long_form("default: {action: deny}\nselector: {podLabels: {matchLabels: {a: 'b c'}}}"),
     "EX403": rules("{name: a, to: {ports: [1]}, action: deny}", "{name: a, to: {ports: [2]}, action: deny}"),

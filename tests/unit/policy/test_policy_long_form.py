@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from ipaddress import ip_network
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.policy.policy_texts import FULL, PROXY, codes, good, long_form, only, parse, rules, to_rule
+from tests.unit.policy.policy_texts import FULL, PEM, PROXY, codes, good, long_form, only, parse, rules, to_rule
 from xds.policy.model import (
     SERVER_FIRST_PORTS,
     AlwaysDirect,
@@ -19,9 +21,13 @@ from xds.policy.model import (
     LabelRequirement,
     Operator,
     Selector,
+    TlsOrigination,
     Tunnel,
     UnknownName,
 )
+
+if TYPE_CHECKING:
+    from xds.policy.parse import ParseResult
 
 
 def test_every_key_of_the_long_form_is_read() -> None:
@@ -323,3 +329,37 @@ def test_a_selector_outside_the_policys_namespace_is_a_warning() -> None:
     assert codes(parse(text, namespace="team-a")) == ["EX406"]
     assert codes(parse(text, namespace="team-b")) == []
     assert codes(parse(text)) == []
+
+
+def originating(http: str, to: str = "{domains: [a.example]}") -> ParseResult:
+    rule = f"{{name: r, to: {to}, action: tunnel, http: {http}}}"
+    return parse(long_form(f"proxies: {{p: {PROXY}}}\nrules: [{rule}]\ndefault: {{action: tunnel}}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{}", TlsOrigination()),
+        (f"{{ca: {json.dumps(PEM)}}}", TlsOrigination(ca_pem=PEM)),
+        (f"{{ca: {{pem: {json.dumps(PEM)}}}}}", TlsOrigination(ca_pem=PEM)),
+    ],
+)
+def test_a_rule_may_originate_tls_for_plain_http(text: str, expected: TlsOrigination) -> None:
+    result = originating(f"{{action: tunnel, originateTLS: {text}}}")
+    (rule,) = result.policies[0].rules
+    assert (rule.action, rule.http_action) == (Tunnel("p"), Tunnel("p", expected))
+
+
+@pytest.mark.parametrize(
+    ("http", "to", "code"),
+    [
+        ("{action: direct, originateTLS: {}}", "{domains: [a.example]}", "EX315"),
+        ("{action: tunnel, originateTLS: {}}", "{domains: [a.example], cidrs: [10.0.0.0/8]}", "EX315"),
+        ("{action: tunnel, originateTLS: {}}", "{ports: [80]}", "EX315"),
+        ("{action: tunnel, originateTLS: {ca: hello}}", "{domains: [a.example]}", "EX307"),
+        ("{action: tunnel, originateTLS: {ca: {file: /ca.pem}}}", "{domains: [a.example]}", "EX307"),
+        ("{action: tunnel, originateTLS: yes}", "{domains: [a.example]}", "EX107"),
+    ],
+)
+def test_tls_is_originated_to_names_in_tunnels_only(http: str, to: str, code: str) -> None:
+    assert code in codes(originating(http, to))

@@ -22,7 +22,8 @@ from xds.policy.model import (
     ProxyTls,
     TlsVersion,
 )
-from xds.policy.proxies import parse_endpoint, parse_pem
+from xds.policy.pem import parse_pem
+from xds.policy.proxies import parse_endpoint
 from xds.policy.proxy_options import parse_duration
 
 SECRET = "hunter2"
