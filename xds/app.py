@@ -20,6 +20,7 @@ from xds.reconcile import Debounce, Reconciler
 from xds.server.ads import AdsServer
 from xds.sources.directory import DirectorySource
 from xds.sources.facts import NetworkFacts
+from xds.sources.files import WatchedFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +53,7 @@ def build_control_plane(policies: Path, settings: Settings, *, clock: Callable[[
     reconciler = Reconciler(
         source=DirectorySource(policies, rescan=settings.rescan_interval),
         facts=NetworkFacts(settings),
+        files=WatchedFiles(),
         publish=publish,
         debounce=Debounce(settings.debounce_quiet, settings.debounce_max),
         clock=clock,

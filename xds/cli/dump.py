@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from xds.resources import ResourceType
 from xds.settings import load_settings, parse_seconds
 from xds.sources.directory import read_documents
 from xds.sources.facts import NetworkFacts
+from xds.sources.files import read_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -77,6 +79,7 @@ class _Choice:
 @click.option("-o", "--output", type=click.Choice(["table", "yaml", "json"]), default="table", help="Form.")
 @click.option("--timeout", default="5s", show_default=True, metavar="DURATION", help="How long to wait for --server.")
 @click.option("--no-resolve", is_flag=True, help="Look up no names; the loop guard then covers literal addresses only.")
+@click.option("--no-files", is_flag=True, help="Leave out the files that policies name: they are on another machine.")
 @settings_options(_FACTS)
 @click.pass_context
 def command(
@@ -93,6 +96,7 @@ def command(
     output: str,
     timeout: str,
     no_resolve: bool,
+    no_files: bool,
     **flags: str | tuple[str, ...] | None,
 ) -> None:
     """
@@ -108,7 +112,7 @@ def command(
     if (policies is None) is (server is None):
         raise click.UsageError("give either DIR or --server HOST:PORT; try: xds dump DIR")
     if policies is not None:
-        judgement = asyncio.run(_judge(policies, settings, resolves=not no_resolve))
+        judgement = asyncio.run(_judge(policies, settings, resolves=not no_resolve, reads=not no_files))
         resources, has_findings = _select(judgement, choice), _report(judgement)
     else:
         resources, has_findings = _fetch(str(server), choice, timeout), False
@@ -151,12 +155,13 @@ def _fetch(server: str, choice: _Choice, timeout: str) -> tuple[Resource, ...]:
     return asyncio.run(fetch_resources(server, choice.identity, within=seconds))
 
 
-async def _judge(policies: Path, settings: Settings, *, resolves: bool) -> Judgement:
+async def _judge(policies: Path, settings: Settings, *, resolves: bool, reads: bool) -> Judgement:
     """Do what `serve` does at its start."""
     judge = Judge()
     results = judge.parse(read_documents(policies))
     facts = await NetworkFacts(settings).collect(judge.hosts(results) if resolves else frozenset())
-    return judge.judge(results, facts)
+    files = read_files(judge.files(results)) if reads else {}
+    return judge.judge(results, replace(facts, files=files, reads_files=reads, now=time.time()))
 
 
 def _report(judgement: Judgement) -> bool:
@@ -212,7 +217,9 @@ def _flatten(snapshot: Snapshot) -> tuple[Resource, ...]:
 
 def _summarise(resource: Resource) -> tuple[str, str, str, str, str]:
     kind = resource.kind.name.lower()
-    return (kind, resource.name, resource.version, str(len(resource.body)), _describe(render_resource(resource)))
+    # The size of a secret tells how long it is.
+    size = "-" if resource.kind is ResourceType.SECRET else str(len(resource.body))
+    return (kind, resource.name, resource.version, size, _describe(render_resource(resource)))
 
 
 def _describe(rendered: Mapping[str, object]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from xds.facts import Facts
 from xds.reconcile import Judge, SourceRead
 from xds.settings import load_settings
 from xds.sources.directory import read_documents
+from xds.sources.files import read_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,18 +30,21 @@ if TYPE_CHECKING:
 )
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="Form of the findings.")
+@click.option("--no-files", is_flag=True, help="Leave out the files that policies name: they are on another machine.")
 @click.pass_context
-def command(ctx: click.Context, paths: tuple[Path, ...], output: str) -> None:
+def command(ctx: click.Context, /, *, paths: tuple[Path, ...], output: str, no_files: bool) -> None:
     """
     Check the policy documents in every PATH: directories, or single files.
 
     All paths together are checked as one set, so a name that two of them use is found. The documents are compiled
-    too, as `xds serve` would.
+    too, as `xds serve` would, with the logins and certificates in the files that they name.
     """
     configure_logging(load_settings({}))
     read = read_all(paths)
     judge = Judge()
-    judgement = judge.judge(judge.parse(read), Facts())
+    results = judge.parse(read)
+    files = {} if no_files else read_files(judge.files(results))
+    judgement = judge.judge(results, Facts(files=files, reads_files=not no_files, now=time.time()))
     errors = sum(finding.is_error for finding in judgement.diagnostics)
     if output == "json":
         click.echo(render_json(_describe(judgement, errors)))
