@@ -7,8 +7,8 @@ that streams are not starved. Nothing is published before the source was read an
 gathered. A document that can't be used costs its own policies their update and nobody else anything:
 its last good policies stay in force, or, without any, the pods that it claims are told nothing.
 
-The ways in (`Source`, `FactsSource`) are protocols that the edges implement; what is published goes out through a
-function. Invariant: what is published never gives a pod a policy of lower rank because a document is broken.
+The ways in (`Source`, `FactsSource`, `FilesSource`) are protocols that the edges implement; what is published goes
+out through a function. Invariant: what is published never gives a pod a policy of lower rank because a document is broken.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import structlog
 
 from xds.cache import World
-from xds.compile import Compilation, compile_snapshot
+from xds.compile import Compilation, compile_snapshot, narrow_moment
 from xds.compile.refuse import REFUSE_ALL
 from xds.diagnostics import Diagnostic, Where
 from xds.errors import SourceError
+from xds.policy.files import files_of
 from xds.policy.findings import sort_diagnostics
 from xds.policy.model import HeldPolicy, Policy
 from xds.policy.parse import Document, ParseResult, check_names, parse_document
@@ -34,7 +35,7 @@ from xds.policy.parse import Document, ParseResult, check_names, parse_document
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
-    from xds.facts import Facts
+    from xds.facts import Facts, File
     from xds.names import Version
     from xds.snapshot import Snapshot
 
@@ -52,6 +53,9 @@ _MAX_LOGGED = 10
 
 _LARGE = 1 << 20
 """Characters from which on a document takes seconds, so that the log says that it is being worked on."""
+
+_MOMENT = 60.0
+"""Seconds in which time stands still for those who look at the ends of certificates."""
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -86,6 +90,18 @@ class FactsSource(Protocol):
 
     def changes(self) -> AsyncIterator[None]:
         """Yield whenever the facts changed; never raises."""
+        ...
+
+
+class FilesSource(Protocol):
+    """Where the content of the files comes from that policies name."""
+
+    async def collect(self, paths: frozenset[str]) -> Mapping[str, File]:
+        """Return what each of `paths` holds, and watch exactly these from now on; never raises."""
+        ...
+
+    def changes(self) -> AsyncIterator[None]:
+        """Yield whenever a file changed; never raises."""
         ...
 
 
@@ -199,9 +215,11 @@ class Judge:
 
     def hosts(self, results: Mapping[str, ParseResult]) -> frozenset[str]:
         """Return the hosts of the proxies of every policy that may have to be compiled."""
-        policies = [policy for result in results.values() for policy in result.policies]
-        policies += [policy for source in results for policy in self._good.get(source, ())]
-        return frozenset(host for policy in policies for host in _hosts(policy))
+        return frozenset(host for policy in self._candidates(results) for host in _hosts(policy))
+
+    def files(self, results: Mapping[str, ParseResult]) -> frozenset[str]:
+        """Return the paths of the files that every policy that may have to be compiled names."""
+        return frozenset(path for policy in self._candidates(results) for path in files_of(policy))
 
     def judge(self, results: Mapping[str, ParseResult], facts: Facts) -> Judgement:
         """Compile what is good, keep or hold what is not, and remember the outcome."""
@@ -225,6 +243,11 @@ class Judge:
         self._compiled = {key: entry for key, entry in self._compiled.items() if key in {*served, _key(REFUSE_ALL)}}
         documents = tuple(_document_state(source, findings[source], served) for source in results)
         return Judgement(_build_world(served, held, refuse_all), documents, served)
+
+    def _candidates(self, results: Mapping[str, ParseResult]) -> Iterable[Policy]:
+        """Yield every policy that may have to be compiled: what parsed, and what may have to stay."""
+        yield from (policy for result in results.values() for policy in result.policies)
+        yield from (policy for source in results for policy in self._good.get(source, ()))
 
     def _parse(self, document: Document) -> ParseResult:
         known = self._parsed.get(document.source)
@@ -283,12 +306,15 @@ class Reconciler:
         *,
         source: Source,
         facts: FactsSource,
+        files: FilesSource | None = None,
         publish: Callable[[World], None],
         debounce: Debounce,
         clock: Callable[[], float],
     ) -> None:
+        """Without `files`, a policy that names one can't be used."""
         self._source = source
         self._facts = facts
+        self._files = files
         self._publish = publish
         self._debounce = debounce
         self._clock = clock
@@ -313,6 +339,8 @@ class Reconciler:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch(self._source.changes()))
             group.create_task(self._watch(self._facts.changes()))
+            if self._files is not None:
+                group.create_task(self._watch(self._files.changes()))
             while True:
                 await self._settle()
                 await self._pass()
@@ -343,7 +371,7 @@ class Reconciler:
             self._fail(str(error))
             return
         results = await asyncio.to_thread(self._judge.parse, read)
-        facts = await self._facts.collect(self._judge.hosts(results))
+        facts = await self._collect(results)
         if self._seen == (read, facts):
             return
         judgement = await asyncio.to_thread(_attempt, lambda: self._judge.judge(results, facts))
@@ -352,6 +380,11 @@ class Reconciler:
             self._fail("internal error, see the log; please report it")
         else:
             self._adopt(judgement)
+
+    async def _collect(self, results: Mapping[str, ParseResult]) -> Facts:
+        facts = await self._facts.collect(self._judge.hosts(results))
+        files = {} if self._files is None else await self._files.collect(self._judge.files(results))
+        return replace(facts, files=files, now=self._clock() // _MOMENT * _MOMENT)
 
     def _fail(self, problem: str) -> None:
         if problem != self._state.problem:
@@ -427,9 +460,14 @@ def _hosts(policy: Policy) -> Iterable[str]:
 
 
 def _narrow(facts: Facts, policy: Policy) -> Facts:
-    """Return the facts that matter to `policy`: another proxy's new address must not recompile it."""
-    hosts = set(_hosts(policy))
-    return replace(facts, addresses={host: known for host, known in facts.addresses.items() if host in hosts})
+    """Return the facts that matter to `policy`: another proxy's new address or login must not recompile it."""
+    hosts, files = set(_hosts(policy)), files_of(policy)
+    narrowed = replace(
+        facts,
+        addresses={host: known for host, known in facts.addresses.items() if host in hosts},
+        files={path: file for path, file in facts.files.items() if path in files},
+    )
+    return replace(narrowed, now=narrow_moment(policy, narrowed))
 
 
 def _has_error(findings: Iterable[Diagnostic]) -> bool:

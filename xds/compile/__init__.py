@@ -1,11 +1,13 @@
 """
 The pure compiler: one effective policy and the facts around it become one closed snapshot.
 
-`compile_snapshot` is the only entry; `serve`, `dump`, `validate` and `explain` all call it.
+`compile_snapshot` is the only entry; `serve`, `dump`, `validate` and `explain` all call it. `narrow_moment` says how
+much of the time matters to a policy.
 """
 
 from __future__ import annotations
 
+from xds.compile.proxy_files import narrow_moment
 from xds.compile.snapshot import Compilation, compile_snapshot
 
-__all__ = ["Compilation", "compile_snapshot"]
+__all__ = ["Compilation", "compile_snapshot", "narrow_moment"]
