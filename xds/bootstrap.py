@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from string import Template
 from typing import TYPE_CHECKING
 
-from xds.errors import SettingsError
+from xds.errors import SettingsError, quote_value
 from xds.names import XDS_CLUSTER, NodeId
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def parse_node_id(text: str) -> NodeId:
     labels = [*pod.split("."), namespace]
     if len(text) > _MAX_NAME or not all(_DNS_LABEL.fullmatch(label) for label in labels):
         raise SettingsError(
-            f"node id {text!r} is not <pod>.<namespace> in lower-case letters, digits and '-'; "
+            f"node id {quote_value(text)} is not <pod>.<namespace> in lower-case letters, digits and '-'; "
             "give the pod's name and namespace, such as web-0.shop"
         )
     return NodeId(text)
@@ -92,17 +92,23 @@ def parse_node_id(text: str) -> NodeId:
 
 def parse_authority(text: str) -> Authority:
     """Read `host:port`, `address:port` or `[IPv6 address]:port`; anything else is a SettingsError."""
+    if "@" in text or "//" in text:
+        raise SettingsError(f"{quote_value(text)} is not HOST:PORT alone; write it without a scheme and a login")
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdecimal()) or not 1 <= int(port) <= MAX_PORT:
-        raise SettingsError(f"{text!r} has no port from 1 to {MAX_PORT}; write HOST:PORT or [IPV6]:PORT")
+        raise SettingsError(f"{quote_value(text)} has no port from 1 to {MAX_PORT}; write HOST:PORT or [IPV6]:PORT")
     is_bracketed = host.startswith("[") and host.endswith("]")
     address = _as_address(host[1:-1] if is_bracketed else host)
     if isinstance(address, IPv6Address) is not is_bracketed:
-        raise SettingsError(f"{text!r}: an IPv6 address, and nothing else, is written in brackets; write [IPV6]:PORT")
+        raise SettingsError(
+            f"{quote_value(text)}: an IPv6 address, and nothing else, is written in brackets; write [IPV6]:PORT"
+        )
     if address is not None:
         return Authority(str(address), int(port))
     if not _is_host_name(host):
-        raise SettingsError(f"{host!r} in {text!r} is neither a host name nor an IP address")
+        raise SettingsError(
+            f"{quote_value(host)} in {quote_value(text)} is neither a host name nor an IP address; write HOST:PORT"
+        )
     return Authority(host.lower(), int(port))
 
 
@@ -119,7 +125,7 @@ def parse_admin(text: str) -> Authority | UnixPath:
     address = _as_address(authority.host)
     if address is None or not address.is_loopback:
         raise SettingsError(
-            f"the admin interface may not listen on {text!r}: it has no authentication; "
+            f"the admin interface may not listen on {quote_value(text)}: it has no authentication; "
             f"use a loopback address such as {DEFAULT_ADMIN}, or the absolute path of a unix socket"
         )
     return authority
@@ -131,9 +137,11 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not _is_label_key(key) or not _is_label_value(value):
-            raise SettingsError(f"label {pair!r} is not KEY=VALUE in the syntax of Kubernetes labels, such as app=web")
+            raise SettingsError(
+                f"label {quote_value(pair)} is not KEY=VALUE in the syntax of Kubernetes labels, such as app=web"
+            )
         if labels.setdefault(key, value) != value:
-            raise SettingsError(f"label {key!r} is given twice with different values; give it once")
+            raise SettingsError(f"label {quote_value(key)} is given twice with different values; give it once")
     return labels
 
 
@@ -208,7 +216,8 @@ def _read_template() -> str:
 def _parse_unix_path(text: str) -> UnixPath:
     if len(text.encode()) > _MAX_UNIX_PATH or ".." in PurePosixPath(text).parts or not text.isprintable():
         raise SettingsError(
-            f"{text!r} can't be a unix socket: it must be plain text of at most {_MAX_UNIX_PATH} bytes without '..'"
+            f"{quote_value(text)} can't be a unix socket: "
+            f"it must be plain text of at most {_MAX_UNIX_PATH} bytes without '..'"
         )
     return UnixPath(text)
 

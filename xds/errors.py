@@ -12,16 +12,37 @@ is the world around us, and each edge turns the exceptions of its library into o
     └── CaptureError        the kernel or iptables refuses the capture rules   (exit code 3)
 
 Every message names the object, what is wrong with it and what to try next. No message ever holds a
-credential.
+credential: what a user gave us is shown by `quote_value`, and each message goes through `redact_logins`.
 """
 
 from __future__ import annotations
+
+import re
+
+REDACTED = "[redacted]"
+
+_LOGIN = re.compile(r"[^\s'\"(=]*:\S*@")
+"""`user:password@`, with the scheme before it: all that stands together before the last `@`."""
+
+
+def redact_logins(text: str) -> str:
+    """Return a message without the logins of the URLs in it. A path or a mail address, which has no colon, stays."""
+    return _LOGIN.sub(f"{REDACTED}@", text)
+
+
+def quote_value(value: str) -> str:
+    """Quote a value that somebody gave us, for a message, without anything that stands before its last `@`."""
+    _, at, rest = value.rpartition("@")
+    return repr(f"{REDACTED}@{rest}" if at else value)
 
 
 class EgressXdsError(Exception):
     """Base of every failure that the project raises on purpose; `exit_code` is the CLI's."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact_logins(message))
 
 
 class SettingsError(EgressXdsError):

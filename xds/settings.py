@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xds.errors import SettingsError
+from xds.errors import SettingsError, quote_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Network = IPv4Network | IPv6Network
 
 _HIGHEST_PORT = 65535
+_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,14 +96,25 @@ class Option:
 
 def parse_host_port(text: str) -> HostPort:
     """Parse `host:port` or `[v6]:port`. Port 0 is allowed: the kernel chooses. Raises ValueError."""
+    if "/" in text or "@" in text:
+        raise ValueError("it must be HOST:PORT alone, without a scheme, a login or a path")
     host, separator, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    if ":" in host and not is_bracketed:
         raise ValueError("an IPv6 address needs brackets, as in [::1]:18000")
-    if not separator or not host:
+    if not separator or not _is_host(host[1:-1] if is_bracketed else host):
         raise ValueError("it must be HOST:PORT, as in 127.0.0.1:18000")
-    return HostPort(host=host, port=_parse_port(port, lowest=0))
+    return HostPort(host=host[1:-1] if is_bracketed else host, port=_parse_port(port, lowest=0))
+
+
+def _is_host(text: str) -> bool:
+    """Whether `text` is a name or an address, which may have a zone: one listens on `fe80::1%eth0`."""
+    if ":" not in text:
+        return _HOST_NAME.fullmatch(text) is not None
+    try:
+        return bool(ip_address(text))
+    except ValueError:
+        return False
 
 
 def parse_direct_address(text: str) -> DirectAddress:
@@ -114,6 +127,10 @@ def parse_direct_address(text: str) -> DirectAddress:
         parsed = ip_network(network, strict=False)
     except ValueError:
         raise ValueError("it must be [NAME=]CIDR[:PORT], as in dns=10.96.0.10/32:53 or [fd00::/8]:53") from None
+    if parsed.prefixlen == 0 and port is None:
+        raise ValueError(
+            f"that is every IPv{parsed.version} address: no policy would be in force; name the networks you mean"
+        )
     ports = () if port is None else (_parse_port(port, lowest=1),)
     return DirectAddress(reason=reason.strip() or "always direct by setting", network=parsed, ports=ports)
 
@@ -266,7 +283,7 @@ def read_settings(flags: Mapping[str, str | tuple[str, ...] | None], environ: Ma
             values[option.field] = _parse_all(option, option.flag, (given,) if isinstance(given, str) else given)
         elif (text := environ.get(option.variable)) is not None:
             texts = tuple(text.split()) if option.is_repeatable else (text,)
-            values[option.field] = _parse_all(option, option.variable, texts)
+            values[option.field] = _parse_all(option, option.variable, texts, given_as=text)
     settings = Settings(**values)
     if settings.debounce_max < settings.debounce_quiet:
         raise SettingsError(
@@ -276,17 +293,18 @@ def read_settings(flags: Mapping[str, str | tuple[str, ...] | None], environ: Ma
     return settings
 
 
-def _parse_all(option: Option, origin: str, texts: tuple[str, ...]) -> object:
-    values = tuple(_parse_one(option, origin, text) for text in texts)
+def _parse_all(option: Option, origin: str, texts: tuple[str, ...], given_as: str = "") -> object:
+    """Read each of `texts`; `given_as` is what they were cut from: a part alone might be half of a login."""
+    values = tuple(_parse_one(option, origin, text, text if "@" not in given_as else given_as) for text in texts)
     return values if option.is_repeatable else values[0]
 
 
-def _parse_one(option: Option, origin: str, text: str) -> object:
+def _parse_one(option: Option, origin: str, text: str, shown: str) -> object:
     other = option.variable if origin == option.flag else option.flag
     try:
         return option.parse(text)
     except ValueError as error:
-        raise SettingsError(f"{origin} is {text!r}: {error}; correct it, or use {other}") from error
+        raise SettingsError(f"{origin} is {quote_value(shown)}: {error}; correct it, or use {other}") from None
 
 
 def _find_api_server(environ: Mapping[str, str]) -> HostPort | None:
@@ -294,6 +312,8 @@ def _find_api_server(environ: Mapping[str, str]) -> HostPort | None:
     host = environ.get("KUBERNETES_SERVICE_HOST")
     if not host:
         return None
+    if not _is_host(host):
+        raise SettingsError("KUBERNETES_SERVICE_HOST is not a host; correct it, or use --api-server HOST:PORT")
     try:
         return HostPort(host=host, port=_parse_port(environ.get("KUBERNETES_SERVICE_PORT", "443"), lowest=1))
     except ValueError as error:

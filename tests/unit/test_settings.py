@@ -45,6 +45,7 @@ def test_the_environment_of_the_process_is_read(monkeypatch: pytest.MonkeyPatch)
         pytest.param("127.0.0.1:0", "127.0.0.1:0", id="port 0 lets the kernel choose"),
         pytest.param("[::]:18000", "[::]:18000", id="IPv6 has brackets"),
         pytest.param("xds.example:80", "xds.example:80", id="a name"),
+        pytest.param("[fe80::1%eth0]:80", "[fe80::1%eth0]:80", id="a link-local address of one interface"),
     ],
 )
 def test_an_address_is_read_and_shown(text: str, expected: str) -> None:
@@ -86,10 +87,17 @@ def test_a_duration_is_read(text: str, seconds: float) -> None:
         pytest.param("listen", ":18000", id="an empty host"),
         pytest.param("listen", "localhost", id="no port"),
         pytest.param("listen", "::1:18000", id="IPv6 without brackets"),
+        pytest.param("listen", "[10.0.0.1:18000", id="half a pair of brackets"),
+        pytest.param("listen", "[fd00::g]:18000", id="no IPv6 address in the brackets"),
+        pytest.param("listen", "http://10.0.0.1:18000", id="a URL"),
+        pytest.param("listen", "10.0.0.1 :18000", id="a space"),
         pytest.param("listen", "127.0.0.1:65536", id="a port out of range"),
         pytest.param("listen", "127.0.0.1:\N{ARABIC-INDIC DIGIT ONE}", id="a digit that is not ASCII"),
         pytest.param("always_direct", "10.0.0.0/33", id="a prefix too long"),
         pytest.param("always_direct", "=10.0.0.0/8", id="an empty name"),
+        pytest.param("always_direct", "0.0.0.0/0", id="every IPv4 address"),
+        pytest.param("always_direct", "all=1.2.3.4/0", id="every IPv4 address, with host bits"),
+        pytest.param("always_direct", "[::/0]", id="every IPv6 address"),
         pytest.param("always_direct", "10.0.0.0/8:0", id="port 0"),
         pytest.param("always_direct", "example.com", id="a name instead of a network"),
         pytest.param("debounce_quiet", "0s", id="no time at all"),
@@ -125,6 +133,12 @@ def test_kubernetes_tells_where_its_api_server_is() -> None:
     assert str(read_settings({"api_server": "10.0.0.1:443"}, environ).api_server) == "10.0.0.1:443"
     with pytest.raises(SettingsError, match="KUBERNETES_SERVICE_PORT"):
         read_settings({}, {**environ, "KUBERNETES_SERVICE_PORT": "https"})
+
+
+def test_a_port_of_every_address_is_not_everything() -> None:
+    (direct,) = read_settings({"always_direct": ("dns=0.0.0.0/0:53",)}, {}).always_direct
+
+    assert (str(direct.network), direct.ports) == ("0.0.0.0/0", (53,))
 
 
 def test_an_empty_path_switches_a_file_off() -> None:

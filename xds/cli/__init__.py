@@ -2,22 +2,26 @@
 The `xds` command: one module per verb; each parses, calls one function and prints.
 
 Verbs are imported when they are called, so `xds --help` is quick and `xds validate` needs no gRPC. Data goes to
-stdout, talk to stderr. Exit codes: 0 fine, 1 findings, 2 usage, 3 unreachable, 130 interrupted.
+stdout, talk to stderr. Exit codes: 0 fine, 1 findings or a failure, 2 usage, 3 unreachable, 130 interrupted, 141 the
+reader of the output went away. `run_command` is the one place that decides them.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import os
 import sys
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
 
-from xds.errors import EgressXdsError
+from xds.errors import EgressXdsError, redact_logins
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 VERBS = {
     "serve": "Serve the policies of a directory to Envoys.",
@@ -31,11 +35,27 @@ VERBS = {
 }
 """Each verb, in the order of the help, is `command` in the module of its name."""
 
+FAILED = 1
 INTERRUPTED = 130
+READER_GONE = 141
+"""As for any program that SIGPIPE ends: a pipe must not turn findings that nobody saw into a 0."""
+
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+"""What a write to stdout fails with, whoever writes; any other OSError that gets this far is a bug."""
 
 
 class LazyGroup(click.Group):
     """A group whose verbs are imported when they are called."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options of the group, of which one prints its help."""
+        with _reader_may_leave():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the verb."""
+        with _reader_may_leave():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """Return the verbs in the order in which one meets them."""
@@ -78,15 +98,48 @@ def run_command(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:
-        error.show()
+        _say(_render_usage_error(error))
         return error.exit_code
     except EgressXdsError as error:
-        click.echo(f"xds: {error}", err=True)
+        _say(f"xds: {error}\n")
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has enough. Python would flush stdout once more at exit, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or error.filename is not None:
+            raise
+        _say(f"xds: the output can't be written: {error.strerror}; write it to a place with room\n")
+        _drop_output()
+        return FAILED
     return outcome if isinstance(outcome, int) else 0
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """End with the exit code of a closed pipe; click has one of its own for it, which says that something failed."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        _drop_output()
+        raise click.exceptions.Exit(READER_GONE) from error
+
+
+def _render_usage_error(error: click.ClickException) -> str:
+    """Return what click says about wrong usage; it repeats what was typed, which may hold a login."""
+    said = io.StringIO()
+    error.show(file=said)
+    return redact_logins(said.getvalue())
+
+
+def _say(text: str) -> None:
+    """Write to stderr; where that is full or gone, there is nobody left to tell."""
+    with suppress(OSError):
+        click.echo(text, err=True, nl=False)
+
+
+def _drop_output() -> None:
+    """Send what is still buffered to nowhere: Python flushes once more at exit, and would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError):  # a stream that was closed before the start is None
+            os.dup2(nowhere, stream.fileno())

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from xds.errors import redact_logins
+
 if TYPE_CHECKING:
-    from structlog.typing import Processor
+    from structlog.typing import EventDict, Processor, WrappedLogger
 
     from xds.settings import Settings
 
@@ -21,6 +23,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _redact,
     ]
     if is_json:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
@@ -32,3 +35,7 @@ def configure_logging(settings: Settings) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
+
+
+def _redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {key: redact_logins(value) if isinstance(value, str) else value for key, value in event.items()}

@@ -1,0 +1,35 @@
+"""Runs the `xds` command inside the test's own process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xds.cli import run_command
+
+if TYPE_CHECKING:
+    import pytest
+
+GOOD = "httpProxy: http://192.0.2.2:3128\nhttpsProxy: http://192.0.2.2:3128\ndialect: go\n"
+"""A policy without findings."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A command's end: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Runner:
+    """Runs the command in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> Outcome:
+        code = run_command([str(argument) for argument in arguments])
+        captured = self._capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
