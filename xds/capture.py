@@ -15,15 +15,16 @@ addresses). Everything that is not TCP passes by.
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
-from xds.errors import SettingsError
+from xds.errors import SettingsError, quote_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 CHAIN = "EGRESS_XDS_OUTPUT"
 """The chain in the nat table that holds every rule of ours."""
@@ -38,6 +39,12 @@ MAX_PORT = 65535
 MAX_MARK = 0xFFFFFFFF
 MAX_UID = 0xFFFFFFFE
 """2³²-1 means "no user" to the kernel."""
+
+_LOCAL, _STATE = 1, 3
+"""Columns of /proc/net/tcp (proc_pid_net(5)): the local address and port, in hexadecimal, and the state."""
+
+_LISTEN = "0A"
+"""TCP_LISTEN in the kernel's include/net/tcp_states.h."""
 
 _JUMP = f"OUTPUT -p tcp -j {CHAIN}"
 _ANY_JUMP = re.compile(rf"-A (?P<rule>\S+ .*-[jg] {CHAIN})")
@@ -67,6 +74,20 @@ class Family(Enum):
     def has(self, network: IPv4Network | IPv6Network) -> bool:
         """Whether `network` is of this family."""
         return isinstance(network, IPv4Network if self is Family.IPV4 else IPv6Network)
+
+
+def _as_the_kernel_prints(address: str) -> str:
+    """Return an address as /proc/net/tcp has it: 32 bits at a time, each in the byte order of the machine."""
+    packed = ip_address(address).packed
+    return "".join(f"{word:08X}" for word in struct.unpack(f"={len(packed) // 4}I", packed))
+
+
+_EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 -- addresses to recognise, not to listen on
+_LISTENING = {
+    Family.IPV4: frozenset(map(_as_the_kernel_prints, ("127.0.0.1", *_EVERY_ADDRESS))),
+    Family.IPV6: frozenset(map(_as_the_kernel_prints, ("::1", "::"))),
+}
+"""Where a listener takes what is redirected. One on `::` takes IPv4, too, unless it was told not to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +161,24 @@ def render_removal(saved: str) -> str:
     return "\n".join(["*nat", *(f"-D {rule}" for rule in _jumps(saved)), f"-F {CHAIN}", f"-X {CHAIN}", "COMMIT", ""])
 
 
+def find_foreign_networks(capture: Capture, families: Iterable[Family]) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Return the excluded networks that belong to none of `families`, so that no rule would mention them."""
+    chosen = tuple(families)
+    return tuple(net for net in capture.exclude_networks if not any(family.has(net) for family in chosen))
+
+
+def has_listener(tables: Mapping[Family, str], family: Family, port: int) -> bool:
+    """
+    Whether something listens where REDIRECT delivers a connection of `family`: on loopback, or on every address.
+
+    `tables` holds what `/proc/net/tcp` and `/proc/net/tcp6` say. They are read because the question must not be
+    asked by connecting: Envoy would take the connection for a captured one, to itself.
+    """
+    wanted = {f"{host}:{port:04X}" for host in _LISTENING[family]}
+    rows = (line.split() for table in tables.values() for line in table.splitlines())
+    return any(len(row) > _STATE and row[_STATE] == _LISTEN and row[_LOCAL] in wanted for row in rows)
+
+
 def _exemptions(capture: Capture, family: Family) -> Iterator[str]:
     yield from (f"-m mark --mark {mark:#x}" for mark in capture.exempt_marks)
     yield from (f"-m owner --uid-owner {uid}" for uid in capture.exempt_uids)
@@ -168,10 +207,18 @@ def _parse_network(text: str) -> IPv4Network | IPv6Network:
     """Read a network; host bits are masked, as everywhere in the project (N7)."""
     try:
         network = ip_network(text.strip(), strict=False)
-    except ValueError as error:
-        raise SettingsError(f"{text!r} is not an IP network; write one such as 10.0.0.0/8 or fd00::/8") from error
+    except ValueError:
+        raise SettingsError(
+            f"{quote_value(text)} is not an IP network; write one such as 10.0.0.0/8 or fd00::/8"
+        ) from None
     if isinstance(network, IPv6Network) and network.network_address.scope_id is not None:
         raise SettingsError(f"{text!r} has a zone, which a rule can't match; write the network without '%'")
+    if network.prefixlen == 0:
+        other = next(family.value for family in Family if not family.has(network))
+        raise SettingsError(
+            f"{text!r} is every IPv{network.version} address: nothing of that family would be captured; "
+            f"capture the other one alone with --family {other}"
+        )
     return network
 
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from xds.capture import CHAIN, Capture, Family, build_capture, render_capture, render_removal
+from xds.capture import (
+    CHAIN,
+    Capture,
+    Family,
+    build_capture,
+    find_foreign_networks,
+    has_listener,
+    render_capture,
+    render_removal,
+)
 from xds.cli.capture import command
 from xds.errors import CaptureError, SettingsError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SAVED = f"""\
 *nat
@@ -113,12 +120,160 @@ def test_where_nothing_is_captured_there_is_nothing_to_remove() -> None:
         pytest.param(["--exclude-cidr", "10.0.0.0/33"], id="a prefix too long"),
         pytest.param(["--exclude-cidr", "corp.example"], id="a name for a network"),
         pytest.param(["--exclude-cidr", "fe80::%eth0/64"], id="a network with a zone"),
+        pytest.param(["--exclude-cidr", "0.0.0.0/0"], id="every IPv4 address"),
+        pytest.param(["--exclude-cidr", "fd00::/0"], id="every IPv6 address, with host bits"),
         pytest.param(["--exclude-cidr", "10.0.0.0/8 -j ACCEPT\n-A OUTPUT"], id="rules smuggled into a network"),
     ],
 )
 def test_unusable_values_are_refused_before_anything_runs(options: list[str]) -> None:
     with pytest.raises(SettingsError):
         CliRunner().invoke(command, ["--apply", *options], catch_exceptions=False)
+
+
+def test_excluding_everything_names_what_does_that_on_purpose() -> None:
+    with pytest.raises(SettingsError, match=r"every IPv4 address: nothing.*--family ipv6"):
+        build_capture(exclude_cidrs=["0.0.0.0/0"])
+    with pytest.raises(SettingsError, match=r"every IPv6 address: nothing.*--family ipv4"):
+        build_capture(exclude_cidrs=["::/0"])
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [["--print", "--apply"], ["--apply", "--undo"], ["--undo", "--print"], ["--print", "--apply", "--undo"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_modes_that_contradict_each_other_are_refused_by_name(modes: list[str], is_reversed: bool) -> None:
+    result = CliRunner().invoke(command, modes[::-1] if is_reversed else modes)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert all(mode in result.stderr for mode in modes)
+
+
+@pytest.mark.parametrize(
+    ("family", "network"), [("ipv4", "fd00::/8"), ("ipv6", "10.0.0.0/8")], ids=["IPv6 of IPv4", "IPv4 of IPv6"]
+)
+@pytest.mark.parametrize("mode", ["--print", "--apply"])
+def test_an_exclusion_that_no_rule_would_mention_is_refused(family: str, network: str, mode: str) -> None:
+    result = CliRunner().invoke(command, [mode, "--family", family, "--exclude-cidr", network])
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"--exclude-cidr {network} is of no use with --family {family}" in result.stderr
+
+
+def test_an_exclusion_belongs_to_its_family() -> None:
+    capture = build_capture(exclude_cidrs=["10.0.0.0/8", "fd00::/8"])
+
+    assert find_foreign_networks(capture, Family) == ()
+    assert [str(network) for network in find_foreign_networks(capture, [Family.IPV4])] == ["fd00::/8"]
+
+
+SOCKETS = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: {}:3A99 00000000:0000 {} 00000000:00000000 00:00000000 00000000  1337        0 1 1 0 100 0 0 10 0
+"""
+LITTLE_ENDIAN = pytest.mark.skipif(sys.byteorder == "big", reason="the addresses are those of another kernel")
+ZERO = "0" * 32
+LOOPBACK_6 = "00000000000000000000000001000000"
+
+
+@LITTLE_ENDIAN
+@pytest.mark.parametrize(
+    ("family", "address", "state", "expected"),
+    [
+        pytest.param(Family.IPV4, "0100007F", "0A", True, id="a listener on 127.0.0.1"),
+        pytest.param(Family.IPV4, "00000000", "0A", True, id="a listener on every IPv4 address"),
+        pytest.param(Family.IPV4, ZERO, "0A", True, id="a listener on every address of both families"),
+        pytest.param(Family.IPV4, "0100007F", "01", False, id="an established connection from that port"),
+        pytest.param(Family.IPV4, "0200000A", "0A", False, id="a listener on another address"),
+        pytest.param(Family.IPV4, LOOPBACK_6, "0A", False, id="a listener of the other family"),
+        pytest.param(Family.IPV6, LOOPBACK_6, "0A", True, id="a listener on ::1"),
+        pytest.param(Family.IPV6, ZERO, "0A", True, id="a listener on every IPv6 address"),
+        pytest.param(Family.IPV6, "00000000", "0A", False, id="a listener on every IPv4 address alone"),
+    ],
+)
+def test_a_listener_is_found_where_redirected_connections_arrive(
+    family: Family, address: str, state: str, expected: bool
+) -> None:
+    tables = {Family.IPV4: SOCKETS.format(address, state), Family.IPV6: "  sl  local_address\n\n"}
+
+    assert has_listener(tables, family, 15001) is expected
+    assert not has_listener(tables, family, 15002)
+
+
+def test_a_listener_of_this_machine_is_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert has_listener({Family.IPV4: Path("/proc/net/tcp").read_text(encoding="ascii")}, Family.IPV4, port)
+    assert not has_listener({Family.IPV4: Path("/proc/net/tcp").read_text(encoding="ascii")}, Family.IPV4, port)
+
+
+def _without_sockets(monkeypatch: pytest.MonkeyPatch, directory: Path, table: str = "") -> None:
+    """Put other files in place of /proc/net, and nothing in place of iptables."""
+    (directory / "tcp").write_text(table, encoding="ascii")
+    tables = {Family.IPV4: directory / "tcp", Family.IPV6: directory / "tcp6"}
+    monkeypatch.setattr("xds.cli.capture._LISTENERS", tables)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr("xds.cli.capture._SYSTEM_PATH", "/nonexistent")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        pytest.param([], r"127\.0\.0\.1:15001 and \[::1\]:15001: every outgoing ipv4 and ipv6 TCP", id="both families"),
+        pytest.param(["--family", "ipv6"], r"listens on \[::1\]:15001: every outgoing ipv6 TCP", id="one family"),
+        pytest.param(["--to-port", "16001"], r"127\.0\.0\.1:16001", id="another port"),
+    ],
+)
+def test_where_nothing_listens_nothing_is_captured_and_the_way_out_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str], words: str
+) -> None:
+    _without_sockets(monkeypatch, tmp_path)
+
+    with pytest.raises(CaptureError, match=words) as raised:
+        CliRunner().invoke(command, ["--apply", *options], catch_exceptions=False)
+
+    assert "nothing was changed" in str(raised.value)
+    assert "start Envoy first" in str(raised.value)
+    assert "--force" in str(raised.value)
+
+
+@LITTLE_ENDIAN
+def test_where_envoy_has_no_ipv6_the_other_family_is_offered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _without_sockets(monkeypatch, tmp_path, SOCKETS.format("0100007F", "0A"))
+
+    with pytest.raises(CaptureError, match=r"listens on \[::1\]:15001: .*--family ipv4"):
+        CliRunner().invoke(command, ["--apply"], catch_exceptions=False)
+    with pytest.raises(CaptureError, match="apt-get install iptables"):
+        CliRunner().invoke(command, ["--apply", "--family", "ipv4"], catch_exceptions=False)
+
+
+def test_sockets_that_can_not_be_read_are_no_licence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "tcp6").mkdir()
+    _without_sockets(monkeypatch, tmp_path)
+
+    with pytest.raises(CaptureError, match=r"can't be read.*--force"):
+        CliRunner().invoke(command, ["--apply"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("options", [["--apply", "--force"], ["--undo"]], ids=" ".join)
+def test_force_and_undo_do_not_ask_who_listens(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str]
+) -> None:
+    _without_sockets(monkeypatch, tmp_path)
+
+    with pytest.raises(CaptureError, match="apt-get install iptables"):
+        CliRunner().invoke(command, options, catch_exceptions=False)
+
+
+def test_undo_names_what_it_removed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fake_program(tmp_path, "iptables-save", f"echo ':{CHAIN} - [0:0]'")
+    _fake_program(tmp_path, "ip6tables-save", "exit 0")
+    _fake_program(tmp_path, "iptables-restore", "exit 0")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    assert CliRunner().invoke(command, ["--undo"]).stderr == "no longer captured: ipv4\n"
+    assert CliRunner().invoke(command, ["--undo", "--family", "ipv6"]).stderr == "nothing was captured\n"
 
 
 def test_printing_is_the_default_and_shows_both_families() -> None:
@@ -153,14 +308,14 @@ def test_a_refusal_of_the_kernel_comes_with_its_words_and_a_remedy(
     _fake_program(tmp_path, "iptables-restore", f"echo '{complaint}' >&2; exit 4")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(CaptureError, match=remedy):
-        CliRunner().invoke(command, ["--apply", "--family", "ipv4"], catch_exceptions=False)
+        CliRunner().invoke(command, ["--apply", "--force", "--family", "ipv4"], catch_exceptions=False)
 
 
 def test_missing_iptables_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr("xds.cli.capture._SYSTEM_PATH", "/nonexistent")
     with pytest.raises(CaptureError, match="apt-get install iptables"):
-        CliRunner().invoke(command, ["--apply"], catch_exceptions=False)
+        CliRunner().invoke(command, ["--apply", "--force"], catch_exceptions=False)
 
 
 def test_nothing_is_applied_if_one_family_would_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +326,7 @@ def test_nothing_is_applied_if_one_family_would_fail(tmp_path: Path, monkeypatch
     _fake_program(tmp_path, "ip6tables-restore", "echo no >&2; exit 1")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(CaptureError, match="ip6tables-restore"):
-        CliRunner().invoke(command, ["--apply"], catch_exceptions=False)
+        CliRunner().invoke(command, ["--apply", "--force"], catch_exceptions=False)
     assert log.read_text(encoding="utf-8").splitlines() == ["--noflush --wait 10 --test"]
 
 
@@ -204,13 +359,15 @@ def _in_a_namespace(*steps: str) -> list[str]:
 @pytest.mark.skipif(not _can_make_a_namespace(), reason="needs iptables and the right to make a network namespace")
 class TestInTheKernel:
     def test_applying_twice_leaves_what_applying_once_leaves(self) -> None:
-        once = _in_a_namespace("x --apply", "iptables-save", "ip6tables-save")
-        twice = _in_a_namespace("x --apply --exclude-port 1", "x --apply", "iptables-save", "ip6tables-save")
+        once = _in_a_namespace("x --apply --force", "iptables-save", "ip6tables-save")
+        twice = _in_a_namespace(
+            "x --apply --force --exclude-port 1", "x --apply --force", "iptables-save", "ip6tables-save"
+        )
         assert once == twice
         assert once.count(f"-A OUTPUT -p tcp -j {CHAIN}") == 2
 
     def test_undo_leaves_the_tables_as_they_were_and_can_be_repeated(self) -> None:
-        before = "iptables -t nat -A OUTPUT -p udp -j ACCEPT; ip6tables -t nat -N OTHER; x --apply; x --undo"
+        before = "iptables -t nat -A OUTPUT -p udp -j ACCEPT; ip6tables -t nat -N OTHER; x --apply --force; x --undo"
         lines = _in_a_namespace(before, "x --undo", "iptables-save -t nat", "ip6tables-save -t nat")
         assert not [line for line in lines if CHAIN in line]
         assert "-A OUTPUT -p udp -j ACCEPT" in lines
@@ -218,7 +375,7 @@ class TestInTheKernel:
 
     def test_the_kernel_keeps_every_kind_of_rule(self) -> None:
         lines = _in_a_namespace(
-            "x --apply --exclude-cidr 10.0.0.0/8 --exclude-cidr fd00::/8 --exclude-port 22 --to-port 99",
+            "x --apply --force --exclude-cidr 10.0.0.0/8 --exclude-cidr fd00::/8 --exclude-port 22 --to-port 99",
             "iptables-save -t nat",
             "ip6tables-save -t nat",
         )
@@ -229,3 +386,16 @@ class TestInTheKernel:
             *("-m mark --mark 0x7 -j RETURN", "-o lo -j RETURN", "-d ::1/128 -j RETURN"),
             *("-p tcp -m tcp --dport 22 -j RETURN", "-d fd00::/8 -j RETURN", "-p tcp -j REDIRECT --to-ports 99"),
         ]
+
+    def test_without_a_listener_the_tables_stay_as_they_are(self) -> None:
+        lines = _in_a_namespace("x --apply || echo refused", "iptables-save -t nat", "ip6tables-save -t nat")
+        assert lines[0] == "refused"
+        assert not [line for line in lines if CHAIN in line]
+
+    def test_with_a_listener_no_force_is_needed(self) -> None:
+        listen = "import socket,time; s=[socket.create_server((h,15001),family=f) for h,f in "
+        listen += "(('127.0.0.1',socket.AF_INET),('::1',socket.AF_INET6))]; print(flush=True); time.sleep(60)"
+        wait = "until grep -q :3A99 /proc/net/tcp6; do sleep 0.02; done"
+        steps = ["ip link set lo up", f'{sys.executable} -c "{listen}" >/dev/null &', wait]
+        lines = _in_a_namespace(*steps, "x --apply", "kill $!", "iptables-save -t nat", "ip6tables-save -t nat")
+        assert lines.count(f"-A OUTPUT -p tcp -j {CHAIN}") == 2

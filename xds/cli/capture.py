@@ -9,15 +9,28 @@ from __future__ import annotations
 import shutil
 import subprocess
 from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from xds.capture import ENVOY_UID, LISTENER_PORT, Family, build_capture, render_capture, render_removal
+from xds.capture import (
+    ENVOY_UID,
+    LISTENER_PORT,
+    Family,
+    build_capture,
+    find_foreign_networks,
+    has_listener,
+    render_capture,
+    render_removal,
+)
 from xds.errors import CaptureError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
+
+    from xds.capture import Capture
 
 _TIMEOUT = 30.0
 """Seconds for one call: longer than the wait for the lock that other users of iptables may hold."""
@@ -29,6 +42,20 @@ _SYSTEM_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
 """Searched after PATH, which often lacks these directories."""
 
 
+_LISTENERS = {Family.IPV4: Path("/proc/net/tcp"), Family.IPV6: Path("/proc/net/tcp6")}
+"""The TCP sockets of this network namespace; the second is missing where the kernel knows no IPv6."""
+
+_LOOPBACKS = {Family.IPV4: "127.0.0.1", Family.IPV6: "[::1]"}
+
+
+class _Mode(Enum):
+    """What to do with the rules."""
+
+    PRINT = "--print"
+    APPLY = "--apply"
+    UNDO = "--undo"
+
+
 @dataclass(frozen=True, slots=True)
 class _Change:
     """One script and the family that it is for."""
@@ -37,10 +64,19 @@ class _Change:
     script: str
 
 
-@click.command(name="capture")
-@click.option("--print", "mode", flag_value="print", default="print", help="Print the rules (default).")
-@click.option("--apply", "mode", flag_value="apply", help="Put the rules in force, in place of earlier ones.")
-@click.option("--undo", "mode", flag_value="undo", help="Remove the rules.")
+@click.command(
+    name="capture",
+    epilog="Example: xds capture --apply, beside an Envoy that runs as user 1337. Look first: xds capture --print.",
+)
+@click.option("--print", "is_print", is_flag=True, help="Print the rules (default).")
+@click.option("--apply", "is_apply", is_flag=True, help="Put the rules in force, in place of earlier ones.")
+@click.option("--undo", "is_undo", is_flag=True, help="Remove the rules, whatever options they were made with.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Apply although nothing listens on the port yet, as in an init container. Until Envoy does, no connection "
+    "that is captured gets anywhere.",
+)
 @click.option(
     "--family",
     "families",
@@ -71,7 +107,10 @@ class _Change:
 @click.option("--exclude-uid", "exclude_uids", type=int, multiple=True, help="A user whose connections pass by.")
 def command(
     *,
-    mode: str,
+    is_print: bool,
+    is_apply: bool,
+    is_undo: bool,
+    force: bool,
     families: str,
     to_port: int,
     exempt_uids: tuple[int, ...],
@@ -86,6 +125,7 @@ def command(
     Without --apply or --undo the rules are only printed, as input for `iptables-restore --noflush`
     and `ip6tables-restore --noflush`.
     """
+    mode = _find_mode([(_Mode.PRINT, is_print), (_Mode.APPLY, is_apply), (_Mode.UNDO, is_undo)])
     capture = build_capture(
         to_port=to_port,
         exempt_uids=exempt_uids,
@@ -95,30 +135,71 @@ def command(
         exclude_uids=exclude_uids,
     )
     chosen = [family for family in Family if families in (family.value, "both")]
-    if mode == "print":
-        click.echo(
-            "".join(f"# {family.restore_command} --noflush\n{render_capture(capture, family)}" for family in chosen),
-            nl=False,
+    if foreign := find_foreign_networks(capture, chosen):
+        raise click.UsageError(
+            f"--exclude-cidr {foreign[0]} is of no use with --family {families}; leave one of them out"
         )
-    elif mode == "apply":
-        _change(chosen, lambda family, saved: render_capture(capture, family, saved))
-        click.echo(f"captured: {_listed(chosen)}", err=True)
-    else:
-        _change(chosen, lambda _, saved: render_removal(saved))
-        click.echo(f"not captured: {_listed(chosen)}", err=True)
+    match mode:
+        case _Mode.PRINT:
+            _print(capture, chosen)
+        case _Mode.APPLY:
+            if not force:
+                _require_listener(capture.to_port, chosen)
+            _change(chosen, lambda family, saved: render_capture(capture, family, saved))
+            click.echo(f"captured: {_listed(chosen)}", err=True)
+        case _Mode.UNDO:
+            removed = _change(chosen, lambda _, saved: render_removal(saved))
+            click.echo(f"no longer captured: {_listed(removed)}" if removed else "nothing was captured", err=True)
 
 
-def _change(families: Iterable[Family], script: Callable[[Family, str], str]) -> None:
+def _find_mode(given: Iterable[tuple[_Mode, bool]]) -> _Mode:
+    """Return what is to be done. Raises click.UsageError if that is more than one thing."""
+    modes = [mode for mode, is_given in given if is_given] or [_Mode.PRINT]
+    if len(modes) > 1:
+        names = " and ".join(mode.value for mode in modes)
+        raise click.UsageError(f"{names} contradict each other; give one of them")
+    return modes[0]
+
+
+def _print(capture: Capture, families: Iterable[Family]) -> None:
+    scripts = (f"# {family.restore_command} --noflush\n{render_capture(capture, family)}" for family in families)
+    click.echo("".join(scripts), nl=False)
+
+
+def _require_listener(port: int, families: Sequence[Family]) -> None:
+    """Raise CaptureError unless something takes what is about to be captured."""
+    try:
+        tables = {family: path.read_text(encoding="ascii") for family, path in _LISTENERS.items() if path.exists()}
+    except OSError as error:
+        raise CaptureError(
+            f"what listens here can't be read from /proc/net: {error.strerror}; nothing was changed: "
+            "--force applies anyway"
+        ) from error
+    deaf = [family for family in families if not has_listener(tables, family, port)]
+    if not deaf:
+        return
+    where = " and ".join(f"{_LOOPBACKS[family]}:{port}" for family in deaf)
+    alone = [family.value for family in families if family not in deaf]
+    remedy = f"capture the other family alone with --family {alone[0]}" if alone else "start Envoy first"
+    raise CaptureError(
+        f"nothing listens on {where}: every outgoing {_listed(deaf)} TCP connection of this network namespace would be "
+        f"sent there and fail; nothing was changed: {remedy}, or, where Envoy starts later (an init container), "
+        "add --force"
+    )
+
+
+def _change(families: Iterable[Family], script: Callable[[Family, str], str]) -> list[Family]:
     """
-    Apply a script per family, each of them whole or not at all.
+    Apply a script per family, each of them whole or not at all; return the families that had something to change.
 
     Every script is tried before the first is applied, so that what could fail fails while nothing is changed.
     """
-    changes = [_Change(family, script(family, _run([family.save_command, "-t", "nat"]))) for family in families]
+    scripts = [_Change(family, script(family, _run([family.save_command, "-t", "nat"]))) for family in families]
+    changes = [change for change in scripts if change.script]
     for options in (["--test"], []):
         for change in changes:
-            if change.script:
-                _run([change.family.restore_command, "--noflush", "--wait", _LOCK_WAIT, *options], change.script)
+            _run([change.family.restore_command, "--noflush", "--wait", _LOCK_WAIT, *options], change.script)
+    return [change.family for change in changes]
 
 
 def _run(arguments: list[str], text: str = "") -> str:
