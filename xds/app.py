@@ -8,7 +8,9 @@ through to it gets its configuration, and a replica that knows nothing yet leave
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
+import socket
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -77,6 +79,7 @@ async def run_control_plane(
                 await _first(control_plane.first_world, stop)
                 if not stop.is_set():
                     listen = control_plane.settings.listen
+                    await asyncio.to_thread(check_address, listen)
                     announce(replace(listen, port=await control_plane.server.start(str(listen))))
                 await stop.wait()
             finally:
@@ -100,6 +103,48 @@ async def serve(policies: Path, settings: Settings) -> None:
             write_address(settings.address_file, address)
 
     await run_control_plane(build_control_plane(policies, settings, clock=time.time), stop, announce)
+
+
+def check_address(listen: HostPort) -> None:
+    """
+    Take the address for a moment, for gRPC does not tell why it can't. Raises ListenError.
+
+    As in gRPC, one address of a name's is enough.
+    """
+    try:
+        found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ListenError(
+            f"can't listen on {listen}: the name {listen.host} does not resolve here; give an address of this machine"
+        ) from error
+    refusals = [refusal for family, *_, address in found if (refusal := _try_to_listen(family, address)) is not None]
+    if len(refusals) == len(found):
+        raise ListenError(f"can't listen on {listen}: {_explain_refusal(refusals[0], listen)}") from refusals[0]
+
+
+def _try_to_listen(family: int, address: tuple[object, ...]) -> OSError | None:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # Connections of an earlier server that have not quite ended are no reason to refuse.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return error
+    return None
+
+
+def _explain_refusal(error: OSError, listen: HostPort) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"the port is in use; see by whom: ss -ltnp 'sport = :{listen.port}', or choose another one"
+        case errno.EACCES | errno.EPERM:
+            return "low ports are for root; choose one of 1024 or above, or grant CAP_NET_BIND_SERVICE"
+        case errno.EADDRNOTAVAIL:
+            return "that is no address of this machine; choose one that `ip address` shows, or 0.0.0.0 for all of them"
+        case errno.EAFNOSUPPORT:
+            return "this machine has no IPv6; choose an IPv4 address, such as 0.0.0.0"
+        case _:
+            return f"{error.strerror}; choose another address"
 
 
 def write_address(path: Path, address: HostPort) -> None:

@@ -121,7 +121,24 @@ def test_an_address_that_is_taken_is_named(policies: Path) -> None:
 
     assert finished.returncode == 3
     assert "can't listen on 127.0.0.1" in finished.stderr
+    assert "is in use" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        pytest.param("198.51.100.7:18000", "no address of this machine", id="an address of another machine"),
+        pytest.param("nowhere.invalid:18000", "does not resolve", id="a name that does not resolve"),
+    ],
+)
+def test_an_address_that_is_not_ours_is_told_from_one_that_is_taken(policies: Path, address: str, reason: str) -> None:
+    finished = xds("serve", policies, *SMALL[:2], "--listen", address)
+
+    assert finished.returncode == 3
+    assert finished.stderr.splitlines()[-1].startswith(f"xds: can't listen on {address}: ")
+    assert reason in finished.stderr
+    assert not [line for line in finished.stderr.splitlines() if line.startswith("E")], "gRPC complains, too"
 
 
 def test_an_address_file_that_can_not_be_written_is_named(policies: Path, tmp_path: Path) -> None:
