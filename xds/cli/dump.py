@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from xds import compile as _compile  # noqa: F401 - registers the matcher messages that `render` unpacks
 from xds.bootstrap import parse_authority, parse_labels, parse_node_id
 from xds.cli.logs import configure_logging
 from xds.cli.options import settings_options
 from xds.cli.output import count_of, render_json, render_table, render_yaml, style_diagnostic
+from xds.cli.places import check_policies, check_resolv_conf
 from xds.client import Identity, fetch_resources
 from xds.policy.model import HeldPolicy, Policy, Workload
 from xds.policy.selection import select_policy
@@ -61,7 +63,9 @@ class _Choice:
 @click.command(
     name="dump",
     epilog="Examples: xds dump deploy/policies --policy short.  "
-    "xds dump --server 127.0.0.1:18000 --node shop-0.payments --type listener -o yaml.",
+    "xds dump --server 127.0.0.1:18000 --node shop-0.payments --type listener -o yaml.  "
+    "Exit code: 0 fine, 1 if a document of DIR has an error, 2 wrong usage, 3 if the server can't be asked; with 2 "
+    "and 3 there is nothing on stdout, whatever -o says.",
 )
 @click.argument("policies", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 @click.option("--server", metavar="HOST:PORT", help="Ask this server instead of reading DIR.")
@@ -105,13 +109,16 @@ def command(
     They come from the documents in DIR, compiled as `xds serve` would here, or from a running server.
     Credentials are redacted.
     """
+    if (policies is None) is (server is None):
+        raise click.UsageError("give either DIR or --server HOST:PORT; try: xds dump DIR")
+    _refuse_options_without_effect(ctx)
     settings = load_settings(flags)
     configure_logging(settings)
     identity = _read_identity(node, labels, service_account)
     choice = _Choice(identity=identity, policy=policy)
-    if (policies is None) is (server is None):
-        raise click.UsageError("give either DIR or --server HOST:PORT; try: xds dump DIR")
     if policies is not None:
+        check_policies(policies)
+        check_resolv_conf(settings)
         judgement = asyncio.run(_judge(policies, settings, resolves=not no_resolve, reads=not no_files))
         resources, has_findings = _select(judgement, choice), _report(judgement)
     else:
@@ -137,6 +144,22 @@ def render_resources(resources: Iterable[Resource], output: str) -> str:
     return render_json(described) if output == "json" else render_yaml(described)
 
 
+def _refuse_options_without_effect(ctx: click.Context) -> None:
+    """Raise click.UsageError for an option that this dump would ignore. Environment variables are for all verbs."""
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    cases = [
+        ("server" in given, ("policies", "policy", "no_resolve", *_FACTS), "it is the server that compiles"),
+        ("server" not in given, ("timeout",), "it is for --server"),
+        ("node" not in given, ("labels", "service_account"), "it goes with --node POD.NAMESPACE"),
+        ("policy" in given, ("node",), "--policy shows one policy, whoever it is for"),
+    ]
+    for applies, fields, reason in cases:
+        useless = [name for name in fields if applies and name in given]
+        if useless:
+            flag = next(item.opts[0] for item in ctx.command.params if item.name == useless[0])
+            raise click.UsageError(f"{flag} is of no use here: {reason}; leave it out")
+
+
 def _read_identity(node: str | None, labels: Iterable[str], service_account: str) -> Identity | None:
     if node is None:
         return None
@@ -145,8 +168,8 @@ def _read_identity(node: str | None, labels: Iterable[str], service_account: str
 
 
 def _fetch(server: str, choice: _Choice, timeout: str) -> tuple[Resource, ...]:
-    if choice.identity is None or choice.policy is not None:
-        raise click.UsageError("a server is asked for a pod: --server goes with --node POD.NAMESPACE, not --policy")
+    if choice.identity is None:
+        raise click.UsageError("a server is asked for a pod; add --node POD.NAMESPACE")
     parse_authority(server)
     try:
         seconds = parse_seconds(timeout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from difflib import get_close_matches
 
 import click
 
@@ -11,6 +10,9 @@ from xds.cli.output import render_table
 from xds.diagnostics import CATALOGUE, RETIRED
 
 _WIDTH = 100
+_SUGGESTIONS = 3
+_MEANINGFUL = 3
+"""Characters that two codes share if they are of one kind: `EX` and a digit."""
 
 
 @click.command(name="explain", epilog="Example: xds explain EX101. Findings come from: xds validate DIR.")
@@ -30,6 +32,14 @@ def render_entry(code: str) -> str:
         return f"{code} was produced by older versions only."
     entry = CATALOGUE.get(code)
     if entry is None:
-        close = [known for known in CATALOGUE if known.startswith(code)] or get_close_matches(code, CATALOGUE, cutoff=0)
-        raise click.UsageError(f"there is no code {code}; did you mean {close[0]}? All of them: xds explain")
+        raise click.UsageError(f"there is no code {code}; {_suggest(code)}All of them: xds explain")
     return f"{entry.code} ({entry.severity.value}): {entry.title}\n\n{textwrap.fill(entry.explanation, _WIDTH)}"
+
+
+def _suggest(code: str) -> str:
+    """Name the codes that begin like `code`: the leading digit is the kind of finding."""
+    for length in range(len(code), _MEANINGFUL - 1, -1):
+        close = [f"{known} ({entry.title})" for known, entry in CATALOGUE.items() if known.startswith(code[:length])]
+        if close:
+            return f"did you mean {' or '.join(close[:_SUGGESTIONS])}? "
+    return ""

@@ -10,6 +10,7 @@ import click
 from xds.app import serve
 from xds.cli.logs import configure_logging
 from xds.cli.options import settings_options
+from xds.cli.places import check_policies, check_resolv_conf
 from xds.settings import OPTIONS, load_settings
 
 
@@ -28,4 +29,6 @@ def command(policies: Path, **flags: str | tuple[str, ...] | None) -> None:
     """
     settings = load_settings(flags)
     configure_logging(settings)
+    check_policies(policies)
+    check_resolv_conf(settings)
     asyncio.run(serve(policies, settings))

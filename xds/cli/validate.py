@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,11 @@ import click
 
 from xds.cli.logs import configure_logging
 from xds.cli.output import count_of, describe_diagnostic, render_json, style_diagnostic
+from xds.cli.places import check_policies
+from xds.diagnostics import Diagnostic, Where
 from xds.errors import SourceError
 from xds.facts import Facts
-from xds.reconcile import Judge, SourceRead
+from xds.reconcile import UNREADABLE, Judge, SourceRead
 from xds.settings import load_settings
 from xds.sources.directory import read_documents
 from xds.sources.files import read_files
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
 
 @click.command(
     name="validate",
-    epilog="Exit code: 0 if the documents are good (warnings are), 1 with errors, 2 for wrong usage. "
+    epilog="Exit code: 0 if the documents are good (warnings are), 1 with errors, 2 for wrong usage or a PATH that "
+    "can't be read. With -o json stdout is JSON for 0 and 1, and for such a PATH, too; about wrong usage there is "
+    "only a message on stderr. "
     "Example: xds validate deploy/policies. About a code: xds explain EX101.",
 )
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -40,7 +45,12 @@ def command(ctx: click.Context, /, *, paths: tuple[Path, ...], output: str, no_f
     too, as `xds serve` would, with the logins and certificates in the files that they name.
     """
     configure_logging(load_settings({}))
-    read = read_all(paths)
+    try:
+        read = read_all(paths)
+    except SourceError as error:
+        if output == "json":
+            click.echo(render_json(_describe_refusal(error, paths)))
+        raise
     judge = Judge()
     results = judge.parse(read)
     files = {} if no_files else read_files(judge.files(results))
@@ -61,14 +71,29 @@ def read_all(paths: Iterable[Path]) -> SourceRead:
 
     Raises SourceError if one is missing, or if there is not a single document.
     """
-    places = list({path.resolve(): path for path in paths}.values())
+    places = list({_identity(path): path for path in paths}.values())
+    for place in places:
+        check_policies(place)
     reads = [read_documents(path) for path in places]
-    documents = {Path(document.source).resolve(): document for read in reads for document in read.documents}
+    documents = {_identity(document.source): document for read in reads for document in read.documents}
     unreadable = {finding.where.source: finding for read in reads for finding in read.unreadable}
     if not documents and not unreadable:
         where = ", ".join(map(str, places))
         raise SourceError(f"{where} holds no policy document; documents are files named *.yaml or *.yml")
     return SourceRead(tuple(documents.values()), tuple(unreadable.values()))
+
+
+def _identity(path: Path | str) -> str:
+    """Return where a path really leads; `Path.resolve` would raise for a link that leads to itself (Python < 3.13)."""
+    return os.path.realpath(path)
+
+
+def _describe_refusal(error: SourceError, paths: Iterable[Path]) -> dict[str, object]:
+    """Say that nothing could be read, in the form of the findings. A message is its cause, `;` and its remedy."""
+    message, _, hint = str(error).partition("; ")
+    source = next((str(path) for path in paths if message.startswith(str(path))), "")
+    finding = Diagnostic(UNREADABLE, Where(source), message, hint)
+    return {"documents": 0, "policies": 0, "errors": 1, "warnings": 0, "diagnostics": [describe_diagnostic(finding)]}
 
 
 def _describe(judgement: Judgement, errors: int) -> dict[str, object]:

@@ -5,58 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 import pytest
-import structlog
 import yaml
 
+from tests.support.command_line import GOOD
 from xds import cli
-from xds.cli import VERBS, run_command
+from xds.cli import VERBS
 from xds.diagnostics import CATALOGUE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-GOOD = "httpProxy: http://192.0.2.2:3128\nhttpsProxy: http://192.0.2.2:3128\ndialect: go\n"
+    from tests.support.command_line import Runner
+
 DOUBTFUL = GOOD.replace("dialect: go\n", "noProxy: [.corp.example]\n")
 BAD = "httpProxy: ftp://192.0.2.2:3128\nhttpsProxy: http://192.0.2.2:3128\n"
-
-
-@pytest.fixture(autouse=True)
-def default_logging() -> Iterator[None]:
-    """Undo what a verb configured: its stream is the test's."""
-    yield
-    structlog.reset_defaults()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A command's end: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def xds(capsys: pytest.CaptureFixture[str]) -> Runner:
-    return Runner(capsys)
-
-
-class Runner:
-    """Runs the command in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *arguments: object) -> Outcome:
-        code = run_command([str(argument) for argument in arguments])
-        captured = self._capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
 
 
 def write(directory: Path, **texts: str) -> Path:
@@ -118,14 +84,13 @@ def test_an_end_that_is_no_bug_has_its_exit_code(
     assert "Traceback" not in outcome.err
 
 
-def test_a_reader_that_stops_reading_ends_the_command_quietly(tmp_path: Path) -> None:
+def test_a_reader_that_stops_reading_ends_the_command_quietly() -> None:
     command = f"{sys.executable} -c 'from xds.cli import main; main()' explain | head -n 1"
 
     finished = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
 
     assert finished.stdout.startswith("CODE")
     assert finished.stderr == ""
-    assert tmp_path.exists()
 
 
 # -------------------------------------------------------------------------------------------- validate
@@ -221,12 +186,24 @@ def test_every_code_is_explained(xds: Runner) -> None:
         assert entry.title in explained.out
 
 
-@pytest.mark.parametrize(("wrong", "meant"), [("EX10", "EX101"), ("EX0101", "EX101"), ("nonsense", "EX")])
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("EX10", "EX101"), ("ex1099", "EX109"), ("EX999", "EX901"), ("EX99", "or EX902")]
+)
 def test_an_unknown_code_names_a_close_one(xds: Runner, wrong: str, meant: str) -> None:
     outcome = xds("explain", wrong)
 
     assert outcome.code == 2
-    assert f"did you mean {meant}" in outcome.err
+    assert "did you mean " in outcome.err
+    assert meant in outcome.err
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", "EX", "EX0101", "api.example.com:443"])
+def test_where_no_code_is_close_only_the_list_is_named(xds: Runner, wrong: str) -> None:
+    outcome = xds("explain", wrong)
+
+    assert outcome.code == 2
+    assert "did you mean" not in outcome.err
+    assert "All of them: xds explain" in outcome.err
 
 
 def test_a_retired_code_is_not_unknown(xds: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +241,8 @@ def test_a_dump_in_yaml_and_json_is_the_same(xds: Runner, tmp_path: Path) -> Non
 def test_a_dump_shows_one_type_on_request(xds: Runner, tmp_path: Path) -> None:
     described = json.loads(xds("dump", write(tmp_path, a=GOOD), "--type", "listener", "-o", "json").out)
 
-    assert [item["name"] for item in described] == ["egress-outbound"]
+    assert {item["type"] for item in described} == {"listener"}
+    assert described[0]["name"] == "egress-outbound"
     assert described[0]["resource"]["@type"] == "type.googleapis.com/envoy.config.listener.v3.Listener"
 
 
@@ -323,6 +301,13 @@ def test_a_node_of_a_broken_document_is_told_nothing(xds: Runner, tmp_path: Path
         pytest.param(["--server", "127.0.0.1:1", "--node", "a.b", "--policy", "c"], id="a policy of a server"),
         pytest.param(["--server", "127.0.0.1:1", "--node", "a.b", "--timeout", "soon"], id="not a time"),
         pytest.param([".", "--label", "=", "--node", "a.b"], id="not a label"),
+        pytest.param([".", "--label", "app=web"], id="a label of no pod"),
+        pytest.param([".", "--service-account", "web"], id="a service account of no pod"),
+        pytest.param([".", "--timeout", "5s"], id="a time-out where nobody is asked"),
+        pytest.param([".", "--timeout", "soon", "--node", "a.b"], id="a time-out that is none where nobody is asked"),
+        pytest.param([".", "--policy", "a", "--node", "a.b"], id="a policy and a pod"),
+        pytest.param(["--server", "127.0.0.1:1", "--node", "a.b", "--no-resolve"], id="look-ups of a server"),
+        pytest.param(["--server", "127.0.0.1:1", "--node", "a.b", "--resolv-conf", ""], id="facts of a server"),
         pytest.param([".", "--resolve-timeout", "0"], id="not a setting"),
         pytest.param(["/nowhere/at/all"], id="no such directory"),
     ],
