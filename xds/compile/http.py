@@ -61,7 +61,7 @@ from envoy_data_plane.envoy.extensions.http.header_formatters.preserve_case.v3 i
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatchAndSubstitute, RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from xds.compile.access_log import build_access_log, build_filter_state_value
+from xds.compile.access_log import build_filter_state_value, build_http_log
 from xds.compile.asked import build_asked
 from xds.compile.hosts import HOST, PORT_OF_HOST, UNNAMED_HOST
 from xds.compile.matchers import ADDRESS_KEY, PORT_KEY
@@ -69,6 +69,8 @@ from xds.compile.routes import HOST_METADATA, KEPT_PROTO, NO_TIMEOUT
 
 if TYPE_CHECKING:
     from betterproto2 import Message
+
+    from xds.policy.model import Policy
 
 _MAX_HEADERS_KB = 8192
 """Envoy's own limit; a header that the origin would accept must not fail here."""
@@ -92,7 +94,7 @@ def build_http1_options() -> Http1ProtocolOptions:
     )
 
 
-def build_http_chain(name: str) -> FilterChain:
+def build_http_chain(name: str, policy: Policy) -> FilterChain:
     """Build a chain that reads plain HTTP and routes it by the route configuration of the same name."""
     kept_proto = HeaderValueOption(header=HeaderValue(key=KEPT_PROTO, value="%REQ(x-forwarded-proto)%"))
     options = build_http1_options()
@@ -125,7 +127,7 @@ def build_http_chain(name: str) -> FilterChain:
                 typed_config=Any.pack(HeaderMutation(mutations=[Mutation(append=kept_proto)])),
             )
         ],
-        access_log=build_access_log(),
+        access_log=build_http_log(policy),
     )
     state = SetFilterState(
         on_new_connection=[

@@ -72,13 +72,13 @@ def build_http_tunnels(policy: Policy) -> Iterable[tuple[str, Cluster, Listener]
             (names.http_tunnel(proxy.name), ASKED_BY_NAME),
             (names.http_address_tunnel(proxy.name), ASKED_BY_ADDRESS),
         ):
-            yield name, _build_cluster(name, _RAW), _build_listener(name, proxy.name, key)
+            yield name, _build_cluster(name, _RAW), _build_listener(name, proxy.name, key, policy)
     for tunnel in _originating(policy):
         assert tunnel.origination is not None
         authorities = tunnel.origination.ca_pem
         name = names.https_tunnel(tunnel.proxy, authorities)
         cluster = _build_cluster(name, _build_tls(authorities), _BY_HOST)
-        yield name, cluster, _build_listener(name, tunnel.proxy, ASKED_FOR_HTTPS)
+        yield name, cluster, _build_listener(name, tunnel.proxy, ASKED_FOR_HTTPS, policy)
 
 
 def _originating(policy: Policy) -> list[Tunnel]:
@@ -123,6 +123,6 @@ def _build_cluster(name: str, inner: TransportSocket, upstream: UpstreamHttpProt
     )
 
 
-def _build_listener(name: str, proxy: str, key: str) -> Listener:
-    chain = build_tcp_chain(name, names.proxy_cluster(proxy), f"%FILTER_STATE({key}:PLAIN)%")
+def _build_listener(name: str, proxy: str, key: str, policy: Policy) -> Listener:
+    chain = build_tcp_chain(name, names.proxy_cluster(proxy), f"%FILTER_STATE({key}:PLAIN)%", policy)
     return Listener(name=name, internal_listener=ListenerInternalListenerConfig(), filter_chains=[chain])

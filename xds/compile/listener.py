@@ -28,6 +28,7 @@ from envoy_data_plane.google.protobuf import Any, StringValue
 from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
 from xds import names
+from xds.compile.access_log import build_refusal_log
 from xds.compile.decisions import AddressSegment, Aspect, Plan, Segment
 from xds.compile.hosts import NAME, SERVER_NAME_ADDRESS
 from xds.compile.http import build_http_chain
@@ -82,6 +83,7 @@ def build_listener(policy: Policy, plan: Plan, http_plan: Plan, *, has_ipv6: boo
         filter_chains=_build_chains(policy),
         filter_chain_matcher=_build_tree(policy, plan, http_plan).matcher,
         enable_reuse_port=True,
+        access_log=build_refusal_log(policy),
     )
 
 
@@ -117,19 +119,19 @@ def _on_ports(ports: tuple[int, ...]) -> ListenerFilterChainMatchPredicate | Non
 
 def _build_chains(policy: Policy) -> list[FilterChain]:
     chains = [
-        build_tcp_chain(names.DIRECT_CHAIN, names.DIRECT_CLUSTER, None),
+        build_tcp_chain(names.DIRECT_CHAIN, names.DIRECT_CLUSTER, None, policy),
         build_deny_chain(),
-        build_http_chain(names.HTTP_DENY_CHAIN),
-        build_http_chain(names.HTTP_CHAIN),
+        build_http_chain(names.HTTP_DENY_CHAIN, policy),
+        build_http_chain(names.HTTP_CHAIN, policy),
     ]
     for proxy in sorted(policy.proxies, key=lambda item: item.name):
         cluster = names.proxy_cluster(proxy.name)
         tls_chain, tcp_chain = names.tls_tunnel_chain(proxy.name), names.tcp_tunnel_chain(proxy.name)
-        chains.append(build_tcp_chain(tls_chain, cluster, "%REQUESTED_SERVER_NAME%:%DOWNSTREAM_LOCAL_PORT%"))
-        chains.append(build_tcp_chain(tcp_chain, cluster, "%DOWNSTREAM_LOCAL_ADDRESS%"))
+        chains.append(build_tcp_chain(tls_chain, cluster, "%REQUESTED_SERVER_NAME%:%DOWNSTREAM_LOCAL_PORT%", policy))
+        chains.append(build_tcp_chain(tcp_chain, cluster, "%DOWNSTREAM_LOCAL_ADDRESS%", policy))
         if takes_plain_http(policy, proxy.name):
-            chains.append(build_http_chain(names.http_proxy_chain(proxy.name)))
-            chains.append(build_http_chain(names.http_address_chain(proxy.name)))
+            chains.append(build_http_chain(names.http_proxy_chain(proxy.name), policy))
+            chains.append(build_http_chain(names.http_address_chain(proxy.name), policy))
     return chains
 
 

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 
 NO_TIMEOUT = timedelta(0)
+DIRECT, TUNNEL, DENY = "direct", "tunnel", "deny"
+"""The names of routes, which the access log shows as what was done."""
 KEPT_PROTO = "x-egress-xds-forwarded-proto"
 """Carries the application's own x-forwarded-proto past the place where Envoy would make one up."""
 HOST_METADATA = ("egress-xds", "host")
@@ -215,7 +217,7 @@ def _absolute_form_routes(proxy: Proxy, claim: Claim) -> list[Route]:
 
 
 def _refuse() -> Route:
-    return Route(match=RouteMatch(prefix="/"), direct_response=DirectResponseAction(status=403))
+    return Route(name=DENY, match=RouteMatch(prefix="/"), direct_response=DirectResponseAction(status=403))
 
 
 def _build_leaf(routes: list[Route]) -> MatcherOnMatch:
@@ -236,6 +238,7 @@ def _forward(
     )
     only = [] if port is None else [FilterStateMatcher(key=PORT_KEY, string_match=StringMatcher(exact=port))]
     return Route(
+        name=DIRECT if cluster == names.DIRECT_CLUSTER else TUNNEL,
         match=RouteMatch(prefix="/", filter_state=only, headers=list(headers)),
         route=RouteAction(
             cluster=cluster,

@@ -6,24 +6,29 @@ A chain's content changes only with what is constant about its proxy; rules are 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain
 from envoy_data_plane.envoy.extensions.filters.network.direct_response.v3 import Config as DirectResponse
 from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy.v3 import TcpProxy, TcpProxyTunnelingConfig
 from envoy_data_plane.google.protobuf import Any
 
 from xds import names
-from xds.compile.access_log import build_access_log
+from xds.compile.access_log import build_tcp_log
 from xds.compile.routes import NO_TIMEOUT
 
+if TYPE_CHECKING:
+    from xds.policy.model import Policy
 
-def build_tcp_chain(name: str, cluster: str, tunnel_to: str | None) -> FilterChain:
+
+def build_tcp_chain(name: str, cluster: str, tunnel_to: str | None, policy: Policy) -> FilterChain:
     """Build a chain that hands its bytes to `cluster`, asking for a tunnel to `tunnel_to` (a format) unless None."""
     proxy = TcpProxy(
         stat_prefix=name,
         cluster=cluster,
         idle_timeout=NO_TIMEOUT,
         tunneling_config=None if tunnel_to is None else TcpProxyTunnelingConfig(hostname=tunnel_to),
-        access_log=build_access_log(),
+        access_log=build_tcp_log(policy, tunnel_to),
     )
     return FilterChain(
         name=name, filters=[Filter(name="envoy.filters.network.tcp_proxy", typed_config=Any.pack(proxy))]

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from xds.policy.model import SERVER_FIRST_PORTS
+from xds.policy.model import EXPLICIT_PORT, SERVER_FIRST_PORTS, STDOUT
 
 API_VERSION = "egress-xds/v1alpha1"
 KIND = "EgressPolicy"
@@ -294,6 +294,20 @@ class AlwaysDirectShape(_Shape):
     """Names below `.svc` and `.cluster.local`."""
 
 
+class AccessLogShape(_Shape):
+    """Where Envoy tells of connections."""
+
+    path: Annotated[str, BeforeValidator(_as_off, json_schema_input_type=str | Literal[False])] = STDOUT
+    """`stdout`, the absolute path of a file on Envoy's machine, or `off`."""
+
+
+class ExplicitShape(_Shape):
+    """A proxy on loopback for applications that keep HTTP_PROXY and HTTPS_PROXY."""
+
+    port: Annotated[int, Field(ge=1024, le=65535)] = EXPLICIT_PORT
+    """The port on 127.0.0.1 and ::1."""
+
+
 class SpecShape(_Shape):
     """The policy itself."""
 
@@ -311,6 +325,9 @@ class SpecShape(_Shape):
     server_first_ports: Ports = list(SERVER_FIRST_PORTS)
     """Ports whose servers speak first, so that the client's first bytes are not waited for."""
     always_direct: AlwaysDirectShape = AlwaysDirectShape()
+    access_log: AccessLogShape = AccessLogShape()
+    explicit: ExplicitShape | None = None
+    """A proxy on loopback; none if left out."""
 
 
 class MetadataShape(_Shape):

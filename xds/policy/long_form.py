@@ -14,6 +14,7 @@ from xds.policy.destinations import DestinationSet, Kinds
 from xds.policy.findings import quote
 from xds.policy.hosts import Problem, parse_network
 from xds.policy.lints import LONG_REMEDIES, Lints
+from xds.policy.listeners import read_explicit_port, read_log_path
 from xds.policy.model import (
     AlwaysDirect,
     Default,
@@ -66,6 +67,8 @@ def build_long(shape: LongShape, node: Fields, root: Fields, namespace: str | No
             link_local=spec.always_direct.link_local,
             cluster_local=spec.always_direct.cluster_local,
         ),
+        access_log=read_log_path(spec.access_log, at(spec_node, "accessLog", "path"), findings),
+        explicit_port=read_explicit_port(spec.explicit, at(spec_node, "explicit", "port"), findings),
         where=findings.where(root),
     )
 

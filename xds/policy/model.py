@@ -23,6 +23,13 @@ SERVER_FIRST_PORTS = (21, 22, 25, 110, 143, 587, 3306)
 """FTP, SSH, SMTP, POP3, IMAP, submission and MySQL: the default of `serverFirstPorts`."""
 
 
+STDOUT = "stdout"
+"""Where Envoy logs unless told otherwise."""
+
+EXPLICIT_PORT = 15002
+"""Where applications that know of a proxy are served, by default, if at all."""
+
+
 class Dialect(Enum):
     """Whose reading of NO_PROXY entries is in force (NO_PROXY rule N2)."""
 
@@ -285,6 +292,10 @@ class Policy:
     server_first_ports: tuple[int, ...] = SERVER_FIRST_PORTS
     """Ports whose servers speak first: no wait for the client's first bytes."""
     always_direct: AlwaysDirect = field(default_factory=AlwaysDirect)
+    access_log: str | None = STDOUT
+    """`stdout`, or the absolute path of a file beside Envoy; None: nothing is logged."""
+    explicit_port: int | None = None
+    """The port, on loopback, for applications that know of a proxy; None: there is none."""
     where: Where
 
 

@@ -1,0 +1,48 @@
+"""
+What a policy says of Envoy's own listeners: where they log, and a port for applications that know of a proxy.
+
+Nothing here knows rules or proxies. Invariant: a port is none that Envoy needs for itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from xds.names import OUTBOUND_PORT
+from xds.policy.findings import quote
+from xds.policy.model import STDOUT
+
+if TYPE_CHECKING:
+    from xds.policy.documents import AccessLogShape, ExplicitShape
+    from xds.policy.findings import Findings
+    from xds.policy.yaml_lines import Node
+
+_OFF = "off"
+_LONGEST_PATH = 4096
+_ADMIN_PORT = 15000
+_TAKEN = {OUTBOUND_PORT: "captured connections", _ADMIN_PORT: "Envoy's admin interface"}
+
+
+def read_log_path(shape: AccessLogShape, node: Node, findings: Findings) -> str | None:
+    """Return where to log; None is nowhere."""
+    if shape.path == _OFF:
+        return None
+    path = PurePosixPath(shape.path)
+    is_file = path.is_absolute() and ".." not in path.parts and not shape.path.endswith("/")
+    if shape.path != STDOUT and not (is_file and len(shape.path) <= _LONGEST_PATH and shape.path.isprintable()):
+        message = f"{quote(shape.path)} is no place for a log"
+        findings.add("EX109", node, message, "write `stdout`, `off`, or the absolute path of a file")
+        return STDOUT
+    return shape.path
+
+
+def read_explicit_port(shape: ExplicitShape | None, node: Node, findings: Findings) -> int | None:
+    """Return the port of explicit mode; None: it is off."""
+    if shape is None:
+        return None
+    if shape.port in _TAKEN:
+        message = f"port {shape.port} is taken by {_TAKEN[shape.port]}"
+        findings.add("EX109", node, message, "choose another, e.g. 15002")
+        return None
+    return shape.port
