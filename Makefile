@@ -69,7 +69,7 @@ demo: $(DEMO) ## show the main job: proxy, control plane, Envoy, an application 
 	@exec $(BIN)/xds demo $(ARGS)
 
 .PHONY: bench
-bench: $(DEV) ## measure compile time, sizes, time to Envoy's ACK and lookup overhead
+bench: $(DEV) ## measure what the size of a policy costs, and the data path beside its rivals
 	@exec $(BIN)/python bench/run.py $(ARGS)
 
 # ----------------------------------------------------------------------------------------- to prove

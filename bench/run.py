@@ -1,10 +1,10 @@
 """
-`make bench`: run the benchmarks one after the other, in a network namespace of their own.
+`make bench`: run the benchmarks one after the other, in network namespaces of their own.
 
 A benchmark prints figures measured side by side in one run, so that what it says is a ratio and holds on a noisy
 machine. Nothing here is a test, and nothing fails because it was slow.
 
-    python bench/run.py [--rounds N] [--entries N] [-o table|json]
+    python bench/run.py [policy-size] [datapath] [--rounds N] [--entries N] [-o table|json]
 """
 
 from __future__ import annotations
@@ -21,27 +21,50 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import datapath
 import policy_size
 
 _INSIDE = "--inside"
 
 
 def main() -> int:
-    """Enter a network namespace, run, print."""
+    """Run what was asked for, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", choices=("policy-size", "datapath", []), help="all if left out")
     parser.add_argument("--rounds", type=int, default=7, help="how often each pair is measured")
     parser.add_argument("--entries", type=int, default=10_000, help="domains, and as many CIDRs, of the large policy")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not options.inside:
+    if options.inside:
+        return _policy_size(options)
+    wanted = options.what or ["policy-size", "datapath"]
+    if "datapath" in wanted:
+        _data_path(options)
+    if "policy-size" in wanted:
         user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
         os.execvp("unshare", ["unshare", "--net", *user, sys.executable, __file__, _INSIDE, *sys.argv[1:]])  # noqa: S606, S607 - util-linux, wherever it is
+    return 0
+
+
+def _data_path(options: argparse.Namespace) -> None:
+    rows = datapath.measure(rounds=options.rounds, say=Console(stderr=True).print)
+    if options.output == "json":
+        _dump([row._asdict() for row in rows])
+        return
+    table = Table(title="the ways out, side by side")
+    for heading in ("what", *datapath.WAYS, "unit"):
+        table.add_column(heading, justify="left" if heading in ("what", "unit") else "right")
+    for row in rows:
+        table.add_row(row.what, *("-" if figure is None else f"{figure:,.3g}" for figure in row.figures), row.unit)
+    Console().print(table)
+
+
+def _policy_size(options: argparse.Namespace) -> int:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # noqa: S607 - iproute2, wherever it is
     rows = policy_size.measure(rounds=options.rounds, entries=options.entries, say=Console(stderr=True).print)
     if options.output == "json":
-        json.dump([row._asdict() for row in rows], sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        _dump([row._asdict() for row in rows])
         return 0
     table = Table(title=f"a policy of {options.entries:,} domains and {options.entries:,} CIDRs beside one of 10")
     for heading in ("what", "10", f"{options.entries:,}", "ratio", "unit"):
@@ -50,6 +73,11 @@ def main() -> int:
         table.add_row(row.what, f"{row.small:,.4g}", f"{row.large:,.4g}", f"{row.large / row.small:,.3g}", row.unit)
     Console().print(table)
     return 0
+
+
+def _dump(rows: list[dict[str, object]]) -> None:
+    json.dump(rows, sys.stdout, indent=2)
+    sys.stdout.write("\n")
 
 
 if __name__ == "__main__":
