@@ -14,6 +14,7 @@ import io
 import os
 import sys
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import click
@@ -60,6 +61,16 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """Return the verbs in the order in which one meets them."""
         return list(VERBS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb. A word that is none is wrong usage, and the closest verb is named."""
+        word = args[0]
+        if word not in VERBS and not word.startswith("-"):
+            close = get_close_matches(word, VERBS, n=1)
+            ctx.fail(f"there is no verb {word}; {f'did you mean {close[0]}? ' if close else ''}See: xds --help")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # as above
         """Import the module of a verb."""

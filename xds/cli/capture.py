@@ -85,7 +85,9 @@ class _Change:
     show_default=True,
     help="Address family.",
 )
-@click.option("--to-port", type=int, default=LISTENER_PORT, show_default=True, help="The listener of Envoy.")
+@click.option(
+    "--to-port", type=int, default=LISTENER_PORT, show_default=True, metavar="PORT", help="The listener of Envoy."
+)
 @click.option(
     "--exempt-uid",
     "exempt_uids",
@@ -102,9 +104,20 @@ class _Change:
     metavar="N",
     help="The mark on Envoy's connections (`xds bootstrap --so-mark N`).",
 )
-@click.option("--exclude-port", "exclude_ports", type=int, multiple=True, help="A destination port; repeatable.")
-@click.option("--exclude-cidr", "exclude_cidrs", multiple=True, help="A destination network; repeatable.")
-@click.option("--exclude-uid", "exclude_uids", type=int, multiple=True, help="A user whose connections pass by.")
+@click.option(
+    "--exclude-port", "exclude_ports", type=int, multiple=True, metavar="PORT", help="A destination port; repeatable."
+)
+@click.option(
+    "--exclude-cidr", "exclude_cidrs", multiple=True, metavar="CIDR", help="A destination network; repeatable."
+)
+@click.option(
+    "--exclude-uid",
+    "exclude_uids",
+    type=int,
+    multiple=True,
+    metavar="UID",
+    help="A user whose connections pass by; repeatable.",
+)
 def command(
     *,
     is_print: bool,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
-from xds.demo.run import run_demo
-from xds.demo.stage import Stage
+from xds.errors import SettingsError
+
+_EXTRA = frozenset({"cryptography", "envoy", "proxy"})
+"""What only the demo imports; an installation for real use has none of it."""
 
 
 @click.command(name="demo")
@@ -17,4 +19,14 @@ def command(*, no_capture: bool) -> None:
     A proxy, origins, the control plane and a real Envoy run in network namespaces that vanish with the demo.
     Exit code 0 only if every step was seen to work.
     """
+    try:
+        from xds.demo.run import run_demo  # noqa: PLC0415 -- needs the extra, and the help must not
+        from xds.demo.stage import Stage  # noqa: PLC0415 -- as above
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRA:
+            raise
+        raise SettingsError(
+            f"{missing} is not installed, which the demo needs; install the rest: pip install 'egress-xds[demo]'"
+        ) from error
     run_demo(Stage(), with_capture=not no_capture)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +15,7 @@ from xds.bootstrap import parse_authority, parse_labels, parse_node_id
 from xds.cli.logs import configure_logging
 from xds.cli.options import settings_options
 from xds.cli.output import count_of, render_json, render_table, render_yaml, style_diagnostic
-from xds.cli.places import check_policies, check_resolv_conf
+from xds.cli.places import PATH, check_policies, check_resolv_conf
 from xds.client import Identity, fetch_resources
 from xds.policy.model import HeldPolicy, Policy, Workload
 from xds.policy.selection import select_policy
@@ -30,6 +29,7 @@ from xds.sources.files import read_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from xds.reconcile import Judgement
     from xds.resources import Resource
@@ -67,7 +67,7 @@ class _Choice:
     "Exit code: 0 fine, 1 if a document of DIR has an error, 2 wrong usage, 3 if the server can't be asked; with 2 "
     "and 3 there is nothing on stdout, whatever -o says.",
 )
-@click.argument("policies", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.argument("policies", metavar="[DIR]", required=False, type=PATH)
 @click.option("--server", metavar="HOST:PORT", help="Ask this server instead of reading DIR.")
 @click.option("--node", metavar="POD.NAMESPACE", help="Whose resources; needed with --server.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of that pod; repeatable.")

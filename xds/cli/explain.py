@@ -23,16 +23,17 @@ def command(code: str | None) -> None:
         rows = [(entry.code, entry.severity.value, entry.title) for entry in CATALOGUE.values()]
         click.echo(render_table(("CODE", "SEVERITY", "TITLE"), rows))
         return
-    click.echo(render_entry(code.upper()))
+    click.echo(render_entry(code))
 
 
 def render_entry(code: str) -> str:
-    """Return the catalogue's entry of `code`. Raises click.UsageError for a code that there is not."""
-    if code in RETIRED:
-        return f"{code} was produced by older versions only."
-    entry = CATALOGUE.get(code)
+    """Return the catalogue's entry of `code`, in any case. Raises click.UsageError for a code that there is not."""
+    upper = code.upper()
+    if upper in RETIRED:
+        return f"{upper} was produced by older versions only."
+    entry = CATALOGUE.get(upper)
     if entry is None:
-        raise click.UsageError(f"there is no code {code}; {_suggest(code)}All of them: xds explain")
+        raise click.UsageError(f"there is no code {code}; {_suggest(upper)}all of them: xds explain")
     return f"{entry.code} ({entry.severity.value}): {entry.title}\n\n{textwrap.fill(entry.explanation, _WIDTH)}"
 
 
@@ -41,5 +42,5 @@ def _suggest(code: str) -> str:
     for length in range(len(code), _MEANINGFUL - 1, -1):
         close = [f"{known} ({entry.title})" for known, entry in CATALOGUE.items() if known.startswith(code[:length])]
         if close:
-            return f"did you mean {' or '.join(close[:_SUGGESTIONS])}? "
+            return f"did you mean {' or '.join(close[:_SUGGESTIONS])}? Or "
     return ""

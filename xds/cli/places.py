@@ -7,13 +7,15 @@ Nothing here reads a policy: what is inside a directory is judged by its source.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import click
 
 from xds.errors import SettingsError, SourceError
 from xds.settings import Settings
 
-if TYPE_CHECKING:
-    from pathlib import Path
+PATH = click.Path(readable=False, path_type=Path)
+"""A path to policies. That it may not be read is said by its source, which knows a remedy, and not by click."""
 
 
 def check_policies(path: Path) -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from xds.app import serve
 from xds.cli.logs import configure_logging
 from xds.cli.options import settings_options
-from xds.cli.places import check_policies, check_resolv_conf
+from xds.cli.places import PATH, check_policies, check_resolv_conf
 from xds.settings import OPTIONS, load_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @click.command(
     name="serve",
     epilog="Example: xds serve /etc/egress-xds/policies --listen 0.0.0.0:18000. Check first: xds validate DIR.",
 )
-@click.argument("policies", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("policies", metavar="DIR", type=PATH)
 @settings_options(option.field for option in OPTIONS)
 def command(policies: Path, **flags: str | tuple[str, ...] | None) -> None:
     """

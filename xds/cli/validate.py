@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from xds.cli.logs import configure_logging
 from xds.cli.output import count_of, describe_diagnostic, render_json, style_diagnostic
-from xds.cli.places import check_policies
+from xds.cli.places import PATH, check_policies
 from xds.diagnostics import Diagnostic, Where
 from xds.errors import SourceError
 from xds.facts import Facts
@@ -22,6 +21,7 @@ from xds.sources.files import read_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from xds.reconcile import Judgement
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "only a message on stderr. "
     "Example: xds validate deploy/policies. About a code: xds explain EX101.",
 )
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=PATH)
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="Form of the findings.")
 @click.option("--no-files", is_flag=True, help="Leave out the files that policies name: they are on another machine.")
 @click.pass_context

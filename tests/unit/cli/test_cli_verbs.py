@@ -60,6 +60,28 @@ def test_an_unknown_verb_is_wrong_usage(xds: Runner) -> None:
 
     assert (outcome.code, outcome.out) == (2, "")
     assert "validte" in outcome.err
+    assert "did you mean validate?" in outcome.err
+
+
+def test_an_unknown_verb_that_is_like_no_other_leads_to_the_list(xds: Runner) -> None:
+    outcome = xds("frobnicate")
+
+    assert outcome.code == 2
+    assert "did you mean" not in outcome.err
+    assert "xds --help" in outcome.err
+
+
+@pytest.mark.parametrize("module", ["cryptography", "proxy"])
+def test_a_demo_without_its_packages_says_how_to_get_them(module: str) -> None:
+    program = (
+        f"import sys; sys.modules[{module!r}] = None; from xds.cli import run_command; sys.exit(run_command(['demo']))"
+    )
+
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert finished.returncode == 2
+    assert finished.stderr.startswith(f"xds: {module} is not installed, which the demo needs; ")
+    assert "egress-xds[demo]" in finished.stderr
 
 
 @pytest.mark.parametrize(
@@ -203,7 +225,7 @@ def test_where_no_code_is_close_only_the_list_is_named(xds: Runner, wrong: str) 
 
     assert outcome.code == 2
     assert "did you mean" not in outcome.err
-    assert "All of them: xds explain" in outcome.err
+    assert "; all of them: xds explain" in outcome.err
 
 
 def test_a_retired_code_is_not_unknown(xds: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
