@@ -144,7 +144,7 @@ def test_the_log_shows_no_login(monkeypatch: pytest.MonkeyPatch, form: str) -> N
 @pytest.mark.parametrize(
     "text",
     [
-        pytest.param("/home/me@corp.example/policies is empty", id="a path"),
+        pytest.param("/srv/me@corp.example/policies is empty", id="a path"),
         pytest.param("--listen is '127.0.0.1:x': the port must be a number", id="an address"),
         pytest.param("write to admin@corp.example", id="a mail address"),
         pytest.param("deploy/a.yaml:5 noProxy[0]: warning[EX220]: `.corp.example`", id="a finding"),
