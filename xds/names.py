@@ -38,6 +38,15 @@ DENY_CHAIN = "deny"
 HTTP_DENY_CHAIN = "http-deny"
 HTTP_CHAIN = "http"
 
+EXPLICIT_LISTENER = "egress-explicit"
+"""The listener for applications that know of a proxy."""
+
+EXPLICIT_CHAIN = "explicit"
+"""Its one chain, and the route configuration that decides its requests."""
+
+DIRECT_BY_NAME_CLUSTER = "direct-by-name"
+"""Resolves the host that an application named, and dials it."""
+
 OUTBOUND_PORT = 15001
 """Where the listener listens and capture redirects to."""
 

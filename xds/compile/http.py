@@ -32,7 +32,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     TypedExtensionConfig,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain
-from envoy_data_plane.envoy.config.rbac.v3 import Permission, Principal, RbacAction
+from envoy_data_plane.envoy.config.rbac.v3 import Permission, PermissionSet, Principal, RbacAction
 from envoy_data_plane.envoy.config.rbac.v3 import Policy as RbacPolicy
 from envoy_data_plane.envoy.config.rbac.v3 import Rbac as RbacRules
 from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
@@ -65,10 +65,13 @@ from xds.compile.access_log import build_filter_state_value, build_http_log
 from xds.compile.asked import build_asked
 from xds.compile.hosts import HOST, PORT_OF_HOST, UNNAMED_HOST
 from xds.compile.matchers import ADDRESS_KEY, PORT_KEY
-from xds.compile.routes import HOST_METADATA, KEPT_PROTO, NO_TIMEOUT
+from xds.compile.routes import HOST_METADATA, NO_TIMEOUT
+from xds.compile.virtual_hosts import KEPT_PROTO
 
 if TYPE_CHECKING:
     from betterproto2 import Message
+    from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
+    from envoy_data_plane.envoy.extensions.filters.http.set_filter_state.v3 import Config as HttpSetFilterState
 
     from xds.policy.model import Policy
 
@@ -96,18 +99,50 @@ def build_http1_options() -> Http1ProtocolOptions:
 
 def build_http_chain(name: str, policy: Policy) -> FilterChain:
     """Build a chain that reads plain HTTP and routes it by the route configuration of the same name."""
+    manager = build_manager(name, build_gate(HOST), build_asked(), build_http_log(policy))
+    state = SetFilterState(
+        on_new_connection=[
+            build_filter_state_value(ADDRESS_KEY, "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%"),
+            build_filter_state_value(PORT_KEY, "%DOWNSTREAM_LOCAL_PORT%"),
+        ]
+    )
+    return FilterChain(
+        name=name,
+        filters=[
+            Filter(name="envoy.filters.network.set_filter_state", typed_config=Any.pack(state)),
+            build_manager_filter(manager),
+        ],
+    )
+
+
+def build_manager_filter(manager: HttpConnectionManager) -> Filter:
+    """Wrap a connection manager as the last filter of a chain."""
+    return Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
+
+
+def build_manager(name: str, gate: Rbac, asked: HttpSetFilterState, log: list[AccessLog]) -> HttpConnectionManager:
+    """
+    Build the connection manager.
+
+    Args:
+        name: of its chain, statistics and routes.
+        gate: what is let in.
+        asked: what each request remembers.
+        log: where it is told of.
+
+    """
     kept_proto = HeaderValueOption(header=HeaderValue(key=KEPT_PROTO, value="%REQ(x-forwarded-proto)%"))
     options = build_http1_options()
     options.default_host_for_http_10 = UNNAMED_HOST
-    manager = HttpConnectionManager(
+    return HttpConnectionManager(
         stat_prefix=name,
         codec_type=HttpConnectionManagerCodecType.HTTP1,
         rds=_build_rds(name),
         http_filters=[
-            _build_filter("envoy.filters.http.rbac", _build_gate()),
-            _build_filter("envoy.filters.http.header_to_metadata", _build_host_reader()),
-            _build_filter("envoy.filters.http.set_filter_state", build_asked()),
-            _build_filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
+            build_filter("envoy.filters.http.rbac", gate),
+            build_filter("envoy.filters.http.header_to_metadata", HeaderToMetadata(request_rules=[_build_host_rule()])),
+            build_filter("envoy.filters.http.set_filter_state", asked),
+            build_filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
         ],
         http_protocol_options=options,
         proxy_100_continue=True,
@@ -127,20 +162,7 @@ def build_http_chain(name: str, policy: Policy) -> FilterChain:
                 typed_config=Any.pack(HeaderMutation(mutations=[Mutation(append=kept_proto)])),
             )
         ],
-        access_log=build_http_log(policy),
-    )
-    state = SetFilterState(
-        on_new_connection=[
-            build_filter_state_value(ADDRESS_KEY, "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%"),
-            build_filter_state_value(PORT_KEY, "%DOWNSTREAM_LOCAL_PORT%"),
-        ]
-    )
-    return FilterChain(
-        name=name,
-        filters=[
-            Filter(name="envoy.filters.network.set_filter_state", typed_config=Any.pack(state)),
-            Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager)),
-        ],
+        access_log=log,
     )
 
 
@@ -150,23 +172,31 @@ def _build_rds(name: str) -> Rds:
     return Rds(config_source=source, route_config_name=name)
 
 
-def _build_filter(name: str, config: Message) -> HttpFilter:
+def build_filter(name: str, config: Message) -> HttpFilter:
+    """Wrap `config` as an HTTP filter."""
     return HttpFilter(name=name, typed_config=Any.pack(config))
 
 
-def _build_gate() -> Rbac:
-    """Refuse every request whose Host is neither a name nor an address."""
-    host = HeaderMatcher(name=":authority", string_match=StringMatcher(safe_regex=RegexMatcher(regex=HOST)))
-    policy = RbacPolicy(permissions=[Permission(header=host)], principals=[Principal(any=True)])
+def build_gate(host_pattern: str, *also: Permission) -> Rbac:
+    """Refuse every request whose Host is neither a name nor an address, or that lacks what `also` wants."""
+    host = HeaderMatcher(name=":authority", string_match=StringMatcher(safe_regex=RegexMatcher(regex=host_pattern)))
+    wanted = Permission(header=host)
+    if also:
+        wanted = Permission(and_rules=PermissionSet(rules=[wanted, *also]))
+    policy = RbacPolicy(permissions=[wanted], principals=[Principal(any=True)])
     return Rbac(rules=RbacRules(action=RbacAction.ALLOW, policies={"plain-host": policy}))
 
 
-def _build_host_reader() -> HeaderToMetadata:
+def _build_host_rule() -> ConfigRule:
     """Keep the Host without its port, for the URL that a proxy is asked for."""
-    namespace, key = HOST_METADATA
-    cut = RegexMatchAndSubstitute(pattern=RegexMatcher(regex=PORT_OF_HOST), substitution="")
-    kept = ConfigKeyValuePair(metadata_namespace=namespace, key=key, regex_value_rewrite=cut)
-    return HeaderToMetadata(request_rules=[ConfigRule(header=":authority", on_header_present=kept)])
+    return build_metadata_rule(":authority", HOST_METADATA[1], PORT_OF_HOST, "")
+
+
+def build_metadata_rule(header: str, key: str, pattern: str, substitution: str) -> ConfigRule:
+    """Keep, under `key`, the value of `header` with `pattern` (RE2) replaced."""
+    cut = RegexMatchAndSubstitute(pattern=RegexMatcher(regex=pattern), substitution=substitution)
+    kept = ConfigKeyValuePair(metadata_namespace=HOST_METADATA[0], key=key, regex_value_rewrite=cut)
+    return ConfigRule(header=header, on_header_present=kept)
 
 
 def _build_refusals() -> LocalReplyConfig:
