@@ -113,7 +113,7 @@ def check_address(listen: HostPort) -> None:
     """
     try:
         found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ListenError(
             f"can't listen on {listen}: the name {listen.host} does not resolve here; give an address of this machine"
         ) from error
@@ -149,7 +149,7 @@ def _explain_refusal(error: OSError, listen: HostPort) -> str:
 
 def write_address(path: Path, address: HostPort) -> None:
     """Write `host:port` to `path` at once, so that no reader sees half of it. Raises ListenError."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.parent / f".{path.name}.partial"
     try:
         partial.write_text(f"{address}\n", encoding="utf-8")
         partial.replace(path)

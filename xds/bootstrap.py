@@ -26,6 +26,7 @@ DEFAULT_ADMIN = "127.0.0.1:15000"
 """Where Envoy's admin interface listens unless told otherwise."""
 
 MAX_PORT = 65535
+_PORT_DIGITS = 5
 MAX_MARK = 0xFFFFFFFF
 _MAX_NAME = 253
 _MAX_LABEL = 63
@@ -95,7 +96,8 @@ def parse_authority(text: str) -> Authority:
     if "@" in text or "//" in text:
         raise SettingsError(f"{quote_value(text)} is not HOST:PORT alone; write it without a scheme and a login")
     host, colon, port = text.rpartition(":")
-    if not colon or not (port.isascii() and port.isdecimal()) or not 1 <= int(port) <= MAX_PORT:
+    is_number = port.isascii() and port.isdecimal() and len(port) <= _PORT_DIGITS
+    if not colon or not is_number or not 1 <= int(port) <= MAX_PORT:
         raise SettingsError(f"{quote_value(text)} has no port from 1 to {MAX_PORT}; write HOST:PORT or [IPV6]:PORT")
     is_bracketed = host.startswith("[") and host.endswith("]")
     address = _as_address(host[1:-1] if is_bracketed else host)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 Network = IPv4Network | IPv6Network
 
 _HIGHEST_PORT = 65535
-_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+_PORT_DIGITS = 5
+_HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +111,7 @@ def parse_host_port(text: str) -> HostPort:
 def _is_host(text: str) -> bool:
     """Whether `text` is a name or an address, which may have a zone: one listens on `fe80::1%eth0`."""
     if ":" not in text:
-        return _HOST_NAME.fullmatch(text) is not None
+        return all(map(_HOST_LABEL.fullmatch, text.removesuffix(".").split(".")))
     try:
         return bool(ip_address(text))
     except ValueError:
@@ -147,7 +148,8 @@ def _split_port(text: str) -> tuple[str, str | None]:
 
 
 def _parse_port(text: str, *, lowest: int) -> int:
-    if not (text.isascii() and text.isdigit()) or not lowest <= int(text) <= _HIGHEST_PORT:
+    is_number = text.isascii() and text.isdigit() and len(text) <= _PORT_DIGITS
+    if not is_number or not lowest <= int(text) <= _HIGHEST_PORT:
         raise ValueError(f"the port must be a number from {lowest} to {_HIGHEST_PORT}")
     return int(text)
 

@@ -148,6 +148,7 @@ def test_an_authority_is_a_host_and_a_port(text: str, expected: Authority) -> No
         pytest.param("xds:", id="an empty port"),
         pytest.param("xds:0", id="port zero"),
         pytest.param("xds:65536", id="a port too large"),
+        pytest.param(f"xds:{'1' * 5000}", id="a port longer than Python reads"),
         pytest.param("xds:-1", id="a negative port"),
         pytest.param("xds:8e3", id="a port in another notation"),
         pytest.param("xds:٣", id="a digit that is not ASCII"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
-from xds.app import check_address
+from xds.app import check_address, write_address
 from xds.errors import ListenError
 from xds.settings import HostPort
 
@@ -49,6 +50,17 @@ def test_a_free_address_is_left_free() -> None:
 
     check_address(address)
     check_address(address)
+
+
+def test_a_name_that_can_not_be_looked_up_at_all_is_like_one_that_does_not_resolve() -> None:
+    with pytest.raises(ListenError, match="does not resolve"):
+        check_address(HostPort(host="a..b", port=1))
+
+
+@pytest.mark.parametrize("name", ["/", "/dev", "/nowhere/address"])
+def test_an_address_file_that_can_be_none_is_named(name: str) -> None:
+    with pytest.raises(ListenError, match=f"--address-file {name} can't be written"):
+        write_address(Path(name), HostPort(host="127.0.0.1", port=1))
 
 
 def test_one_address_of_a_name_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
