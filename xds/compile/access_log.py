@@ -88,6 +88,7 @@ def _details(words: str) -> str:
 
 _TO_PROXY = "has(xds.cluster_name) && xds.cluster_name.startsWith('proxy/')"
 _IN_TUNNEL = "has(xds.cluster_name) && xds.cluster_name.startsWith('http')"
+_REFUSED = f"request.method == 'CONNECT' && {_TO_PROXY} && {_details('via_upstream')}"
 _GATE = _details("rbac_access_denied")
 _NO_ROUTE = _details("route_not_found")
 _OF_REQUESTS: Reasons = (
@@ -95,6 +96,8 @@ _OF_REQUESTS: Reasons = (
     (_NO_ROUTE, "the request is of a kind that no policy decides on"),
     (_details("direct_response"), "a rule or the default refuses it, or the proxy takes no such port or no plain HTTP"),
     (f"response.code == 407 && {_TO_PROXY}", "the proxy wants a login, or does not accept the one it was given (407)"),
+    (f"{_REFUSED} && response.code == 403", "the proxy refuses this destination (403)"),
+    (f"{_REFUSED} && response.code >= 400", "the proxy did not open the tunnel (see status)"),
     (_details("via_upstream"), ""),
     (_details("dns_resolution_failure"), "the name of the destination does not resolve"),
     (_details("no_healthy_upstream"), "no endpoint is usable: the proxy's name does not resolve, or none is healthy"),
@@ -118,8 +121,12 @@ def build_tcp_log(policy: Policy, tunnel_to: str | None) -> list[AccessLog]:
 
 def build_http_log(policy: Policy) -> list[AccessLog]:
     """Build the log of a chain that reads plain HTTP; a line is about one request."""
+    return _build(policy, _request_fields())
+
+
+def _request_fields() -> dict[str, str]:
     refused = f"{_GATE} || {_NO_ROUTE}"
-    fields = {
+    return {
         **_UPSTREAM,
         "action": f"%CEL({refused} ? '{DENY}' : xds.route_name)%",
         "details": "%RESPONSE_CODE_DETAILS%",
@@ -127,6 +134,14 @@ def build_http_log(policy: Policy) -> list[AccessLog]:
         "protocol": "http",
         "reason": _choose(_OF_REQUESTS, when="true"),
         "status": "%RESPONSE_CODE%",
+    }
+
+
+def build_explicit_log(policy: Policy, asked_for: str) -> list[AccessLog]:
+    """Build the log of explicit mode; a line is about one request, or one CONNECT and all that followed."""
+    fields = _request_fields() | {
+        "asked_for": asked_for,
+        "protocol": "%CEL(request.method == 'CONNECT' ? 'connect' : 'http')%",
     }
     return _build(policy, fields)
 

@@ -18,15 +18,17 @@ ASKED_BY_ADDRESS = "egress-xds.asked-by-address"
 ASKED_FOR_HTTPS = "egress-xds.asked-for-https"
 
 
-def build_asked() -> SetFilterState:
+def build_asked(
+    by_name: str = f"{HOST_OF_METADATA}:%DOWNSTREAM_LOCAL_PORT%", by_address: str = "%DOWNSTREAM_LOCAL_ADDRESS%"
+) -> SetFilterState:
     """
     Build the HTTP filter that notes them.
 
     The values are hashable, so that Envoy never uses a connection for a request that would ask for something else.
     """
     values = [
-        build_filter_state_value(ASKED_BY_NAME, f"{HOST_OF_METADATA}:%DOWNSTREAM_LOCAL_PORT%"),
-        build_filter_state_value(ASKED_BY_ADDRESS, "%DOWNSTREAM_LOCAL_ADDRESS%"),
+        build_filter_state_value(ASKED_BY_NAME, by_name),
+        build_filter_state_value(ASKED_BY_ADDRESS, by_address),
         build_filter_state_value(ASKED_FOR_HTTPS, f"{HOST_OF_METADATA}:{HTTPS_PORT}"),
     ]
     for value in values:

@@ -53,7 +53,7 @@ from xds.compile.proxy_tls import build_tls_criteria, build_transport_sockets, i
 if TYPE_CHECKING:
     from xds.policy.model import Endpoint, Proxy
 
-_CONNECT_TIMEOUT = timedelta(seconds=10)
+CONNECT_TIMEOUT = timedelta(seconds=10)
 _UNLIMITED = 2**32 - 1
 """Envoy's default of 1,024 connections per cluster would refuse tunnels that the proxy would take."""
 _PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -67,7 +67,7 @@ def build_direct_cluster() -> Cluster:
         name=names.DIRECT_CLUSTER,
         type=ClusterDiscoveryType.ORIGINAL_DST,
         lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
-        connect_timeout=_CONNECT_TIMEOUT,
+        connect_timeout=CONNECT_TIMEOUT,
         circuit_breakers=no_limits(),
         typed_extension_protocol_options=build_http1(None),
     )

@@ -121,6 +121,10 @@ class Plan:
         """Return what is left for connections that name no host."""
         return Plan(tuple(item for item in self.segments if not isinstance(item, NameSegment)), default)
 
+    def without_addresses(self) -> Plan:
+        """Return what is left for those whose address is not known."""
+        return Plan(tuple(item for item in self.segments if not isinstance(item, AddressSegment)), self.default)
+
 
 @dataclass
 class _Builder:

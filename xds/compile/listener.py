@@ -72,8 +72,10 @@ def build_listener(policy: Policy, plan: Plan, http_plan: Plan, *, has_ipv6: boo
     """
     return Listener(
         name=names.OUTBOUND_LISTENER,
-        address=_loopback("127.0.0.1"),
-        additional_addresses=[AdditionalAddress(address=_loopback("::1"))] if has_ipv6 else [],
+        address=build_loopback("127.0.0.1", names.OUTBOUND_PORT),
+        additional_addresses=[AdditionalAddress(address=build_loopback("::1", names.OUTBOUND_PORT))]
+        if has_ipv6
+        else [],
         # A host whose loopback has no IPv6 address still takes the listener.
         freebind=True,
         traffic_direction=TrafficDirection.OUTBOUND,
@@ -87,8 +89,9 @@ def build_listener(policy: Policy, plan: Plan, http_plan: Plan, *, has_ipv6: boo
     )
 
 
-def _loopback(address: str) -> Address:
-    return Address(socket_address=SocketAddress(address=address, port_value=names.OUTBOUND_PORT))
+def build_loopback(address: str, port: int) -> Address:
+    """Build an address of this host that no other host can reach."""
+    return Address(socket_address=SocketAddress(address=address, port_value=port))
 
 
 def _listener_filters(server_first_ports: tuple[int, ...]) -> list[ListenerFilter]:

@@ -93,6 +93,7 @@ REQUEST = Inputs(
 SERVER_NAME = build_extension("server-name", ServerNameInput())
 TRANSPORT_PROTOCOL = build_extension("transport-protocol", TransportProtocolInput())
 AUTHORITY = build_extension("authority", HttpRequestHeaderMatchInput(header_name=":authority"))
+METHOD = build_extension("method", HttpRequestHeaderMatchInput(header_name=":method"))
 APPLICATION_PROTOCOL = build_extension("application-protocol", ApplicationProtocolInput())
 
 

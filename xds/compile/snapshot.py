@@ -13,6 +13,12 @@ from xds import names
 from xds.compile.builtin import builtin_rules
 from xds.compile.clusters import build_direct_cluster, build_proxy_cluster
 from xds.compile.decisions import Plan, build_plan
+from xds.compile.explicit import (
+    build_direct_by_name_cluster,
+    build_explicit_listener,
+    build_explicit_plans,
+    build_explicit_routes,
+)
 from xds.compile.http_tunnels import build_http_tunnels
 from xds.compile.listener import build_listener
 from xds.compile.proxy_files import read_material
@@ -70,8 +76,22 @@ def _build_resources(policy: Policy, facts: Facts, plan: Plan, http_plan: Plan) 
     clusters += [Reference(ResourceType.CLUSTER.type_url, name) for name, _, _ in ways_in]
     listener = build_listener(policy, plan, http_plan, has_ipv6=facts.has_ipv6)
     yield build_resource(ResourceType.LISTENER, names.OUTBOUND_LISTENER, listener, [*clusters, *routes_references])
+    if policy.explicit_port is not None:
+        yield from _build_explicit(policy, facts, clusters)
     for configuration in routes:
         yield build_resource(ResourceType.ROUTE, configuration.name, configuration, clusters)
+
+
+def _build_explicit(policy: Policy, facts: Facts, clusters: list[Reference]) -> Iterable[Resource]:
+    """Build the listener for applications that know of a proxy, its routes and its cluster."""
+    plans = build_explicit_plans(builtin_rules(policy, facts) + policy.rules, policy)
+    direct = Reference(ResourceType.CLUSTER.type_url, names.DIRECT_BY_NAME_CLUSTER)
+    routes = Reference(ResourceType.ROUTE.type_url, names.EXPLICIT_CHAIN)
+    listener = build_explicit_listener(policy, has_ipv6=facts.has_ipv6)
+    configuration = build_explicit_routes(plans, policy)
+    yield build_resource(ResourceType.CLUSTER, names.DIRECT_BY_NAME_CLUSTER, build_direct_by_name_cluster())
+    yield build_resource(ResourceType.LISTENER, names.EXPLICIT_LISTENER, listener, [*clusters, direct, routes])
+    yield build_resource(ResourceType.ROUTE, names.EXPLICIT_CHAIN, configuration, [*clusters, direct])
 
 
 def _build_proxy(name: str, proxy: Proxy, facts: Facts) -> Iterable[Resource]:
