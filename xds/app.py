@@ -136,7 +136,7 @@ def _try_to_listen(family: int, address: tuple[object, ...]) -> OSError | None:
 def _explain_refusal(error: OSError, listen: HostPort) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            return f"the port is in use; see by whom: ss -ltnp 'sport = :{listen.port}', or choose another one"
+            return f"the port is in use; see by whom: ss -ltnp 'sport = :{listen.port}', or choose another address"
         case errno.EACCES | errno.EPERM:
             return "low ports are for root; choose one of 1024 or above, or grant CAP_NET_BIND_SERVICE"
         case errno.EADDRNOTAVAIL:
