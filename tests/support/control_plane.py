@@ -77,9 +77,9 @@ class Stream:
     responses: int = 0
 
     def version(self, kind: ResourceType) -> str:
-        """Return the version of the one resource of this type, or nothing if it is not there."""
-        found = [resource.version for (known, _), resource in self.resources.items() if known is kind]
-        return "" if len(found) != 1 else found[0]
+        """Return the versions of all resources of this type, in the order of their names; nothing if there is none."""
+        found = {name: resource.version for (known, name), resource in self.resources.items() if known is kind}
+        return " ".join(found[name] for name in sorted(found))
 
     def take(self, response: DeltaDiscoveryResponse) -> None:
         """Apply one response."""
