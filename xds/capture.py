@@ -2,14 +2,15 @@
 The capture rules: iptables scripts that send a pod's outgoing TCP connections to Envoy.
 
 `render_capture` and `render_removal` return input for `iptables-restore --noflush` (or `ip6tables-restore`),
-which applies a whole script or nothing of it. All rules live in one chain of our own in the nat table, and one
+which applies the whole of a table or nothing of it. All rules live in one chain of our own per table, and one
 jump in OUTPUT leads there; nothing else in the tables is touched. Both functions are told what
-`iptables-save -t nat` says, so that applying twice leaves what applying once leaves. Nothing here runs a
+`iptables-save` says of the tables, so that applying twice leaves what applying once leaves. Nothing here runs a
 program: `xds capture` does.
 
 What is never captured: what Envoy itself opens, known by its user or by its socket mark, for it would come
 back for ever; and what stays in the pod (the loopback interface, over which the pod also reaches its own
-addresses). Everything that is not TCP passes by.
+addresses). Everything that is not TCP passes by, but for QUIC (UDP 443, RFC 9114), which no CONNECT proxy carries:
+it is rejected, so that a client falls back to TCP at once and not after a time-out.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ _LOCAL, _STATE = 1, 3
 _LISTEN = "0A"
 """TCP_LISTEN in the kernel's include/net/tcp_states.h."""
 
+TABLES = ("nat", "filter")
+"""The tables that may hold a chain of ours."""
+
+_QUIC_PORT = 443
+_QUIC_JUMP = f"OUTPUT -p udp -m udp --dport {_QUIC_PORT} -j {CHAIN}"
 _JUMP = f"OUTPUT -p tcp -j {CHAIN}"
 _ANY_JUMP = re.compile(rf"-A (?P<rule>\S+ .*-[jg] {CHAIN})")
 
@@ -60,6 +66,11 @@ class Family(Enum):
     def restore_command(self) -> str:
         """The program that applies a script."""
         return "iptables-restore" if self is Family.IPV4 else "ip6tables-restore"
+
+    @property
+    def refusal(self) -> str:
+        """What a client is told about a port that nobody serves."""
+        return "icmp-port-unreachable" if self is Family.IPV4 else "icmp6-port-unreachable"
 
     @property
     def save_command(self) -> str:
@@ -104,6 +115,7 @@ class Capture:
     exclude_ports: tuple[int, ...]
     exclude_networks: tuple[IPv4Network | IPv6Network, ...]
     exclude_uids: tuple[int, ...]
+    reject_quic: bool = True
 
 
 def build_capture(
@@ -114,6 +126,7 @@ def build_capture(
     exclude_ports: Iterable[int] = (),
     exclude_cidrs: Iterable[str] = (),
     exclude_uids: Iterable[int] = (),
+    reject_quic: bool = True,
 ) -> Capture:
     """
     Check and sort what to capture; duplicates are dropped. An unusable value is a SettingsError.
@@ -130,6 +143,7 @@ def build_capture(
         exclude_ports=_checked("port", exclude_ports, 1, MAX_PORT),
         exclude_networks=tuple(sorted(set(map(_parse_network, exclude_cidrs)), key=_network_order)),
         exclude_uids=_checked("user id", exclude_uids, 0, MAX_UID),
+        reject_quic=reject_quic,
     )
 
 
@@ -137,17 +151,37 @@ def render_capture(capture: Capture, family: Family, saved: str = "") -> str:
     """
     Return the script that puts `capture` in force in place of any capture that `saved` shows.
 
-    `saved` is what `iptables-save -t nat` prints; empty stands for a pod without any rules.
+    `saved` is what `iptables-save` prints of `TABLES`; empty stands for a pod without any rules.
     """
-    return "\n".join(
+    nat, filtered = (_section(saved, table) for table in TABLES)
+    rejects = capture.reject_quic and _QUIC_PORT not in capture.exclude_ports
+    quic = _render_quic(capture, family, filtered) if rejects else _render_removal("filter", filtered)
+    redirect = "\n".join(
         [
             "*nat",
             # Declaring a chain of one's own empties it where it exists (iptables-restore, --noflush).
             f":{CHAIN} - [0:0]",
-            *(f"-D {rule}" for rule in _jumps(saved)),
+            *(f"-D {rule}" for rule in _jumps(nat)),
             *(f"-A {CHAIN} {match} -j RETURN" for match in _exemptions(capture, family)),
             f"-A {CHAIN} -p tcp -j REDIRECT --to-ports {capture.to_port}",
             f"-A {_JUMP}",
+            "COMMIT",
+            "",
+        ]
+    )
+    return redirect + quic
+
+
+def _render_quic(capture: Capture, family: Family, saved: str) -> str:
+    exemptions = (match for match in _exemptions(capture, family) if not match.startswith("-p "))
+    return "\n".join(
+        [
+            "*filter",
+            f":{CHAIN} - [0:0]",
+            *(f"-D {rule}" for rule in _jumps(saved)),
+            *(f"-A {CHAIN} {match} -j RETURN" for match in exemptions),
+            f"-A {CHAIN} -p udp -j REJECT --reject-with {family.refusal}",
+            f"-A {_QUIC_JUMP}",
             "COMMIT",
             "",
         ]
@@ -156,9 +190,20 @@ def render_capture(capture: Capture, family: Family, saved: str = "") -> str:
 
 def render_removal(saved: str) -> str:
     """Return the script that removes the capture that `saved` shows; empty if there is none."""
+    return "".join(_render_removal(table, _section(saved, table)) for table in TABLES)
+
+
+def _render_removal(table: str, saved: str) -> str:
     if f":{CHAIN} " not in saved:
         return ""
-    return "\n".join(["*nat", *(f"-D {rule}" for rule in _jumps(saved)), f"-F {CHAIN}", f"-X {CHAIN}", "COMMIT", ""])
+    jumps = (f"-D {rule}" for rule in _jumps(saved))
+    return "\n".join([f"*{table}", *jumps, f"-F {CHAIN}", f"-X {CHAIN}", "COMMIT", ""])
+
+
+def _section(saved: str, table: str) -> str:
+    """Return what `iptables-save` says of one table."""
+    _, _, rest = f"\n{saved}".partition(f"\n*{table}\n")
+    return rest.partition("\nCOMMIT")[0]
 
 
 def find_foreign_networks(capture: Capture, families: Iterable[Family]) -> tuple[IPv4Network | IPv6Network, ...]:

@@ -51,6 +51,27 @@ def test_the_rules_for_a_pod_are_these() -> None:
         "-A EGRESS_XDS_OUTPUT -p tcp -j REDIRECT --to-ports 15001\n"
         "-A OUTPUT -p tcp -j EGRESS_XDS_OUTPUT\n"
         "COMMIT\n"
+        "*filter\n"
+        ":EGRESS_XDS_OUTPUT - [0:0]\n"
+        "-A EGRESS_XDS_OUTPUT -m owner --uid-owner 1337 -j RETURN\n"
+        "-A EGRESS_XDS_OUTPUT -o lo -j RETURN\n"
+        "-A EGRESS_XDS_OUTPUT -d 127.0.0.0/8 -j RETURN\n"
+        "-A EGRESS_XDS_OUTPUT -p udp -j REJECT --reject-with icmp-port-unreachable\n"
+        "-A OUTPUT -p udp -m udp --dport 443 -j EGRESS_XDS_OUTPUT\n"
+        "COMMIT\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "capture",
+    [build_capture(reject_quic=False), build_capture(exclude_ports=[443])],
+    ids=["asked not to", "where TCP 443 passes by, too"],
+)
+def test_quic_may_pass_by(capture: Capture) -> None:
+    assert "udp" not in render_capture(capture, Family.IPV4)
+    earlier = f"*filter\n:{CHAIN} - [0:0]\n-A OUTPUT -p udp -m udp --dport 443 -j {CHAIN}\nCOMMIT\n"
+    assert render_capture(capture, Family.IPV4, earlier).endswith(
+        f"*filter\n-D OUTPUT -p udp -m udp --dport 443 -j {CHAIN}\n-F {CHAIN}\n-X {CHAIN}\nCOMMIT\n"
     )
 
 
@@ -82,9 +103,13 @@ def full() -> Capture:
 def test_exclusions_are_masked_sorted_once_each_and_of_their_family(
     full: Capture, family: Family, expected: list[str]
 ) -> None:
-    returns = [line for line in render_capture(full, family).splitlines() if line.endswith("-j RETURN")]
+    nat, _, quic = render_capture(full, family).partition("*filter")
+    returns = [line for line in nat.splitlines() if line.endswith("-j RETURN")]
     exempt = ["-m mark --mark 0x4d", "-m owner --uid-owner 9", "-o lo"]
     assert returns == [f"-A {CHAIN} {match} -j RETURN" for match in exempt + expected]
+    assert [line for line in quic.splitlines() if line.endswith("-j RETURN")] == [
+        line for line in returns if "-p tcp" not in line
+    ]
 
 
 def test_a_mark_alone_exempts_nobody_by_user() -> None:
@@ -267,7 +292,7 @@ def test_force_and_undo_do_not_ask_who_listens(
 
 
 def test_undo_names_what_it_removed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _fake_program(tmp_path, "iptables-save", f"echo ':{CHAIN} - [0:0]'")
+    _fake_program(tmp_path, "iptables-save", f"printf '*nat\\n:{CHAIN} - [0:0]\\nCOMMIT\\n'")
     _fake_program(tmp_path, "ip6tables-save", "exit 0")
     _fake_program(tmp_path, "iptables-restore", "exit 0")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
@@ -365,10 +390,42 @@ class TestInTheKernel:
         )
         assert once == twice
         assert once.count(f"-A OUTPUT -p tcp -j {CHAIN}") == 2
+        assert once.count(f"-A OUTPUT -p udp -m udp --dport 443 -j {CHAIN}") == 2
+
+    @pytest.mark.parametrize(
+        ("option", "port", "expected"),
+        [
+            ("", 443, "refused"),
+            ("", 444, "sent"),
+            ("--no-reject-quic", 443, "sent"),
+            ("--exclude-port 443", 443, "sent"),
+        ],
+    )
+    def test_a_client_of_quic_is_refused_at_once_in_both_families(self, option: str, port: int, expected: str) -> None:
+        send = (
+            "import socket,sys\n"
+            "for family, host in ((socket.AF_INET, '192.0.2.9'), (socket.AF_INET6, '2001:db8::9')):\n"
+            "    s = socket.socket(family, socket.SOCK_DGRAM)\n"
+            f"    s.connect((host, {port}))\n"
+            "    try: s.send(b'hello'); s.setblocking(False); s.recv(1)\n"
+            "    except BlockingIOError: print('sent')\n"
+            "    except OSError: print('refused')\n"
+        )
+        lines = _in_a_namespace(
+            "ip link set lo up; ip link add d0 type veth peer name d1; ip addr add 192.0.2.1/24 dev d0",
+            "ip addr add 2001:db8::1/64 dev d0 nodad; ip link set d0 up; ip link set d1 up",
+            f"x --apply --force {option}",
+            f'{sys.executable} -c "{send}"',
+        )
+        assert lines == [expected, expected]
+
+    def test_an_option_that_is_gone_takes_its_rules_with_it(self) -> None:
+        lines = _in_a_namespace("x --apply --force", "x --apply --force --no-reject-quic", "iptables-save -t filter")
+        assert not [line for line in lines if CHAIN in line]
 
     def test_undo_leaves_the_tables_as_they_were_and_can_be_repeated(self) -> None:
         before = "iptables -t nat -A OUTPUT -p udp -j ACCEPT; ip6tables -t nat -N OTHER; x --apply --force; x --undo"
-        lines = _in_a_namespace(before, "x --undo", "iptables-save -t nat", "ip6tables-save -t nat")
+        lines = _in_a_namespace(before, "x --undo", "iptables-save", "ip6tables-save")
         assert not [line for line in lines if CHAIN in line]
         assert "-A OUTPUT -p udp -j ACCEPT" in lines
         assert ":OTHER - [0:0]" in lines

@@ -18,6 +18,7 @@ import click
 from xds.capture import (
     ENVOY_UID,
     LISTENER_PORT,
+    TABLES,
     Family,
     build_capture,
     find_foreign_networks,
@@ -118,6 +119,11 @@ class _Change:
     metavar="UID",
     help="A user whose connections pass by; repeatable.",
 )
+@click.option(
+    "--no-reject-quic",
+    is_flag=True,
+    help="Let UDP 443 pass by. It is rejected otherwise, so that HTTP/3 clients fall back to TCP at once.",
+)
 def command(
     *,
     is_print: bool,
@@ -131,6 +137,7 @@ def command(
     exclude_ports: tuple[int, ...],
     exclude_cidrs: tuple[str, ...],
     exclude_uids: tuple[int, ...],
+    no_reject_quic: bool,
 ) -> None:
     """
     Send this network namespace's outgoing TCP connections to Envoy, with iptables.
@@ -146,6 +153,7 @@ def command(
         exclude_ports=exclude_ports,
         exclude_cidrs=exclude_cidrs,
         exclude_uids=exclude_uids,
+        reject_quic=not no_reject_quic,
     )
     chosen = [family for family in Family if families in (family.value, "both")]
     if foreign := find_foreign_networks(capture, chosen):
@@ -207,12 +215,16 @@ def _change(families: Iterable[Family], script: Callable[[Family, str], str]) ->
 
     Every script is tried before the first is applied, so that what could fail fails while nothing is changed.
     """
-    scripts = [_Change(family, script(family, _run([family.save_command, "-t", "nat"]))) for family in families]
+    scripts = [_Change(family, script(family, _read_tables(family))) for family in families]
     changes = [change for change in scripts if change.script]
     for options in (["--test"], []):
         for change in changes:
             _run([change.family.restore_command, "--noflush", "--wait", _LOCK_WAIT, *options], change.script)
     return [change.family for change in changes]
+
+
+def _read_tables(family: Family) -> str:
+    return "".join(_run([family.save_command, "-t", table]) for table in TABLES)
 
 
 def _run(arguments: list[str], text: str = "") -> str:
