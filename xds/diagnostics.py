@@ -428,8 +428,9 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
     _error(
         "EX330",
         "HTTP/2 without a way for plain HTTP",
-        "Requests in absolute form belong to HTTP/1.1; over HTTP/2 a proxy refuses them. Write `plainHTTP: connect`, "
-        "so that plain HTTP goes through tunnels too, or `plainHTTP: deny`.",
+        "Requests in absolute form belong to HTTP/1.1; at the first one over HTTP/2 a proxy breaks off the connection, "
+        "with all the tunnels on it. Write `plainHTTP: connect`, so that plain HTTP goes through tunnels too, or "
+        "`plainHTTP: deny`.",
     ),
     _error(
         "EX315",

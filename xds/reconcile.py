@@ -8,7 +8,8 @@ gathered. A document that can't be used costs its own policies their update and 
 its last good policies stay in force, or, without any, the pods that it claims are told nothing.
 
 The ways in (`Source`, `FactsSource`, `FilesSource`) are protocols that the edges implement; what is published goes
-out through a function. Invariant: what is published never gives a pod a policy of lower rank because a document is broken.
+out through a function. Invariant: what is published never gives a pod a policy of lower rank because a document is
+broken.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import structlog
 
 from xds.cache import World
-from xds.compile import Compilation, compile_snapshot, narrow_moment
+from xds.compile import Compilation, compile_snapshot, narrow_moment, renew_files
 from xds.compile.refuse import REFUSE_ALL
 from xds.diagnostics import Diagnostic, Where
 from xds.errors import SourceError
@@ -283,11 +284,19 @@ class Judge:
         if known is not None:
             return known
         needed = _narrow(facts, policy)
-        compilation = _attempt(lambda: compile_snapshot(policy, needed), policy=policy.name, where=str(policy.where))
+        compilation = _attempt(lambda: self._compile_anew(policy, needed), policy=policy.name, where=str(policy.where))
         if compilation is None:
             compilation = Compilation(None, (_internal_error(policy.where),))
         self._compiled[_key(policy)] = (policy, needed, compilation)
         return compilation
+
+    def _compile_anew(self, policy: Policy, needed: Facts) -> Compilation:
+        known = self._compiled.get(_key(policy))
+        if known is None or known[0] != policy or known[2].snapshot is None:
+            return compile_snapshot(policy, needed)
+        if replace(known[1], files=needed.files, now=needed.now) == needed:
+            return renew_files(known[2], policy, needed)
+        return compile_snapshot(policy, needed)
 
     def _snapshot(self, policy: Policy, facts: Facts) -> Snapshot | None:
         """Return what the pods of `policy` get: compiled now, or else what they have."""

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from tests.support.policies import WHERE, endpoint
 from tests.support.traffic import Connection, Protocol
-from xds.facts import DirectEndpoint, Facts
+from xds.facts import DirectEndpoint, Facts, FileContent
 from xds.policy.model import (
     Action,
     AlwaysDirect,
+    BasicLogin,
     Default,
     Deny,
     Destination,
@@ -42,6 +43,7 @@ PORTS = (22, 80, 443, 8080)
 PROXY_NAMES = ("a", "b")
 PROXY_ADDRESSES = ("10.0.0.9", "10.1.2.3", "2001:db8::9", "198.18.0.9")
 PROXY_HOST = "proxy.a.example"
+LOGIN_FILE = "/login"
 BASES = ("10.1.2.3", "10.1.255.255", "127.0.0.1", "169.254.169.254", "198.18.0.9", "198.19.0.1", "192.0.2.7")
 BASES_V6 = ("2001:db8::9", "2001:db8:1::1", "fd00:ec2::254", "::1", "fe80::1")
 SYNTHETIC = ("198.18.0.0/15", "198.18.0.0/24", "2001:db8::/48")
@@ -112,6 +114,7 @@ def proxies(draw: st.DrawFn, name: str) -> Proxy:
         endpoints=tuple(endpoint(host, port, priority=draw(st.integers(0, 3))) for host, port in found),
         connect_ports=draw(st.sampled_from([None, None, (443,), (22, 443)])),
         plain_http=draw(st.sampled_from(PlainHttp)),
+        login=draw(st.sampled_from([None, None, BasicLogin(file=LOGIN_FILE)])),
         where=WHERE,
     )
 
@@ -149,6 +152,7 @@ def facts(draw: st.DrawFn) -> Facts:
             DirectEndpoint(reason=reason, network=network, ports=used) for reason, network, used in found
         ),
         addresses={PROXY_HOST: tuple(resolved)} if resolved else {},
+        files={LOGIN_FILE: FileContent(f"user:{draw(st.sampled_from(['one', 'two']))}")},
         has_ipv6=draw(st.booleans()),
     )
 

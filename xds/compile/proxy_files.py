@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from xds.facts import Facts
     from xds.policy.model import Policy, Proxy
 
+FILE_CODES = frozenset({
+    "EX320", "EX321", "EX322", "EX323", "EX324", "EX325", "EX326", "EX327", "EX328", "EX329",
+})  # fmt: skip
+"""All that can be said about files and certificates, and that only they decide."""
+
 _RENEW = "renew it; a new one is taken over as soon as it is in place"
 
 

@@ -21,7 +21,7 @@ from xds.compile.explicit import (
 )
 from xds.compile.http_tunnels import build_http_tunnels
 from xds.compile.listener import build_listener
-from xds.compile.proxy_files import read_material
+from xds.compile.proxy_files import FILE_CODES, read_material
 from xds.compile.proxy_tls import is_address
 from xds.compile.routes import build_routes
 from xds.compile.secrets import build_secrets, secrets_of
@@ -58,6 +58,29 @@ def compile_snapshot(policy: Policy, facts: Facts) -> Compilation:
     if any(diagnostic.is_error for diagnostic in diagnostics):
         return Compilation(None, diagnostics)
     return Compilation(build_snapshot(_build_resources(policy, facts, plan, http_plan)), diagnostics)
+
+
+def renew_files(known: Compilation, policy: Policy, facts: Facts) -> Compilation:
+    """
+    Return what `compile_snapshot` would, given what it made of facts that differ in files and time only.
+
+    A large policy takes seconds to compile, and a new login must be in force within one.
+    """
+    assert known.snapshot is not None, "there is nothing to renew"
+    findings = tuple(finding for proxy in policy.proxies for finding in read_material(proxy, facts)[1])
+    diagnostics = (*(finding for finding in known.diagnostics if finding.code not in FILE_CODES), *findings)
+    if any(finding.is_error for finding in findings):
+        return Compilation(None, diagnostics)
+    clusters = {names.proxy_cluster(proxy.name): proxy for proxy in policy.proxies}
+    renewed = [resource for name, proxy in clusters.items() for resource in _build_proxy(name, proxy, facts)]
+    made = {(resource.kind, resource.name) for resource in renewed}
+    kept = [
+        resource
+        for kind in ResourceType
+        for resource in known.snapshot.of(kind).values()
+        if (kind, resource.name) not in made
+    ]
+    return Compilation(build_snapshot([*kept, *renewed]), diagnostics)
 
 
 def _build_resources(policy: Policy, facts: Facts, plan: Plan, http_plan: Plan) -> Iterable[Resource]:
