@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 DEFAULT_ADMIN = "127.0.0.1:15000"
 """Where Envoy's admin interface listens unless told otherwise."""
 
+DEFAULT_MAX_CONNECTIONS = 50_000
+"""Connections of applications at a time; Envoy itself has no limit."""
+
+MAX_MAX_CONNECTIONS = 10_000_000
 MAX_PORT = 65535
 _PORT_DIGITS = 5
 MAX_MARK = 0xFFFFFFFF
@@ -77,6 +81,8 @@ class Bootstrap:
     """Incremental xDS; False is state of the world."""
     so_mark: int | None = None
     """SO_MARK of every connection that Envoy opens, for a capture that can't tell Envoy by its user."""
+    max_connections: int = DEFAULT_MAX_CONNECTIONS
+    """Above it, connections of applications are closed at once; the admin interface is not counted."""
 
 
 def parse_node_id(text: str) -> NodeId:
@@ -154,6 +160,15 @@ def parse_mark(mark: int) -> int:
     return mark
 
 
+def parse_max_connections(limit: int) -> int:
+    """Check a limit of connections; anything but 1 to 10,000,000 is a SettingsError."""
+    if not 1 <= limit <= MAX_MAX_CONNECTIONS:
+        raise SettingsError(
+            f"{limit} connections are not from 1 to {MAX_MAX_CONNECTIONS}; each takes two file descriptors of Envoy"
+        )
+    return limit
+
+
 def render_bootstrap(bootstrap: Bootstrap) -> str:
     """Return the bootstrap as YAML; equal values give equal text. A missing template is a SettingsError."""
     values = {name: json.dumps(value, sort_keys=True) for name, value in _substitutions(bootstrap).items()}
@@ -169,6 +184,7 @@ def _substitutions(bootstrap: Bootstrap) -> dict[str, object]:
         "admin_address": _admin_address(bootstrap.admin),
         "ads_api_type": "DELTA_GRPC" if bootstrap.is_delta else "GRPC",
         "cluster_manager": _cluster_manager(bootstrap.so_mark),
+        "max_connections": bootstrap.max_connections,
         "xds_cluster": XDS_CLUSTER,
         "xds_discovery_type": "STRICT_DNS" if is_name else "STATIC",
         "xds_host": bootstrap.server.host,

@@ -34,7 +34,7 @@ CASES: dict[str, list[str]] = {
     "everything": [
         *("--node", "web-0.a.shop", "--server", "[FD00::0:1]:18000", "--cluster", "shop", "--label", "app=web"),
         *("--label", "egress-xds/tier=edge", "--service-account", "web", "--admin", "/run/envoy/admin.sock"),
-        *("--sotw", "--so-mark", "4919"),
+        *("--sotw", "--so-mark", "4919", "--max-connections", "700"),
     ],
 }
 
@@ -71,6 +71,7 @@ def test_a_real_envoy_accepts_the_bootstrap(case: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "no configured limit" not in done.stderr
 
 
 def test_values_can_never_change_the_structure_of_the_bootstrap() -> None:
@@ -239,6 +240,8 @@ def test_a_mark_that_marks_nothing_is_refused(mark: int) -> None:
     [
         pytest.param(lambda arguments: [*arguments, "--admin", "0.0.0.0:1"], id="an open admin interface"),
         pytest.param(lambda arguments: [*arguments, "--so-mark", "0"], id="an empty mark"),
+        pytest.param(lambda arguments: [*arguments, "--max-connections", "0"], id="room for nobody"),
+        pytest.param(lambda arguments: [*arguments, "--max-connections", "10000001"], id="no limit worth the name"),
         pytest.param(lambda arguments: [*arguments, "--label", "x"], id="half a label"),
     ],
 )

@@ -6,17 +6,24 @@ import click
 
 from xds.bootstrap import (
     DEFAULT_ADMIN,
+    DEFAULT_MAX_CONNECTIONS,
     Bootstrap,
     parse_admin,
     parse_authority,
     parse_labels,
     parse_mark,
+    parse_max_connections,
     parse_node_id,
     render_bootstrap,
 )
 
 
-@click.command(name="bootstrap")
+@click.command(
+    name="bootstrap",
+    epilog="Start Envoy with `envoy --config-path FILE --disable-hot-restart --drain-time-s 30`: after a change of the "
+    "policy that is more than rules, connections of the old kind have that long to end. Before Envoy is stopped, `POST "
+    "/drain_listeners` to its admin interface takes no new connections and cuts none.",
+)
 @click.option("--node", required=True, metavar="POD.NAMESPACE", help="Who this Envoy is.")
 @click.option("--server", required=True, metavar="HOST:PORT", help="The control plane.")
 @click.option("--cluster", default="egress-xds", show_default=True, help="Envoy's node.cluster.")
@@ -36,6 +43,14 @@ from xds.bootstrap import (
     metavar="N",
     help="Mark the connections that Envoy opens, for `xds capture --exempt-mark N`. Envoy needs CAP_NET_ADMIN then.",
 )
+@click.option(
+    "--max-connections",
+    type=int,
+    default=DEFAULT_MAX_CONNECTIONS,
+    show_default=True,
+    metavar="N",
+    help="Connections of applications at a time; more are closed at once. Allow Envoy twice as many open files.",
+)
 def command(
     *,
     node: str,
@@ -46,6 +61,7 @@ def command(
     admin: str,
     sotw: bool,
     so_mark: int | None,
+    max_connections: int,
 ) -> None:
     """Print the bootstrap (YAML) of the Envoy beside the pod POD in NAMESPACE."""
     bootstrap = Bootstrap(
@@ -57,5 +73,6 @@ def command(
         admin=parse_admin(admin),
         is_delta=not sotw,
         so_mark=None if so_mark is None else parse_mark(so_mark),
+        max_connections=parse_max_connections(max_connections),
     )
     click.echo(render_bootstrap(bootstrap), nl=False)
