@@ -1,0 +1,186 @@
+"""What protects an Envoy and its applications: limits, a calm end, QUIC that gives way, large first messages."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.harness import (
+    API,
+    ECHO_PORT,
+    SERVER,
+    CorporateProxy,
+    ProxyKind,
+    World,
+    open_lab,
+    render_policy,
+    start_broker,
+    start_origins,
+)
+from xds.demo.cast import apply_capture, save_policy, start_control_plane, start_envoy, start_proxy
+from xds.demo.lab import API_ADDRESS, API_ADDRESS_6, Namespace
+from xds.demo.polling import wait_until
+from xds.demo.site import NAMESPACES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.e2e
+
+ANYWHERE = pytest.mark.parametrize("shared_world", [ProxyKind.EMBEDDED], indirect=True, ids=["embedded"])
+LIMIT = 4
+RECORD = 16384
+"""The most that a TLS record holds (RFC 8446, section 5.1)."""
+
+
+@pytest.fixture(scope="module")
+def limited() -> Iterator[World]:
+    """A world whose Envoy takes few connections."""
+    with open_lab() as lab:
+        program = start_proxy(lab, NAMESPACES)
+        start_origins(lab)
+        save_policy(lab, "policy.yaml", render_policy())
+        control_plane = start_control_plane(lab, SERVER)
+        sidecar = start_envoy(lab, SERVER, bootstrap_options=("--max-connections", str(LIMIT)))
+        sidecar.wait_until_live()
+        apply_capture(lab)
+        start_broker(lab)
+        proxy = CorporateProxy(ProxyKind.EMBEDDED, program, program.log)
+        yield World(lab, proxy, control_plane, sidecar, lab.leaked_packets())
+
+
+def is_echoing(connection: socket.socket) -> bool:
+    """Whether what is sent comes back."""
+    try:
+        connection.sendall(b"there and back")
+        return connection.recv(100) == b"there and back"
+    except OSError:
+        return False
+
+
+def test_connections_above_the_limit_are_closed_and_the_admin_interface_still_answers(limited: World) -> None:
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(limited.connect(API, ECHO_PORT)) for _ in range(LIMIT)]
+        assert all(map(is_echoing, taken))
+
+        assert not is_echoing(stack.enter_context(limited.connect(API, ECHO_PORT)))
+        assert limited.envoy.admin.is_live()
+        assert limited.envoy.admin.counter("listener.127.0.0.1_15001.downstream_global_cx_overflow") > 0
+        taken[0].close()
+        wait_until(lambda: _is_served(limited), "room for another connection", timeout=10)
+    assert "no configured limit" not in limited.envoy.program.log.read_text(encoding="utf-8")
+
+
+def _is_served(world: World) -> bool:
+    with world.connect(API, ECHO_PORT) as connection:
+        return is_echoing(connection)
+
+
+def test_draining_takes_no_new_connections_and_cuts_none(limited: World) -> None:
+    """The last test of this world: afterwards its Envoy serves nobody."""
+    admin = str(limited.envoy.admin.path)
+    with limited.connect(API, ECHO_PORT) as connection:
+        assert is_echoing(connection)
+
+        words = ["curl", "--silent", "--unix-socket", admin, "-X", "POST", "http://envoy/drain_listeners"]
+        assert subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+        wait_until(lambda: not _can_connect(limited), "the end of the listener", timeout=10)
+        assert is_echoing(connection)
+    assert limited.leaked == 0
+
+
+def _can_connect(world: World) -> bool:
+    try:
+        world.connect(API, ECHO_PORT).close()
+    except OSError:
+        return False
+    return True
+
+
+@ANYWHERE
+@pytest.mark.parametrize("address", [API_ADDRESS, API_ADDRESS_6], ids=["ipv4", "ipv6"])
+def test_a_client_of_quic_learns_at_once_that_it_is_not_served(world: World, address: str) -> None:
+    """Its packet does not leave either, or the world would complain."""
+    script = (
+        "import socket, sys\n"
+        "s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "s.settimeout(5)\n"
+        "s.connect((sys.argv[1], 443))\n"
+        "try:\n"
+        "    s.send(bytes(1200)); s.recv(1)\n"
+        "except TimeoutError: print('waited')\n"
+        "except OSError: print('refused')\n"
+    )
+    started = time.monotonic()
+
+    done = world.lab.run(Namespace.POD, ["python3", "-c", script, address])
+
+    assert done.stdout == b"refused\n", done.stderr
+    assert time.monotonic() - started < 3
+
+
+@ANYWHERE
+@pytest.mark.parametrize(
+    ("padding", "record"),
+    [(1_200, RECORD), (1_200, 600), (12_000, RECORD), (12_000, 600)],
+    ids=["post-quantum size", "in several records", "close to the limit", "both"],
+)
+def test_a_large_first_message_in_small_pieces_is_read_and_its_name_found(
+    world: World, padding: int, record: int
+) -> None:
+    """A ClientHello with a post-quantum key share takes several packets; up to 16 KiB are read."""
+    world.set_policy()
+    mark = world.proxy.mark()
+    context = ssl.create_default_context(cafile=str(world.lab.directory / "ca.pem"))
+    context.set_alpn_protocols([f"{index:x<200}" for index in range(padding // 200)])
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=API)
+
+    with world.connect(API, 443) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+        hello = outgoing.read()
+        assert len(hello) > padding
+        send_in_pieces(connection, split_records(hello, record))
+        finish_handshake(tls, connection, incoming, outgoing)
+
+    assert tls.getpeercert()
+    assert world.proxy.wait_for(f"{API}:443", mark)
+
+
+def split_records(flight: bytes, size: int) -> bytes:
+    """Cut the content of one TLS record into records of at most `size` bytes."""
+    head, content = flight[:3], flight[5:]
+    assert len(content) == struct.unpack(">H", flight[3:5])[0], "one record"
+    pieces = [content[start : start + size] for start in range(0, len(content), size)]
+    return b"".join(head + struct.pack(">H", len(piece)) + piece for piece in pieces)
+
+
+def send_in_pieces(connection: socket.socket, data: bytes) -> None:
+    for start in range(0, len(data), 400):
+        connection.sendall(data[start : start + 400])
+
+
+def finish_handshake(
+    tls: ssl.SSLObject, connection: socket.socket, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+) -> None:
+    for _ in range(20):
+        received = connection.recv(65536)
+        assert received, "closed in the middle of the handshake"
+        incoming.write(received)
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        connection.sendall(outgoing.read())
+        return
+    pytest.fail("no end of the handshake")
