@@ -9,10 +9,15 @@ import pytest
 
 from tests.support.policies import CORP, compile_good, default, endpoint, policy, proxy, rule, to
 from tests.support.validation import complaints_of_envoy
+from xds import names
 from xds.compile import compile_snapshot
+from xds.compile.clusters import build_proxy_cluster
+from xds.compile.proxy_files import Material
 from xds.compile.snapshot import MAX_SEGMENTS
 from xds.facts import Facts
 from xds.policy.model import Deny, Direct, ProxyTls, Tunnel, UnknownName
+from xds.resources import ResourceType, build_resource
+from xds.snapshot import build_snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,10 +28,9 @@ pytestmark = pytest.mark.e2e
 DIRECT, DENY = Direct(), Deny()
 
 
-def restless(times: int) -> tuple[Rule, ...]:
+def restless(times: int, kinds: tuple[str, str] = ("host{}.example", "10.{}.0.0/16")) -> tuple[Rule, ...]:
     """Write rules that look at another thing each time, on some ports only, so that nothing commutes or ends early."""
-    kinds = ("host{}.example", "10.{}.0.0/16")
-    hosts = [to(kinds[index % 2].format(index), 80, 443) for index in range(times)]
+    hosts = [to(kinds[index % 2].format(index), 80, 443 + index) for index in range(times)]
     return tuple(rule((DENY, CORP, DIRECT)[index % 3], host) for index, host in enumerate(hosts))
 
 
@@ -40,6 +44,17 @@ def restless(times: int) -> tuple[Rule, ...]:
                 otherwise=default(unknown=UnknownName.DENY),
             ),
             id="as many look-ups as are allowed, the one for the proxy itself among them",
+        ),
+        pytest.param(
+            dataclasses.replace(
+                policy(
+                    *restless(MAX_SEGMENTS - 2, ("host{}.example", "*")),
+                    proxies=(proxy(connect_ports=(443, 8443)),),
+                    otherwise=default(unknown=UnknownName.DENY),
+                ),
+                explicit_port=15002,
+            ),
+            id="as many look-ups as are allowed, in explicit mode too",
         ),
         pytest.param(
             policy(proxies=(proxy("%REQ(x)%/" + "x" * 300),), otherwise=default(Tunnel("%REQ(x)%/" + "x" * 300))),
@@ -68,5 +83,9 @@ def test_the_deepest_policy_is_as_deep_as_may_be() -> None:
 def test_a_real_envoy_refuses_an_authority_that_is_none(tmp_path: Path) -> None:
     """What shows that its silence means something."""
     corp = dataclasses.replace(proxy("corp", endpoint("proxy.example", tls=True)), tls=ProxyTls(ca_pem="no PEM"))
+    cluster = build_proxy_cluster(corp, Material(authorities="no PEM"))
+    broken = build_resource(ResourceType.CLUSTER, names.proxy_cluster("corp"), cluster)
+    good = compile_good(policy())
+    others = [item for kind in ResourceType for item in good.of(kind).values() if item.name != broken.name]
 
-    assert "trusted CA" in complaints_of_envoy(compile_good(policy(proxies=(corp,))), tmp_path)
+    assert "trusted CA" in complaints_of_envoy(build_snapshot([*others, broken]), tmp_path)

@@ -33,6 +33,14 @@ _MAX_LABEL_VALUE = 63
 _MAX_SERVICE_ACCOUNT = 253
 _SHOWN = 80
 
+_ENVOY = "envoy"
+"""`user_agent_name` of every Envoy; other clients, such as `xds dump`, have names of their own."""
+OLDEST_ENVOY = (1, 39)
+"""
+The oldest Envoy that takes what is compiled. 1.38 refuses the larger regular expressions of the routes; what an older
+one does not know at all it would ignore in silence.
+"""
+
 
 class NodeError(ValueError):
     """The node can't be used. The message is meant for the client's operator."""
@@ -43,6 +51,7 @@ def parse_node(node: Node) -> tuple[NodeId, Workload]:
     pod, _, namespace = node.id.rpartition(".")
     if not _POD.fullmatch(pod) or not _NAMESPACE.fullmatch(namespace):
         raise NodeError(f"node id must be <pod>.<namespace>, not {node.id[:_SHOWN]!r}")
+    _check_version(node)
     fields = node.metadata.fields
     workload = Workload(
         pod=pod,
@@ -51,6 +60,16 @@ def parse_node(node: Node) -> tuple[NodeId, Workload]:
         service_account=_parse_account(fields["serviceAccount"]) if "serviceAccount" in fields else "",
     )
     return NodeId(node.id), workload
+
+
+def _check_version(node: Node) -> None:
+    """Refuse an Envoy that is too old; one that does not tell its version is taken at its word."""
+    version = node.user_agent_build_version.version
+    found = (version.major_number, version.minor_number)
+    if node.user_agent_name == _ENVOY and node.HasField("user_agent_build_version") and found < OLDEST_ENVOY:
+        told = ".".join(map(str, (*found, version.patch)))
+        oldest = ".".join(map(str, OLDEST_ENVOY))
+        raise NodeError(f"node {node.id} runs Envoy {told}; {oldest} is the oldest that is served, so upgrade it")
 
 
 def _parse_labels(value: Value) -> tuple[tuple[str, str], ...]:

@@ -146,6 +146,7 @@ class Session(Generic[RequestT]):
         except DecodeError:
             return End(grpc.StatusCode.INVALID_ARGUMENT, "the request is not a discovery request")
         except NodeError as error:
+            self._log.warning("node refused", reason=str(error))
             return End(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         event = self._stream.receive(request)
         if self._stream.names > MAX_NAMES:

@@ -22,6 +22,31 @@ def node(identifier: str = "web-0.shop", metadata: Mapping[str, object] | None =
     return ParseDict({"id": identifier, "metadata": metadata or {}}, Node())
 
 
+def an_envoy(version: tuple[int, int, int] | None, name: str = "envoy") -> Node:
+    """Return a node that tells its version, or, with None, only that it is an Envoy."""
+    told = node()
+    told.user_agent_name = name
+    if version is not None:
+        found = told.user_agent_build_version.version
+        found.major_number, found.minor_number, found.patch = version
+    return told
+
+
+@pytest.mark.parametrize("version", [(1, 39, 0), (1, 40, 2), (2, 0, 0), None])
+def test_an_envoy_that_is_new_enough_is_served(version: tuple[int, int, int] | None) -> None:
+    assert parse_node(an_envoy(version))[0] == "web-0.shop"
+
+
+@pytest.mark.parametrize("version", [(1, 38, 3), (1, 9, 0), (0, 99, 0)])
+def test_an_envoy_that_is_too_old_is_told_which_one_it_takes(version: tuple[int, int, int]) -> None:
+    with pytest.raises(NodeError, match=rf"web-0\.shop runs Envoy {'.'.join(map(str, version))}; 1\.39 is the oldest"):
+        parse_node(an_envoy(version))
+
+
+def test_versions_of_other_clients_mean_nothing() -> None:
+    assert parse_node(an_envoy((0, 1, 0), name="somebody"))[0] == "web-0.shop"
+
+
 @pytest.mark.parametrize(
     ("identifier", "pod", "namespace"),
     [

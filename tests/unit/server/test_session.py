@@ -137,3 +137,20 @@ async def test_a_stream_that_opens_while_the_server_stops_is_told_so() -> None:
             await serve(requests(), context)  # type: ignore[arg-type]  # only the part that is used
 
     assert context.ended == (grpc.StatusCode.UNAVAILABLE, "the control plane is shutting down")
+
+
+async def test_an_envoy_that_is_too_old_is_refused_in_words_that_both_sides_log() -> None:
+    cache, clients, context = SnapshotCache(), Clients(), Context()
+    cache.publish(WORLD)
+    node = pb.Node(id="web-0.shop", user_agent_name="envoy")
+    node.user_agent_build_version.version.CopyFrom(pb.SemanticVersion(major_number=1, minor_number=30, patch=4))
+    request = pb.DiscoveryRequest(node=node, type_url=CDS.type_url).SerializeToString()
+
+    with capture_logs() as logs:
+        await run(Session(SOTW, cache, clients, lambda: 0.0), context, request)
+
+    assert context.written == []
+    assert context.ended is not None
+    assert context.ended[0] is grpc.StatusCode.INVALID_ARGUMENT
+    assert "web-0.shop runs Envoy 1.30.4" in context.ended[1]
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [("node refused", context.ended[1])]
