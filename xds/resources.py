@@ -91,13 +91,27 @@ def hash_version(*parts: bytes) -> Version:
     return Version(digest.hexdigest()[:16])
 
 
+_GUESSES_COST = 5_000
+"""Rounds of PBKDF2 for the version of a secret: milliseconds for us, once, and for whoever guesses, each time."""
+
+
+def hash_secret(name: str, body: bytes) -> Version:
+    """
+    Return the version of a secret: as long as any other, and slow to compute.
+
+    Versions stand in logs, dumps and statistics. A quick hash there would let everybody who reads one try passwords.
+    """
+    return Version(hashlib.pbkdf2_hmac("sha256", body, name.encode(), _GUESSES_COST, dklen=8).hex())
+
+
 def build_resource(kind: ResourceType, name: str, message: Message, references: Iterable[Reference] = ()) -> Resource:
     """Serialise `message` once and name its content by hash."""
     body = bytes(message)
+    is_secret = kind is ResourceType.SECRET
     return Resource(
         kind=kind,
         name=name,
-        version=hash_version(name.encode(), body),
+        version=hash_secret(name, body) if is_secret else hash_version(name.encode(), body),
         body=body,
         any_body=_encode_any(kind.type_url, body),
         references=tuple(sorted(set(references))),

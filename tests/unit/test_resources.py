@@ -56,6 +56,25 @@ def test_a_version_depends_on_name_and_content(name: str, content: bytes) -> Non
     assert build_resource(ResourceType.CLUSTER, name, Body(content)).version != version
 
 
+@pytest.mark.parametrize(("name", "content"), [("a", b"other"), ("b", b"content")])
+def test_a_secrets_version_depends_on_name_and_content_too(name: str, content: bytes) -> None:
+    version = build_resource(ResourceType.SECRET, "a", Body(b"content")).version
+
+    assert build_resource(ResourceType.SECRET, "a", Body(b"content")).version == version
+    assert build_resource(ResourceType.SECRET, name, Body(content)).version != version
+    assert len(version) == len(build_resource(ResourceType.CLUSTER, "a", Body(b"content")).version)
+
+
+def test_a_secrets_version_is_no_quick_hash_to_try_passwords_on() -> None:
+    secret = build_resource(ResourceType.SECRET, "a", Body(b"content"))
+
+    assert secret.version not in {hash_version(b"a", b"content"), hash_version(b"content")}
+
+
+def test_the_content_of_a_resource_does_not_show() -> None:
+    assert "canary" not in repr(build_resource(ResourceType.SECRET, "a", Body(b"canary")))
+
+
 def test_a_version_says_nothing_of_references() -> None:
     """They are read from the content, so they can't differ where it does not."""
     reference = Reference(ResourceType.CLUSTER.type_url, "a")

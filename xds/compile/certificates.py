@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,6 +89,11 @@ def read_key(text: str) -> PrivateKeyTypes | None:
         return load_pem_private_key(text.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return None
+
+
+def render_key(key: PrivateKeyTypes) -> str:
+    """Return a key as bare PEM, without whatever stood around it."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii")
 
 
 def is_usable(key: PrivateKeyTypes) -> bool:

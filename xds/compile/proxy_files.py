@@ -21,6 +21,7 @@ from xds.compile.certificates import (
     read_certificates,
     read_key,
     render_certificates,
+    render_key,
     settle_moment,
     warns_at,
 )
@@ -129,12 +130,12 @@ class _Reader:
         )
         if certificates:
             self._judge_end(certificates, what, where)
-            self._judge_key(certificates, key)
+            key = self._judge_key(certificates, key)
         else:
             self._add("EX323", where, f"{what} is no PEM certificate", "give `-----BEGIN CERTIFICATE-----` blocks")
         return {"certificates": render_certificates(certificates), "key": key}
 
-    def _judge_key(self, certificates: Certificates, text: str) -> None:
+    def _judge_key(self, certificates: Certificates, text: str) -> str:
         own = self.proxy.tls.client_certificate
         assert own is not None
         where, key = self._place("tls.clientCertificate.keyFile"), read_key(text)
@@ -151,6 +152,7 @@ class _Reader:
             self._add(
                 "EX327", where, message, "put both in place as a pair; the own certificate comes before its chain"
             )
+        return "" if key is None else render_key(key)
 
     def _judge_end(self, certificates: Certificates, what: str, where: Where) -> None:
         now = self.facts.now

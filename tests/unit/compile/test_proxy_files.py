@@ -192,6 +192,14 @@ def test_words_around_certificates_change_nothing() -> None:
     assert compile_good(given(), facts(around)) == compile_good(given(), facts(GOOD))
 
 
+def test_a_certificate_and_its_key_may_stand_in_one_file() -> None:
+    both = f"{OWN.certificate}{OWN.key}"
+    material, found = read_material(demanding(), facts({**GOOD, CERTIFICATE: both, KEY: both}))
+
+    assert found == ()
+    assert (material.certificates, material.key) == (OWN.certificate, OWN.key)
+
+
 def given() -> Policy:
     return policy(proxies=(demanding(),))
 
