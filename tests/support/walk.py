@@ -236,6 +236,8 @@ def _read(extension: TypedExtensionConfig, seen: Mapping[str, str]) -> str:
             return seen["application"]
         case HttpRequestHeaderMatchInput(header_name=":authority"):
             return seen["REQ(:AUTHORITY)"]
+        case HttpRequestHeaderMatchInput(header_name=":method"):
+            return seen["REQ(:METHOD)"]
         case FilterStateInput(key=key):
             return seen[f"state:{key}"]
         case other:
@@ -256,7 +258,10 @@ def _by_pattern(listed: MatcherMatcherList, seen: Mapping[str, str]) -> Iterable
 
 
 def _by_address(custom: IPMatcher, value: str) -> Iterable[MatcherOnMatch]:
-    address = ip_address(value)
+    try:
+        address = ip_address(value)
+    except ValueError:
+        return
     hits = []
     for index, item in enumerate(custom.range_matchers):
         for cidr in item.ranges:

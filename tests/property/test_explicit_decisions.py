@@ -1,0 +1,99 @@
+"""Explicit mode decides what the rules of the policy say of the name or address that an application asks for (N5)."""
+
+from __future__ import annotations
+
+import dataclasses
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import TYPE_CHECKING
+
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from tests.support import strategies
+from tests.support.oracle import Oracle, is_odd
+from tests.support.policies import compile_good
+from tests.support.traffic import Connection, Fate, Outcome, Protocol
+from tests.support.walk_explicit import ask
+from xds import names
+from xds.facts import Facts
+
+if TYPE_CHECKING:
+    from tests.support.traffic import Address
+    from xds.policy.model import Policy
+
+PORT = 15002
+EXAMPLES = max(1, settings().max_examples // 3)
+"""Each compiles a policy of both modes."""
+NOWHERE = ip_address("203.0.113.99")
+"""An address that no rule and no proxy of these policies has, in place of the one that nobody knows."""
+
+
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_names_are_decided_by_names_and_addresses_by_networks(data: st.DataObject) -> None:
+    policy = dataclasses.replace(data.draw(strategies.policies()), explicit_port=PORT, server_first_ports=())
+    facts = data.draw(strategies.facts())
+    snapshot = compile_good(policy, facts)
+
+    for _ in range(8):
+        method = data.draw(st.sampled_from(["CONNECT", "GET"]))
+        drawn = data.draw(strategies.connections(policy))
+        is_named = data.draw(st.booleans())
+        assume(not (is_named and drawn.protocol is Protocol.OTHER))
+        host = drawn.name.rpartition(":")[0] or drawn.name if is_named else drawn.dialled.rpartition(":")[0]
+        authority = f"{host}:{drawn.port}"
+
+        assert ask(snapshot, method, authority) == expect(policy, facts, method, authority), (method, authority)
+
+
+def expect(policy: Policy, facts: Facts, method: str, authority: str) -> Outcome:
+    """Say what must become of a request, in the words of the oracle for captured connections."""
+    host, _, port = authority.rpartition(":")
+    by_name = Connection(NOWHERE, int(port), Protocol.HTTP_11, authority)
+    if is_odd(by_name) or not host:
+        return Outcome(Fate.FORBIDDEN)
+    address = _address_of(host)
+    if address is not None:
+        protocol = Protocol.OTHER if method == "CONNECT" else Protocol.HTTP_11
+        asked = Connection(address, int(port), protocol, "" if method == "CONNECT" else authority)
+        outcome = Oracle(policy, facts).decide(asked)
+    elif (host.lower().removesuffix("."), int(port)) in _proxies(policy):
+        return Outcome(Fate.DIRECT, names.DIRECT_BY_NAME_CLUSTER)
+    elif method == "CONNECT":
+        outcome = Oracle(_without_networks(policy), Facts()).decide(Connection(NOWHERE, int(port), Protocol.TLS, host))
+    else:
+        outcome = Oracle(_without_networks(policy), Facts()).decide(by_name)
+    match outcome.fate:
+        case Fate.CLOSED:
+            return Outcome(Fate.FORBIDDEN)
+        case Fate.DIRECT:
+            return Outcome(Fate.DIRECT, names.DIRECT_BY_NAME_CLUSTER)
+        case Fate.TUNNELLED if method == "CONNECT":
+            return dataclasses.replace(outcome, target=authority)
+        case _:
+            return outcome
+
+
+def _address_of(host: str) -> Address | None:
+    try:
+        return ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+
+
+def _proxies(policy: Policy) -> set[tuple[str, int]]:
+    return {(endpoint.host, endpoint.port) for proxy in policy.proxies for endpoint in proxy.endpoints}
+
+
+def _without_networks(policy: Policy) -> Policy:
+    """Return what counts for a name whose address is not known: its rules without their networks."""
+    rules = tuple(
+        dataclasses.replace(
+            rule,
+            destinations=tuple(
+                item for item in rule.destinations if not isinstance(item.host, (IPv4Network, IPv6Network))
+            ),
+        )
+        for rule in policy.rules
+    )
+    return dataclasses.replace(policy, rules=rules, synthetic_ranges=())
