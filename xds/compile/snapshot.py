@@ -105,6 +105,13 @@ def _build_resources(policy: Policy, facts: Facts, plan: Plan, http_plan: Plan) 
         yield build_resource(ResourceType.ROUTE, configuration.name, configuration, clusters)
 
 
+def _explicit_plans(policy: Policy, facts: Facts) -> tuple[Plan, ...]:
+    if policy.explicit_port is None:
+        return ()
+    plans = build_explicit_plans(builtin_rules(policy, facts) + policy.rules, policy)
+    return plans.connect, plans.http
+
+
 def _build_explicit(policy: Policy, facts: Facts, clusters: list[Reference]) -> Iterable[Resource]:
     """Build the listener for applications that know of a proxy, its routes and its cluster."""
     plans = build_explicit_plans(builtin_rules(policy, facts) + policy.rules, policy)
@@ -125,7 +132,7 @@ def _build_proxy(name: str, proxy: Proxy, facts: Facts) -> Iterable[Resource]:
 
 
 def _check(policy: Policy, facts: Facts, plans: Iterable[Plan]) -> Iterable[Diagnostic]:
-    deepest = max(len(plan.segments) for plan in plans)
+    deepest = max(len(plan.segments) for plan in (*plans, *_explicit_plans(policy, facts)))
     if deepest > MAX_SEGMENTS:
         yield Diagnostic(
             "EX501",
