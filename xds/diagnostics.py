@@ -272,6 +272,38 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "the default tunnels neither plain HTTP nor anything else, so such connections get what every other "
         "one gets. Remove the key, or let the default tunnel.",
     ),
+    _warning(
+        "EX226",
+        "Names have addresses of one family only",
+        "To a question for the other kind of address Envoy answers that there is no such name, and some clients "
+        "believe it of the name as a whole. Give `dns.syntheticRange` an IPv4 and an IPv6 range; the pods need not "
+        "reach the latter.",
+    ),
+    _error(
+        "EX230",
+        "No range for the addresses of names",
+        "With `dns.mode: capture` names are answered with addresses that stand for them, and nobody said which. "
+        "Choose ranges that nothing else uses, such as 198.18.0.0/15 and a network of your own below fd00::/8.",
+    ),
+    _error(
+        "EX231",
+        "A range can't stand for names",
+        "Ranges of addresses that stand for names must not overlap, must be addresses that a host could have, and "
+        "must have room: at least a /30, or a /126 of IPv6. Correct `dns.syntheticRange`.",
+    ),
+    _error(
+        "EX232",
+        "TCP by name without addresses for names",
+        "What is neither TLS nor plain HTTP shows no name, so that a name in `to.tcp` is recognised by an address that "
+        "stands for it. Only `dns.mode: capture` gives names such addresses. Switch it on and capture port 53 (`xds "
+        "capture --dns`), or give the addresses of the host.",
+    ),
+    _error(
+        "EX233",
+        "A name in `to.tcp` of a direct rule",
+        "An address that stands for a name can't be dialled, and Envoy does not resolve names for what goes direct. "
+        "Give the addresses of the host in `to.tcp`. For TLS and plain HTTP, which show their names, write `domains`.",
+    ),
     _error(
         "EX301",
         "A proxy's URL is malformed",
@@ -503,6 +535,33 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "The program stumbled over the document",
         "This is a mistake of the program, not of the document; the other documents are not affected. What was "
         "in force stays so. Please report it with the document, without its credentials.",
+    ),
+    _error(
+        "EX503",
+        "Addresses of names cover a real one",
+        "Connections to an address of `dns.syntheticRange` are never dialled, so that what really is there could not "
+        "be reached any more: a proxy, a name server, the API server or this host itself. Choose a range that "
+        "nothing uses.",
+    ),
+    _error(
+        "EX504",
+        "Two names on one address",
+        "The address that stands for a name in `to.tcp` follows from the name and the range alone, so that it is the "
+        "same everywhere and never moves. Here two names come to the same one, and a connection could not be told "
+        "from that of the other. Take a larger range; all names then get other addresses.",
+    ),
+    _warning(
+        "EX505",
+        "Envoy can't answer for these names",
+        "Its DNS filter knows no wildcards below a single label such as `*.com`. Names that only such a pattern covers "
+        "are resolved by the pod's own name servers. Write wildcards below two labels, or the names themselves.",
+    ),
+    _warning(
+        "EX506",
+        "Part of a named destination goes direct",
+        "The name in `to.tcp` is answered with an address that stands for it and can't be dialled. Where an earlier "
+        "rule sends the name direct, on some ports or all, its connections are refused. Put the rule with the name "
+        "first, or leave out what goes direct.",
     ),
 )
 

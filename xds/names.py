@@ -38,6 +38,16 @@ DENY_CHAIN = "deny"
 HTTP_DENY_CHAIN = "http-deny"
 HTTP_CHAIN = "http"
 
+HTTP_SYNTHETIC_CHAIN = "http-synthetic"
+"""Plain HTTP to addresses that stand for names, and the route configuration that decides it by its Host."""
+
+DNS_LISTENER = "egress-dns"
+DNS_LISTENER_6 = "egress-dns-ipv6"
+"""Answer for names, on the loopback address of either family."""
+
+DNS_PORT = 15053
+"""Where they listen and the capture of port 53 redirects to."""
+
 EXPLICIT_LISTENER = "egress-explicit"
 """The listener for applications that know of a proxy."""
 
@@ -59,11 +69,15 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 
 def _bounded(prefix: str, name: str) -> str:
     """Return `prefix/name`, with a hash in place of what does not fit or is not plain."""
+    return f"{prefix}/{_shortened(name)}"
+
+
+def _shortened(name: str) -> str:
     safe = _UNSAFE.sub("_", name)
     if safe == name and len(name) <= _MAX_LENGTH:
-        return f"{prefix}/{name}"
+        return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-    return f"{prefix}/{safe[: _MAX_LENGTH - 17]}-{digest}"
+    return f"{safe[: _MAX_LENGTH - 17]}-{digest}"
 
 
 def _digest(*texts: str) -> str:
@@ -83,6 +97,11 @@ def tls_tunnel_chain(proxy: str) -> str:
 def tcp_tunnel_chain(proxy: str) -> str:
     """Name the chain that sends `CONNECT <address>:<port>` to `proxy`."""
     return _bounded("tunnel-tcp", proxy)
+
+
+def tcp_name_chain(proxy: str, host: str) -> str:
+    """Name the chain that sends `CONNECT <host>:<port>` to `proxy`, whatever is spoken."""
+    return f"{_bounded('tunnel-tcp-name', proxy)}/{_shortened(host)}"
 
 
 def http_proxy_chain(proxy: str) -> str:

@@ -90,7 +90,7 @@ from xds.compile.virtual_hosts import (
     steps_of,
 )
 from xds.diagnostics import Where
-from xds.policy.model import Action, Deny, Destination, Direct, DomainPattern, Policy, Rule, Tunnel
+from xds.policy.model import Action, Deny, Destination, Direct, DnsMode, DomainPattern, Policy, Rule, Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -130,8 +130,9 @@ class ExplicitPlans:
 
 def build_explicit_plans(rules: Sequence[Rule], policy: Policy) -> ExplicitPlans:
     """Put the loop guard before `rules`."""
-    guarded = [*_guards(policy), *rules]
-    shields = policy.synthetic_ranges
+    is_captured = policy.dns_mode is DnsMode.CAPTURE
+    guarded = [*_guards(policy), *(_refuse_synthetic(policy) if is_captured else []), *rules]
+    shields = () if is_captured else policy.synthetic_ranges
     return ExplicitPlans(
         build_plan(guarded, lambda rule: rule.action, policy.default.action, shields),
         build_plan(guarded, lambda rule: rule.http_action, policy.default.http_action, shields),
@@ -167,6 +168,13 @@ def _guards(policy: Policy) -> list[Rule]:
         own, name="built-in: the proxy itself", destinations=by_name, action=Direct(), http_action=Direct()
     )
     return [own, direct]
+
+
+def _refuse_synthetic(policy: Policy) -> list[Rule]:
+    """Refuse addresses that stand for names: whoever asks for one knew the name."""
+    ranges = tuple(Destination(network) for network in policy.synthetic_ranges)
+    where = Where("built-in")
+    return [Rule(name="built-in: names", destinations=ranges, action=Deny(), http_action=Deny(), where=where)]
 
 
 def build_explicit_listener(policy: Policy, *, has_ipv6: bool) -> Listener:

@@ -44,11 +44,14 @@ from xds.compile.matchers import (
     build_segments,
 )
 from xds.compile.routes import takes_plain_http, unknown_action
+from xds.compile.synthetic_chains import admit, build_synthetic_chains, by_synthetic_address, divert
 from xds.compile.tunnels import build_deny_chain, build_tcp_chain
 from xds.policy.model import Action, Deny, Direct, Policy, Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from xds.compile.synthetic import Synthetic
 
 _OR_MATCH_MEMBERS = 2
 """The fewest that Envoy takes (`ListenerFilterChainMatchPredicate.MatchSet.rules`)."""
@@ -56,7 +59,9 @@ _INSPECTION_TIMEOUT = timedelta(seconds=2)
 """How long a client may stay silent before it counts as one whose server speaks first."""
 
 
-def build_listener(policy: Policy, plan: Plan, http_plan: Plan, *, has_ipv6: bool) -> Listener:
+def build_listener(
+    policy: Policy, plan: Plan, http_plan: Plan, *, has_ipv6: bool, synthetic: Synthetic | None = None
+) -> Listener:
     """
     Build the outbound listener.
 
@@ -68,6 +73,7 @@ def build_listener(policy: Policy, plan: Plan, http_plan: Plan, *, has_ipv6: boo
         plan: decides TLS and other TCP.
         http_plan: decides plain HTTP.
         has_ipv6: whether the pods' kernels know IPv6 at all.
+        synthetic: the addresses that stand for names, if any do.
 
     """
     return Listener(
@@ -82,8 +88,8 @@ def build_listener(policy: Policy, plan: Plan, http_plan: Plan, *, has_ipv6: boo
         listener_filters=_listener_filters(policy.server_first_ports),
         listener_filters_timeout=_INSPECTION_TIMEOUT,
         continue_on_listener_filters_timeout=True,
-        filter_chains=_build_chains(policy),
-        filter_chain_matcher=_build_tree(policy, plan, http_plan).matcher,
+        filter_chains=[*_build_chains(policy), *build_synthetic_chains(synthetic, policy)],
+        filter_chain_matcher=_build_tree(policy, plan, http_plan, synthetic).matcher,
         enable_reuse_port=True,
         access_log=build_refusal_log(policy),
     )
@@ -138,14 +144,16 @@ def _build_chains(policy: Policy) -> list[FilterChain]:
     return chains
 
 
-def _build_tree(policy: Policy, plan: Plan, http_plan: Plan) -> MatcherOnMatch:
+def _build_tree(policy: Policy, plan: Plan, http_plan: Plan, synthetic: Synthetic | None) -> MatcherOnMatch:
     """
     Build the tree: what every protocol reaches directly, then one branch per protocol.
 
     1. TLS with a server name; one that is an address names nobody, and one that is neither is refused. 2. TLS without
     one, and any other TCP. 3. HTTP/1. What an address decided is asked for by address, so that a server name cannot
-    turn the permission for a network into one for any host.
+    turn the permission for a network into one for any host. What stands for a name is never dialled, and refused before
+    all else if it stands for none.
     """
+    deny = _chain_leaf(names.DENY_CHAIN)
     common = _common_leading(plan, http_plan)
     plan = Plan(plan.segments[len(common) :], plan.default)
     http_plan = Plan(http_plan.segments[len(common) :], http_plan.default)
@@ -153,21 +161,24 @@ def _build_tree(policy: Policy, plan: Plan, http_plan: Plan) -> MatcherOnMatch:
 
     def tls_leaf(action: Action, aspect: Aspect) -> MatcherOnMatch:
         by_address = aspect is Aspect.ADDRESS
-        return _tunnel_leaf(policy, action, names.tcp_tunnel_chain if by_address else names.tls_tunnel_chain)
+        decided = _tunnel_leaf(policy, action, names.tcp_tunnel_chain if by_address else names.tls_tunnel_chain)
+        return divert(synthetic, deny, decided) if action == Direct() and not by_address else decided
+
+    def name_leaf(action: Action, host: str) -> MatcherOnMatch:
+        return _tunnel_leaf(policy, action, lambda proxy: names.tcp_name_chain(proxy, host))
 
     def tcp_leaf(action: Action, aspect: Aspect = Aspect.ADDRESS) -> MatcherOnMatch:  # noqa: ARG001 - as a Leaf
         return _tunnel_leaf(policy, action, names.tcp_tunnel_chain)
 
     unnamed = build_segments(unnamed_plan.segments, CONNECTION, tcp_leaf, tcp_leaf(unnamed_plan.default))
+    unnamed = by_synthetic_address(synthetic, name_leaf, deny, unnamed)
     named = build_segments(plan.segments, CONNECTION, tls_leaf, tls_leaf(plan.default, Aspect.NAME))
-    claimed = build_patterns(
-        SERVER_NAME, [(NAME, named), (SERVER_NAME_ADDRESS, unnamed)], _chain_leaf(names.DENY_CHAIN)
-    )
-    http = _build_http(policy, http_plan)
+    claimed = build_patterns(SERVER_NAME, [(NAME, named), (SERVER_NAME_ADDRESS, unnamed)], deny)
+    http = divert(synthetic, _chain_leaf(names.HTTP_SYNTHETIC_CHAIN), _build_http(policy, http_plan))
     # Envoy quotes the values of this input; the quotes belong to the keys.
     by_application = build_map(APPLICATION_PROTOCOL, {"'http/1.0'": http, "'http/1.1'": http}, unnamed)
     by_transport = build_map(TRANSPORT_PROTOCOL, {"tls": build_names([(["*"], claimed)], unnamed)}, by_application)
-    return build_segments(common, CONNECTION, tcp_leaf, by_transport)
+    return admit(synthetic, deny, build_segments(common, CONNECTION, tcp_leaf, by_transport))
 
 
 def _common_leading(plan: Plan, http_plan: Plan) -> tuple[Segment, ...]:

@@ -199,13 +199,20 @@ def _build_addresses(
     groups: dict[Clauses, list[Network]] = defaultdict(list)
     for network, clauses in segment.nodes.items():
         groups[clauses].append(network)
+    undecided = build_undecided(inputs, leaf(Deny()))
+    entries = [(networks, build_clauses(clauses, inputs, leaf) or undecided) for clauses, networks in groups.items()]
+    return build_networks(entries, inputs, otherwise)
+
+
+def build_networks(
+    entries: Iterable[tuple[Iterable[Network], MatcherOnMatch]], inputs: Inputs, otherwise: MatcherOnMatch
+) -> MatcherOnMatch:
+    """Look the address up, of which the longest prefix alone counts; no network is listed twice."""
     ranges = [
         IPMatcherIPRangeMatcher(
-            ranges=[_cidr_range(network) for network in networks],
-            on_match=build_clauses(clauses, inputs, leaf) or _undecided(inputs, leaf),
-            exclusive=True,
+            ranges=[_cidr_range(network) for network in networks], on_match=on_match, exclusive=True
         )
-        for clauses, networks in groups.items()
+        for networks, on_match in entries
     ]
     if not ranges:
         return otherwise
@@ -213,9 +220,9 @@ def _build_addresses(
     return _on_match(MatcherMatcherTree(input=inputs.address, custom_match=custom), otherwise)
 
 
-def _undecided(inputs: Inputs, leaf: Callable[[Action], MatcherOnMatch]) -> MatcherOnMatch:
+def build_undecided(inputs: Inputs, never: MatcherOnMatch) -> MatcherOnMatch:
     """Build a node that matches but decides nothing, shielding it from wider ranges: nobody connects to port 0."""
-    return build_map(inputs.port, {"0": leaf(Deny())}, None)
+    return build_map(inputs.port, {"0": never}, None)
 
 
 def _cidr_range(network: Network) -> CidrRange:

@@ -122,13 +122,7 @@ def _build_routes_by_host(plan: Plan, policy: Policy) -> RouteConfiguration:
     to the port.
     """
     routes_of = RouteBuilder(policy, CAPTURED).routes_of
-    groups: dict[tuple[Step, ...], list[str]] = defaultdict(list)
-    for node in plan.name_nodes:
-        groups[steps_of(plan, node)].append(node)
-    hosts = [
-        build_virtual_host(spellings(nodes), Decision(plan, steps, plan.default, Claim.NAME, routes_of))
-        for steps, nodes in sorted(groups.items(), key=lambda group: group[1][0])
-    ]
+    hosts = build_hosts(plan, policy)
     undecided, unknown = steps_of(plan, None), unknown_action(policy, plan.default)
     claims = build_claims(
         build_steps(Decision(plan, undecided, unknown, Claim.NOTHING, routes_of)),
@@ -137,6 +131,18 @@ def _build_routes_by_host(plan: Plan, policy: Policy) -> RouteConfiguration:
     )
     hosts.append(VirtualHost(domains=["*"], matcher=claims.matcher))
     return build_configuration(names.HTTP_ROUTES, hosts)
+
+
+def build_hosts(plan: Plan, policy: Policy) -> list[VirtualHost]:
+    """Build the virtual hosts of the names that rules know, for captured requests."""
+    routes_of = RouteBuilder(policy, CAPTURED).routes_of
+    groups: dict[tuple[Step, ...], list[str]] = defaultdict(list)
+    for node in plan.name_nodes:
+        groups[steps_of(plan, node)].append(node)
+    return [
+        build_virtual_host(spellings(nodes), Decision(plan, steps, plan.default, Claim.NAME, routes_of))
+        for steps, nodes in sorted(groups.items(), key=lambda group: group[1][0])
+    ]
 
 
 def unknown_action(policy: Policy, default: Action) -> Action:

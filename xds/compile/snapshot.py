@@ -13,6 +13,7 @@ from xds import names
 from xds.compile.builtin import builtin_rules
 from xds.compile.clusters import build_direct_cluster, build_proxy_cluster
 from xds.compile.decisions import Plan, build_plan
+from xds.compile.dns import build_dns_listeners
 from xds.compile.explicit import (
     build_direct_by_name_cluster,
     build_explicit_listener,
@@ -25,7 +26,10 @@ from xds.compile.proxy_files import FILE_CODES, read_material
 from xds.compile.proxy_tls import is_address
 from xds.compile.routes import build_routes
 from xds.compile.secrets import build_secrets, secrets_of
+from xds.compile.synthetic import Synthetic, build_synthetic, check_synthetic
+from xds.compile.synthetic_chains import build_synthetic_routes
 from xds.diagnostics import Diagnostic
+from xds.policy.model import DnsMode
 from xds.resources import Reference, Resource, ResourceType, build_resource
 from xds.snapshot import build_snapshot
 
@@ -54,10 +58,13 @@ def compile_snapshot(policy: Policy, facts: Facts) -> Compilation:
     shields = policy.synthetic_ranges
     plan = build_plan(rules, lambda rule: rule.action, policy.default.action, shields)
     http_plan = build_plan(rules, lambda rule: rule.http_action, policy.default.http_action, shields)
+    synthetic = build_synthetic(policy, rules, plan, http_plan)
     diagnostics = tuple(_check(policy, facts, (plan, http_plan)))
+    if synthetic is not None:
+        diagnostics += tuple(check_synthetic(synthetic, policy, builtin_rules(policy, facts)))
     if any(diagnostic.is_error for diagnostic in diagnostics):
         return Compilation(None, diagnostics)
-    return Compilation(build_snapshot(_build_resources(policy, facts, plan, http_plan)), diagnostics)
+    return Compilation(build_snapshot(_build_resources(policy, facts, plan, http_plan, synthetic)), diagnostics)
 
 
 def renew_files(known: Compilation, policy: Policy, facts: Facts) -> Compilation:
@@ -83,10 +90,16 @@ def renew_files(known: Compilation, policy: Policy, facts: Facts) -> Compilation
     return Compilation(build_snapshot([*kept, *renewed]), diagnostics)
 
 
-def _build_resources(policy: Policy, facts: Facts, plan: Plan, http_plan: Plan) -> Iterable[Resource]:
+def _build_resources(
+    policy: Policy, facts: Facts, plan: Plan, http_plan: Plan, synthetic: Synthetic | None
+) -> Iterable[Resource]:
     proxies = [names.proxy_cluster(proxy.name) for proxy in policy.proxies]
     clusters = [Reference(ResourceType.CLUSTER.type_url, name) for name in (names.DIRECT_CLUSTER, *proxies)]
     routes = list(build_routes(http_plan.split_leading()[1], policy))
+    if synthetic is not None:
+        routes.append(build_synthetic_routes(http_plan, policy))
+        for answering in build_dns_listeners(synthetic, has_ipv6=facts.has_ipv6):
+            yield build_resource(ResourceType.LISTENER, answering.name, answering)
     routes_references = [Reference(ResourceType.ROUTE.type_url, configuration.name) for configuration in routes]
     yield build_resource(ResourceType.CLUSTER, names.DIRECT_CLUSTER, build_direct_cluster())
     for name, proxy in zip(proxies, policy.proxies, strict=True):
@@ -97,7 +110,7 @@ def _build_resources(policy: Policy, facts: Facts, plan: Plan, http_plan: Plan) 
         yield build_resource(ResourceType.CLUSTER, name, cluster, [inside_reference])
         yield build_resource(ResourceType.LISTENER, name, inside, clusters)
     clusters += [Reference(ResourceType.CLUSTER.type_url, name) for name, _, _ in ways_in]
-    listener = build_listener(policy, plan, http_plan, has_ipv6=facts.has_ipv6)
+    listener = build_listener(policy, plan, http_plan, has_ipv6=facts.has_ipv6, synthetic=synthetic)
     yield build_resource(ResourceType.LISTENER, names.OUTBOUND_LISTENER, listener, [*clusters, *routes_references])
     if policy.explicit_port is not None:
         yield from _build_explicit(policy, facts, clusters)
@@ -133,11 +146,13 @@ def _build_proxy(name: str, proxy: Proxy, facts: Facts) -> Iterable[Resource]:
 
 def _check(policy: Policy, facts: Facts, plans: Iterable[Plan]) -> Iterable[Diagnostic]:
     deepest = max(len(plan.segments) for plan in (*plans, *_explicit_plans(policy, facts)))
-    if deepest > MAX_SEGMENTS:
+    # Two more look-ups are for the addresses that stand for names.
+    most = MAX_SEGMENTS - 2 * (policy.dns_mode is DnsMode.CAPTURE)
+    if deepest > most:
         yield Diagnostic(
             "EX501",
             policy.where,
-            f"the rules change between names, addresses and ports {deepest} times; {MAX_SEGMENTS} is the most",
+            f"the rules change between names, addresses and ports {deepest} times; {most} is the most",
             "put rules with the same action next to each other, addresses before names",
         )
     for proxy in policy.proxies:

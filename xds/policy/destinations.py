@@ -12,11 +12,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
 from xds.policy.findings import quote
-from xds.policy.hosts import Problem, is_address_like, parse_network
+from xds.policy.hosts import Problem, is_address_like, parse_name, parse_network
 from xds.policy.lints import Lint, Lints
 from xds.policy.model import Destination, Dialect, DomainPattern, Network
 from xds.policy.patterns import Entry, Form, parse_entry
-from xds.policy.unavailable import NO_NAMED_TCP
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -33,6 +32,7 @@ class Kinds(Enum):
     BOTH = "destinations"
 
 
+_NOT_CAPTURED = "write `dns: {mode: capture, syntheticRange: [198.18.0.0/15, 'fd00:18::/64']}`, or give addresses"
 _FORMS_OF_NETWORKS = (Form.ADDRESS, Form.CIDR)
 _LOCALHOST = "localhost"
 _FORMS_OF_NAMES = (Form.NAME, Form.DOTTED, Form.STARRED)
@@ -55,18 +55,26 @@ class DestinationSet:
         is_direct: bool,
         ports: Collection[int] = (),
         server_first_ports: Collection[int] = (),
+        has_addresses: bool = False,
     ) -> None:
-        """Set up for a rule; `ports` are those of entries that have none of their own."""
+        """
+        Set up for a rule.
+
+        `ports` are those of entries that have none of their own; `has_addresses` says that names can be given
+        addresses that stand for them.
+        """
         self._dialect = dialect
         self._findings = findings
         self._lints = lints
         self._is_direct = is_direct
         self._ports = frozenset(ports) or None
         self._server_first = frozenset(server_first_ports)
+        self._has_addresses = has_addresses
         self._any: dict[None, Ports] = {}
         self._apexes: dict[str, Ports] = {}
         self._subdomains: dict[str, Ports] = {}
         self._networks: dict[Network, Ports] = {}
+        self._named: dict[str, Ports] = {}
 
     def add_text(self, text: str, node: Scalar, kinds: Kinds) -> None:
         """Read one entry of a list that takes `kinds`."""
@@ -87,8 +95,7 @@ class DestinationSet:
     def add_address(self, text: str, ports: Iterable[int], node: Node) -> None:
         """Read one `host` of `to.tcp` with its ports."""
         if not is_address_like(text):
-            message = f"{quote(text)}: TCP by name is not available in this version"
-            self._findings.add("EX110", node, message, NO_NAMED_TCP)
+            self._add_named(text, frozenset(ports) or self._ports, node)
             return
         network = parse_network(text.strip())
         if isinstance(network, Problem):
@@ -97,6 +104,23 @@ class DestinationSet:
         if self._refuse_everything(network, text, node):
             return
         _merge(self._networks, network, frozenset(ports) or self._ports)
+
+    def _add_named(self, text: str, ports: Ports, node: Node) -> None:
+        """Read one `host` of `to.tcp` that is a name, and so needs an address that stands for it."""
+        name = parse_name(text)
+        if "*" in text or text.startswith("."):
+            message, hint = "no single name, so that a proxy could not be asked for it", "name each host by itself"
+            self._findings.add("EX204", node, f"{quote(text)}: {message}", hint)
+        elif isinstance(name, Problem):
+            self._findings.add(name.code, node, f"{quote(text)}: {name.message}", name.hint)
+        elif not self._has_addresses:
+            message = f"{quote(text)}: TCP by name needs an address that stands for the name, and `dns.mode` is `off`"
+            self._findings.add("EX232", node, message, _NOT_CAPTURED)
+        elif self._is_direct:
+            message = f"{quote(text)}: what is dialled directly must be resolved for real, so that its address decides"
+            self._findings.add("EX233", node, message, "give its addresses; for TLS and plain HTTP, `domains`")
+        else:
+            _merge(self._named, name, ports)
 
     def add_any_host(self) -> None:
         """Match any host on the rule's ports."""
@@ -107,6 +131,9 @@ class DestinationSet:
         found = [_destination(None, ports) for ports in self._any.values()]
         for name in sorted(self._apexes.keys() | self._subdomains.keys()):
             found += self._destinations_of(name)
+        for name in sorted(self._named):
+            ports = tuple(sorted(self._named[name] or ()))
+            found.append(Destination(DomainPattern(name, subdomains=False), ports, plain_tcp=True))
         for network in sorted(self._networks, key=_network_order):
             found.append(_destination(network, self._networks[network]))
         return tuple(found)

@@ -100,10 +100,10 @@ class OverrideShape(_Shape):
 
 
 class TcpShape(_Shape):
-    """Connections to an address, whatever name they carry."""
+    """Connections to an address, whatever name they carry, or to a name, whatever they speak."""
 
     host: str
-    """An IP address or a CIDR."""
+    """An IP address, a CIDR or, with `dns.mode: capture`, a host name."""
     ports: Ports = []
     """Ports; all if left out."""
 
@@ -118,7 +118,7 @@ class ToShape(_Shape):
     ports: Ports = []
     """Ports of every entry that has none of its own; alone, any host on these ports."""
     tcp: list[TcpShape] = []
-    """Addresses with lists of ports."""
+    """Addresses and names with lists of ports."""
 
 
 class RuleShape(_Shape):
@@ -277,8 +277,11 @@ class SelectorShape(_Shape):
 class DnsShape(_Shape):
     """Names that stand behind synthetic addresses."""
 
-    mode: Annotated[Literal["off"], BeforeValidator(_as_off, json_schema_input_type=Literal["off", False])] = "off"
-    """`off`: name servers are left alone."""
+    mode: Annotated[
+        Literal["off", "capture"],
+        BeforeValidator(_as_off, json_schema_input_type=Literal["off", "capture", False]),
+    ] = "off"
+    """`off`: name servers are left alone. `capture`: Envoy answers for names that do not go direct."""
     synthetic_range: TextOrList = []
     """One CIDR or several: addresses that stand for names, so that no CIDR rule matches them."""
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from xds.policy.actions import ActionReader, check_origination
 from xds.policy.destinations import DestinationSet, Kinds
+from xds.policy.dns import read_ranges
 from xds.policy.findings import quote
-from xds.policy.hosts import Problem, parse_network
 from xds.policy.lints import LONG_REMEDIES, Lints
 from xds.policy.listeners import read_explicit_port, read_log_path
 from xds.policy.model import (
@@ -20,7 +20,7 @@ from xds.policy.model import (
     Default,
     Dialect,
     Direct,
-    Network,
+    DnsMode,
     Policy,
     Rule,
     UnknownName,
@@ -32,7 +32,7 @@ from xds.policy.selectors import build_selector
 from xds.policy.yaml_lines import Fields, Scalar, at
 
 if TYPE_CHECKING:
-    from xds.policy.documents import DnsShape, LongShape, RuleShape, SpecShape, ToShape
+    from xds.policy.documents import LongShape, RuleShape, SpecShape, ToShape
     from xds.policy.findings import Findings
     from xds.policy.yaml_lines import Node
 
@@ -60,7 +60,8 @@ def build_long(shape: LongShape, node: Fields, root: Fields, namespace: str | No
         rules=_build_rules(spec, spec_node, actions, findings),
         default=default,
         dialect=Dialect(spec.dialect or "go"),
-        synthetic_ranges=_build_ranges(spec.dns, at(spec_node, "dns", "syntheticRange"), findings),
+        dns_mode=DnsMode(spec.dns.mode),
+        synthetic_ranges=read_ranges(spec.dns, at(spec_node, "dns"), findings),
         server_first_ports=tuple(sorted(set(spec.server_first_ports))),
         always_direct=AlwaysDirect(
             loopback=spec.always_direct.loopback,
@@ -101,6 +102,7 @@ def _build_rules(spec: SpecShape, node: Node, actions: ActionReader, findings: F
             is_direct=Direct() in (action, http_action),
             ports=shape.to.ports,
             server_first_ports=spec.server_first_ports,
+            has_addresses=DnsMode(spec.dns.mode) is DnsMode.CAPTURE,
         )
         _collect(collected, shape.to, at(rule_node, "to"), findings)
         destinations = collected.build()
@@ -140,18 +142,3 @@ def _collect(collected: DestinationSet, to: ToShape, node: Node, findings: Findi
         collected.add_any_host()
     elif isinstance(node, Fields) and not node.is_cut:
         findings.add("EX209", node, "the rule matches nothing", "give `domains`, `cidrs`, `tcp` or `ports` under `to`")
-
-
-def _build_ranges(shape: DnsShape, node: Node, findings: Findings) -> tuple[Network, ...]:
-    found: set[Network] = set()
-    for index, text in enumerate(shape.synthetic_range):
-        network = parse_network(text.strip())
-        spot = at(node, index)
-        if isinstance(network, Problem):
-            findings.add(network.code, spot, f"{quote(text)}: {network.message}", network.hint)
-        elif network.prefixlen == 0:
-            message = f"{quote(text)} makes every address a synthetic one"
-            findings.add("EX205", spot, message, "give a range of your own, e.g. `198.18.0.0/15`")
-        else:
-            found.add(network)
-    return tuple(sorted(found, key=lambda item: (item.version, int(item.network_address), item.prefixlen)))

@@ -62,6 +62,13 @@ class TlsVersion(Enum):
     V1_3 = "1.3"
 
 
+class DnsMode(Enum):
+    """Whether names are answered with synthetic addresses, which stand for them."""
+
+    OFF = "off"
+    CAPTURE = "capture"
+
+
 class UnknownName(Enum):
     """What happens to a connection that the default would tunnel but that names no host (N18)."""
 
@@ -117,11 +124,13 @@ class Destination:
     One thing that a rule matches: a host pattern and the ports it applies to.
 
     `host` None is any host, named or not. A network matches the address that the connection goes to,
-    whatever its name (N9). Empty `ports` are all ports.
+    whatever its name (N9). Empty `ports` are all ports. `plain_tcp` is for one name, which then has an address of
+    its own, so that connections that show no name are known by it.
     """
 
     host: DomainPattern | Network | None
     ports: tuple[int, ...] = ()
+    plain_tcp: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +298,7 @@ class Policy:
     dialect: Dialect = Dialect.GO
     synthetic_ranges: tuple[Network, ...] = ()
     """Addresses that stand for names: CIDR rules never match them (N10)."""
+    dns_mode: DnsMode = DnsMode.OFF
     server_first_ports: tuple[int, ...] = SERVER_FIRST_PORTS
     """Ports whose servers speak first: no wait for the client's first bytes."""
     always_direct: AlwaysDirect = field(default_factory=AlwaysDirect)

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 Path = tuple[str | int, ...]
 
-NO_NAMED_TCP = "give its addresses, or a rule with `domains` for TLS and plain HTTP"
-"""Remedy for a name in `to.tcp`: shared with the code that reads hosts."""
-
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
@@ -48,7 +45,6 @@ UNAVAILABLE = (
     Unavailable(("spec", "rules", "*", "onProxyFailure"), "remove it; when the proxy fails, connections are refused"),
     Unavailable(("spec", "rules", "*", "verify"), _NO_VERIFY),
     Unavailable(("spec", "default", "onProxyFailure"), "remove it; when the proxy fails, connections are refused"),
-    Unavailable(("spec", "dns", "mode"), "write `mode: off`", value="capture"),
     Unavailable(("httpAuth",), _NO_LOGIN_HERE),
     Unavailable(("proxyAuth",), _NO_LOGIN_HERE),
 )

@@ -23,7 +23,7 @@ EXAMPLES = {
     "EX107": SHORT + "noProxy: 5",
     "EX108": long_form("priority: 1"),
     "EX109": long_form("default: {action: allow}"),
-    "EX110": long_form("default: {action: deny}\ndns: {mode: capture}"),
+    "EX110": SHORT + "proxyAuth: {}",
     "EX111": SHORT + "spec: {}",
     "EX112": "# nothing yet",
     "EX201": SHORT + "noProxy: ['-a']",
@@ -41,6 +41,13 @@ EXAMPLES = {
     "EX223": to_rule("{domains: ['a.example:22']}"),
     "EX224": long_form(f"{ONE_PROXY}, connectPorts: [443]}}}}\nrules: [{{to: {{ports: [1]}}, action: tunnel}}]"),
     "EX225": long_form("default: {action: deny, onUnknownName: deny}"),
+    "EX226": long_form("default: {action: deny}\ndns: {mode: capture, syntheticRange: 198.18.0.0/15}"),
+    "EX230": long_form("default: {action: deny}\ndns: {mode: capture}"),
+    "EX231": long_form("default: {action: deny}\ndns: {syntheticRange: [198.18.0.0/15, 198.18.0.0/24]}"),
+    "EX232": to_rule("{tcp: [{host: db.example, ports: [5432]}]}", "tunnel"),
+    "EX233": to_rule(
+        "{tcp: [{host: db.example}]}", extra="dns: {mode: capture, syntheticRange: [198.18.0.0/15, 'fd00:18::/64']}"
+    ),
     "EX301": "httpProxy: p\nhttpsProxy: deny",
     "EX302": "httpProxy: http://u:p@p.example:1\nhttpsProxy: deny",
     "EX303": "httpProxy: http://p.example\nhttpsProxy: deny",
