@@ -49,6 +49,7 @@ from xds.compile.http import build_http1_options
 from xds.compile.proxy_files import Material
 from xds.compile.proxy_protocol import build_protocol_options
 from xds.compile.proxy_tls import build_tls_criteria, build_transport_sockets, is_address
+from xds.compile.resilience import add_resilience
 
 if TYPE_CHECKING:
     from xds.policy.model import Endpoint, Proxy
@@ -77,7 +78,7 @@ def build_proxy_cluster(proxy: Proxy, material: Material = _NOTHING) -> Cluster:
     """Build the cluster of one proxy; `material` is what its files hold."""
     is_static = all(is_address(endpoint.host) for endpoint in proxy.endpoints)
     name = names.proxy_cluster(proxy.name)
-    return Cluster(
+    cluster = Cluster(
         name=name,
         type=ClusterDiscoveryType.STATIC if is_static else None,
         cluster_type=None if is_static else _dns(),
@@ -87,6 +88,8 @@ def build_proxy_cluster(proxy: Proxy, material: Material = _NOTHING) -> Cluster:
         circuit_breakers=no_limits(),
         typed_extension_protocol_options=build_protocol_options(proxy),
     )
+    add_resilience(cluster, proxy)
+    return cluster
 
 
 def _dns() -> ClusterCustomClusterType:

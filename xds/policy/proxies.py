@@ -102,8 +102,10 @@ def _build_proxy(name: str, shape: ProxyShape, node: Node, findings: Findings) -
     login = build_login(shape.auth, at(node, "auth"), findings)
     options = ProxyOptions(shape, node, findings)
     health, outlier, attempts = options.health(), options.outlier(), options.attempts()
+    idle_timeout = options.idle_timeout()
     if not endpoints:
         return None
+    options.check(health, outlier, endpoints)
     if shape.tls is not None and not any(endpoint.tls for endpoint in endpoints):
         warn_unused_tls(at(node, "tls"), findings)
     if shape.protocol == ProxyProtocol.HTTP2.value and shape.plain_http == PlainHttp.ABSOLUTE_FORM.value:
@@ -123,6 +125,7 @@ def _build_proxy(name: str, shape: ProxyShape, node: Node, findings: Findings) -
         health=health,
         outlier=outlier,
         attempts=attempts,
+        idle_timeout=idle_timeout,
         where=findings.where(node),
     )
 

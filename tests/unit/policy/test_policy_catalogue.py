@@ -69,6 +69,8 @@ EXAMPLES = {
     "EX314": long_form(f"{ONE_PROXY}, auth: {{basic: {{file: /login}}}}}}}}"),
     "EX330": long_form(f"{ONE_PROXY}, protocol: http2}}}}"),
     "EX315": long_form("default: {action: deny, http: {action: deny, originateTLS: {}}}"),
+    "EX340": long_form(f"{ONE_PROXY}, health: {{interval: 1s, timeout: 2s}}}}}}"),
+    "EX341": long_form(f"{ONE_PROXY}, outlier: {{}}}}}}"),
     "EX401": SHORT + "name: A",
     "EX402": long_form("default: {action: deny}\nselector: {podLabels: {matchLabels: {a: 'b c'}}}"),
     "EX403": rules("{name: a, to: {ports: [1]}, action: deny}", "{name: a, to: {ports: [2]}, action: deny}"),

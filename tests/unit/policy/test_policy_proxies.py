@@ -148,7 +148,7 @@ def test_every_demand_and_every_patience_of_a_proxy_is_read() -> None:
         "tls: {ca: {file: /ca.pem}, minimumVersion: '1.3', "
         "clientCertificate: {certificateFile: /own.pem, keyFile: /own.key}}, "
         "health: {interval: 5s, timeout: 1s, unhealthyAfter: 3, healthyAfter: 2}, "
-        "outlier: {failures: 2, ejectionTime: 1m}, attempts: {count: 3, backoff: 50ms}}"
+        "outlier: {failures: 2, ejectionTime: 1m}, attempts: {count: 3, backoff: 50ms}, idleTimeout: 2h}"
     )
     assert (proxy.protocol, proxy.plain_http) == (ProxyProtocol.HTTP2, PlainHttp.CONNECT)
     assert proxy.login == BasicLogin(file="/login")
@@ -160,6 +160,7 @@ def test_every_demand_and_every_patience_of_a_proxy_is_read() -> None:
     assert proxy.health == HealthCheck(interval=5.0, timeout=1.0, unhealthy_after=3, healthy_after=2)
     assert proxy.outlier == Outlier(failures=2, ejection_time=60.0)
     assert proxy.attempts == Attempts(count=3, backoff=0.05)
+    assert proxy.idle_timeout == pytest.approx(7200)
 
 
 def test_what_is_left_out_is_neither_probed_nor_left_out_nor_asked_twice() -> None:
@@ -252,7 +253,7 @@ def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "5", "s", "0s", "-1s", "1.5s", "6m", "5 s", "1h", "9999999s"])
+@pytest.mark.parametrize("text", ["", "5", "s", "0s", "-1s", "1.5s", "6m", "5 s", "1h", "1d", "9999999s"])
 def test_a_duration_that_is_none_is_refused(text: str) -> None:
     result = parse(proxy_text(f"{{endpoints: [{{url: 'http://p:1'}}], connectTimeout: '{text}'}}"))
     assert (only(result).code, only(result).where.key) == ("EX109", "spec.proxies.p.connectTimeout")
@@ -271,9 +272,10 @@ def test_a_duration_that_is_none_is_refused(text: str) -> None:
         ("{endpoints: [{url: 'http://p:1'}], protocol: http3}", "EX109"),
         ("{endpoints: [{url: 'http://p:1'}], health: {interval: 0s}}", "EX109"),
         ("{endpoints: [{url: 'http://p:1'}], health: {unhealthyAfter: 0}}", "EX109"),
-        ("{endpoints: [{url: 'http://p:1'}], outlier: {ejectionTime: 1h}}", "EX109"),
+        ("{endpoints: [{url: 'http://p:1'}, {url: 'http://q:1'}], outlier: {ejectionTime: 1h}}", "EX109"),
         ("{endpoints: [{url: 'http://p:1'}], attempts: {count: 11}}", "EX109"),
         ("{endpoints: [{url: 'http://p:1'}], attempts: {backoff: x}}", "EX109"),
+        ("{endpoints: [{url: 'http://p:1'}], idleTimeout: 169h}", "EX109"),
         ("{endpoints: [{url: 'http://p:1'}], plainHTTP: other}", "EX109"),
     ],
 )
