@@ -291,6 +291,24 @@ def test_plain_http_takes_a_tunnel_where_the_proxy_wants_it(world: World) -> Non
 
 
 @SQUID
+@pytest.mark.parametrize(
+    ("authority", "reason"),
+    [
+        ("nowhere.corp.example:443", "the name of the destination does not resolve"),
+        (f"{FILES}:4443", "the other side can't be reached"),
+    ],
+)
+def test_a_direct_host_that_is_not_there_is_told_of_in_words(world: World, authority: str, reason: str) -> None:
+    set_policy(world, "[{name: corp, to: {domains: [.corp.example]}, action: direct}]")
+    log_mark = mark_of(world)
+
+    assert status_of_connect(world, authority) == 503
+
+    line = wait_for_line(world, log_mark, chain="explicit", asked_for=authority, action="direct")
+    assert reason in str(line["reason"])
+
+
+@SQUID
 def test_without_the_key_nothing_listens(world: World) -> None:
     set_policy(world)
     world.set_policy()

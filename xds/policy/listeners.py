@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _OFF = "off"
 _LONGEST_PATH = 4096
 _ADMIN_PORT = 15000
-_TAKEN = {OUTBOUND_PORT: "captured connections", _ADMIN_PORT: "Envoy's admin interface"}
+_DNS_PORT = 15053
+_TAKEN = {OUTBOUND_PORT: "captured connections", _ADMIN_PORT: "Envoy's admin interface", _DNS_PORT: "names"}
 
 
 def read_log_path(shape: AccessLogShape, node: Node, findings: Findings) -> str | None:

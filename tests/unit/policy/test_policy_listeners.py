@@ -43,7 +43,7 @@ def test_explicit_mode_is_off_unless_its_key_is_there(extra: str, expected: int 
     assert good(spec(extra)).explicit_port == expected
 
 
-@pytest.mark.parametrize("port", [15000, 15001, 0, 80, 65536])
+@pytest.mark.parametrize("port", [15000, 15001, 15053, 0, 80, 65536])
 def test_a_port_that_is_taken_or_not_free_to_take_is_refused(port: int) -> None:
     finding = only(parse(spec(f"explicit: {{port: {port}}}")))
     assert (finding.code, finding.where.key) == ("EX109", "spec.explicit.port")
