@@ -472,6 +472,18 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "destinations into a rule of their own.",
     ),
     _error(
+        "EX340",
+        "A probe that outlasts its interval",
+        "A probe of a proxy's endpoint may take longer than the time until the next one, so that an endpoint that is "
+        "gone would be noticed later than the interval says. Make `health.timeout` at most `health.interval`.",
+    ),
+    _warning(
+        "EX341",
+        "Nothing to leave out",
+        "`outlier` leaves out an endpoint that fails while others work. This proxy has one endpoint, which is never "
+        "left out. Remove the key, or give another endpoint.",
+    ),
+    _error(
         "EX401",
         "A name is not valid",
         "Policies, namespaces and service accounts are named as Kubernetes names objects; rules and proxies "

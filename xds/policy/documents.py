@@ -243,6 +243,8 @@ class ProxyShape(_Shape):
     outlier: OutlierShape | None = None
     """When an endpoint is left out; never if left out."""
     attempts: AttemptsShape = AttemptsShape()
+    idle_timeout: str | None = None
+    """After how long a tunnel that carries nothing is cut; never if left out."""
 
 
 class ExpressionShape(_Shape):

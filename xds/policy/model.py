@@ -244,6 +244,8 @@ class Proxy:
     outlier: Outlier | None = None
     """None: whatever an endpoint answers, it stays in use."""
     attempts: Attempts = field(default_factory=Attempts)
+    idle_timeout: float | None = None
+    """Seconds after which a tunnel that carries nothing is cut; None: never."""
     where: Where
 
 
