@@ -10,7 +10,8 @@ program: `xds capture` does.
 What is never captured: what Envoy itself opens, known by its user or by its socket mark, for it would come
 back for ever; and what stays in the pod (the loopback interface, over which the pod also reaches its own
 addresses). Everything that is not TCP passes by, but for QUIC (UDP 443, RFC 9114), which no CONNECT proxy carries:
-it is rejected, so that a client falls back to TCP at once and not after a time-out.
+it is rejected, so that a client falls back to TCP at once and not after a time-out. Questions to name servers go to
+Envoy if that is asked for.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from xds.errors import SettingsError, quote_value
+from xds.names import DNS_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -44,8 +46,10 @@ MAX_UID = 0xFFFFFFFE
 _LOCAL, _STATE = 1, 3
 """Columns of /proc/net/tcp (proc_pid_net(5)): the local address and port, in hexadecimal, and the state."""
 
-_LISTEN = "0A"
-"""TCP_LISTEN in the kernel's include/net/tcp_states.h."""
+LISTENS = "0A"
+UNCONNECTED = "07"
+"""TCP_LISTEN, and TCP_CLOSE, which is what a UDP socket is that takes packets from everybody (the kernel's
+include/net/tcp_states.h)."""
 
 TABLES = ("nat", "filter")
 """The tables that may hold a chain of ours."""
@@ -53,6 +57,7 @@ TABLES = ("nat", "filter")
 _QUIC_PORT = 443
 _QUIC_JUMP = f"OUTPUT -p udp -m udp --dport {_QUIC_PORT} -j {CHAIN}"
 _JUMP = f"OUTPUT -p tcp -j {CHAIN}"
+_DNS = "-p udp -m udp --dport 53"
 _ANY_JUMP = re.compile(rf"-A (?P<rule>\S+ .*-[jg] {CHAIN})")
 
 
@@ -116,9 +121,10 @@ class Capture:
     exclude_networks: tuple[IPv4Network | IPv6Network, ...]
     exclude_uids: tuple[int, ...]
     reject_quic: bool = True
+    dns: bool = False
 
 
-def build_capture(
+def build_capture(  # noqa: PLR0913 - one per option, all of them by name
     *,
     to_port: int = LISTENER_PORT,
     exempt_uids: Iterable[int] = (),
@@ -127,6 +133,7 @@ def build_capture(
     exclude_cidrs: Iterable[str] = (),
     exclude_uids: Iterable[int] = (),
     reject_quic: bool = True,
+    dns: bool = False,
 ) -> Capture:
     """
     Check and sort what to capture; duplicates are dropped. An unusable value is a SettingsError.
@@ -144,6 +151,7 @@ def build_capture(
         exclude_networks=tuple(sorted(set(map(_parse_network, exclude_cidrs)), key=_network_order)),
         exclude_uids=_checked("user id", exclude_uids, 0, MAX_UID),
         reject_quic=reject_quic,
+        dns=dns,
     )
 
 
@@ -163,8 +171,10 @@ def render_capture(capture: Capture, family: Family, saved: str = "") -> str:
             f":{CHAIN} - [0:0]",
             *(f"-D {rule}" for rule in _jumps(nat)),
             *(f"-A {CHAIN} {match} -j RETURN" for match in _exemptions(capture, family)),
+            *([f"-A {CHAIN} {_DNS} -j REDIRECT --to-ports {DNS_PORT}"] if capture.dns else []),
             f"-A {CHAIN} -p tcp -j REDIRECT --to-ports {capture.to_port}",
             f"-A {_JUMP}",
+            *([f"-A OUTPUT {_DNS} -j {CHAIN}"] if capture.dns else []),
             "COMMIT",
             "",
         ]
@@ -212,16 +222,17 @@ def find_foreign_networks(capture: Capture, families: Iterable[Family]) -> tuple
     return tuple(net for net in capture.exclude_networks if not any(family.has(net) for family in chosen))
 
 
-def has_listener(tables: Mapping[Family, str], family: Family, port: int) -> bool:
+def has_listener(tables: Mapping[Family, str], family: Family, port: int, state: str = LISTENS) -> bool:
     """
     Whether something listens where REDIRECT delivers a connection of `family`: on loopback, or on every address.
 
-    `tables` holds what `/proc/net/tcp` and `/proc/net/tcp6` say. They are read because the question must not be
-    asked by connecting: Envoy would take the connection for a captured one, to itself.
+    `tables` holds what `/proc/net/tcp` and `/proc/net/tcp6` say, or with `state` UNCONNECTED those of UDP. They are
+    read because the question must not be asked by connecting: Envoy would take the connection for a captured one, to
+    itself.
     """
     wanted = {f"{host}:{port:04X}" for host in _LISTENING[family]}
     rows = (line.split() for table in tables.values() for line in table.splitlines())
-    return any(len(row) > _STATE and row[_STATE] == _LISTEN and row[_LOCAL] in wanted for row in rows)
+    return any(len(row) > _STATE and row[_STATE] == state and row[_LOCAL] in wanted for row in rows)
 
 
 def _exemptions(capture: Capture, family: Family) -> Iterator[str]:

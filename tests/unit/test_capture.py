@@ -75,6 +75,30 @@ def test_quic_may_pass_by(capture: Capture) -> None:
     )
 
 
+def test_questions_to_name_servers_are_captured_if_asked_for() -> None:
+    nat = render_capture(build_capture(dns=True, exclude_ports=[53]), Family.IPV6).partition("*filter")[0]
+    assert nat == (
+        "*nat\n"
+        ":EGRESS_XDS_OUTPUT - [0:0]\n"
+        "-A EGRESS_XDS_OUTPUT -m owner --uid-owner 1337 -j RETURN\n"
+        "-A EGRESS_XDS_OUTPUT -o lo -j RETURN\n"
+        "-A EGRESS_XDS_OUTPUT -d ::1/128 -j RETURN\n"
+        "-A EGRESS_XDS_OUTPUT -p tcp -m tcp --dport 53 -j RETURN\n"
+        "-A EGRESS_XDS_OUTPUT -p udp -m udp --dport 53 -j REDIRECT --to-ports 15053\n"
+        "-A EGRESS_XDS_OUTPUT -p tcp -j REDIRECT --to-ports 15001\n"
+        "-A OUTPUT -p tcp -j EGRESS_XDS_OUTPUT\n"
+        "-A OUTPUT -p udp -m udp --dport 53 -j EGRESS_XDS_OUTPUT\n"
+        "COMMIT\n"
+    )
+
+
+def test_capturing_again_without_names_lets_their_questions_pass() -> None:
+    earlier = f"*nat\n:{CHAIN} - [0:0]\n-A OUTPUT -p udp -m udp --dport 53 -j {CHAIN}\nCOMMIT\n"
+    script = render_capture(build_capture(), Family.IPV4, earlier)
+    assert f"-D OUTPUT -p udp -m udp --dport 53 -j {CHAIN}" in script
+    assert "15053" not in script
+
+
 @pytest.fixture
 def full() -> Capture:
     return build_capture(
@@ -264,6 +288,20 @@ def test_where_nothing_listens_nothing_is_captured_and_the_way_out_is_named(
 
 
 @LITTLE_ENDIAN
+def test_questions_are_not_captured_where_nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _without_sockets(monkeypatch, tmp_path)
+    monkeypatch.setattr("xds.cli.capture._require_listener", lambda *_: None)
+    answerers = {Family.IPV4: tmp_path / "udp", Family.IPV6: tmp_path / "udp6"}
+    monkeypatch.setattr("xds.cli.capture._ANSWERERS", answerers)
+    answerers[Family.IPV4].write_text("sl local rem st\n 0: 0100007F:3ACD 00000000:0000 07 0\n", encoding="ascii")
+    answerers[Family.IPV6].write_text("sl local rem st\n", encoding="ascii")
+
+    with pytest.raises(CaptureError, match=r"questions of ipv6 on UDP 15053.*dns\.mode: capture"):
+        CliRunner().invoke(command, ["--apply", "--dns"], catch_exceptions=False)
+    with pytest.raises(CaptureError, match="is not installed"):
+        CliRunner().invoke(command, ["--apply", "--dns", "--family", "ipv4"], catch_exceptions=False)
+
+
 def test_where_envoy_has_no_ipv6_the_other_family_is_offered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _without_sockets(monkeypatch, tmp_path, SOCKETS.format("0100007F", "0A"))
 

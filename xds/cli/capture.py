@@ -19,6 +19,7 @@ from xds.capture import (
     ENVOY_UID,
     LISTENER_PORT,
     TABLES,
+    UNCONNECTED,
     Family,
     build_capture,
     find_foreign_networks,
@@ -27,9 +28,10 @@ from xds.capture import (
     render_removal,
 )
 from xds.errors import CaptureError
+from xds.names import DNS_PORT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from xds.capture import Capture
 
@@ -45,6 +47,9 @@ _SYSTEM_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
 
 _LISTENERS = {Family.IPV4: Path("/proc/net/tcp"), Family.IPV6: Path("/proc/net/tcp6")}
 """The TCP sockets of this network namespace; the second is missing where the kernel knows no IPv6."""
+
+_ANSWERERS = {Family.IPV4: Path("/proc/net/udp"), Family.IPV6: Path("/proc/net/udp6")}
+"""Its UDP sockets."""
 
 _LOOPBACKS = {Family.IPV4: "127.0.0.1", Family.IPV6: "[::1]"}
 
@@ -124,6 +129,12 @@ class _Change:
     is_flag=True,
     help="Let UDP 443 pass by. It is rejected otherwise, so that HTTP/3 clients fall back to TCP at once.",
 )
+@click.option(
+    "--dns",
+    is_flag=True,
+    help="Send questions to name servers (UDP 53) to Envoy, too, which answers for the names of a policy with "
+    "`dns.mode: capture` and asks the name servers for others.",
+)
 def command(
     *,
     is_print: bool,
@@ -138,6 +149,7 @@ def command(
     exclude_cidrs: tuple[str, ...],
     exclude_uids: tuple[int, ...],
     no_reject_quic: bool,
+    dns: bool,
 ) -> None:
     """
     Send this network namespace's outgoing TCP connections to Envoy, with iptables.
@@ -154,6 +166,7 @@ def command(
         exclude_cidrs=exclude_cidrs,
         exclude_uids=exclude_uids,
         reject_quic=not no_reject_quic,
+        dns=dns,
     )
     chosen = [family for family in Family if families in (family.value, "both")]
     if foreign := find_foreign_networks(capture, chosen):
@@ -166,6 +179,8 @@ def command(
         case _Mode.APPLY:
             if not force:
                 _require_listener(capture.to_port, chosen)
+            if dns and not force:
+                _require_answers(chosen)
             _change(chosen, lambda family, saved: render_capture(capture, family, saved))
             click.echo(f"captured: {_listed(chosen)}", err=True)
         case _Mode.UNDO:
@@ -189,13 +204,7 @@ def _print(capture: Capture, families: Iterable[Family]) -> None:
 
 def _require_listener(port: int, families: Sequence[Family]) -> None:
     """Raise CaptureError unless something takes what is about to be captured."""
-    try:
-        tables = {family: path.read_text(encoding="ascii") for family, path in _LISTENERS.items() if path.exists()}
-    except OSError as error:
-        raise CaptureError(
-            f"what listens here can't be read from /proc/net: {error.strerror}; nothing was changed: "
-            "--force applies anyway"
-        ) from error
+    tables = _read_sockets(_LISTENERS)
     deaf = [family for family in families if not has_listener(tables, family, port)]
     if not deaf:
         return
@@ -207,6 +216,27 @@ def _require_listener(port: int, families: Sequence[Family]) -> None:
         f"sent there and fail; nothing was changed: {remedy}, or, where Envoy starts later (an init container), "
         "add --force"
     )
+
+
+def _require_answers(families: Iterable[Family]) -> None:
+    """Raise CaptureError unless something answers the questions that are about to be captured."""
+    tables = _read_sockets(_ANSWERERS)
+    deaf = [family for family in families if not has_listener(tables, family, DNS_PORT, UNCONNECTED)]
+    if deaf:
+        raise CaptureError(
+            f"nothing answers questions of {_listed(deaf)} on UDP {DNS_PORT}: no name would resolve in this network "
+            "namespace; nothing was changed: put a policy with `dns.mode: capture` in force first, or leave out --dns"
+        )
+
+
+def _read_sockets(paths: Mapping[Family, Path]) -> dict[Family, str]:
+    try:
+        return {family: path.read_text(encoding="ascii") for family, path in paths.items() if path.exists()}
+    except OSError as error:
+        raise CaptureError(
+            f"what listens here can't be read from /proc/net: {error.strerror}; nothing was changed: "
+            "--force applies anyway"
+        ) from error
 
 
 def _change(families: Iterable[Family], script: Callable[[Family, str], str]) -> list[Family]:
