@@ -167,6 +167,7 @@ def test_ports_of_rules_and_ports_that_a_proxy_takes_are_honoured(world: World) 
         f"{API}:x@{FILES}:443",
         f"{API}..:443",
         f"{API}:0443",
+        f"{API}:65979",
         "2130706433:443",
         "0x7f.1:443",
         f"{FILES}/.{API}:443",

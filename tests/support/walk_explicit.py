@@ -76,13 +76,16 @@ def _is_allowed(config: Rbac, authority: str) -> bool:
     (policy,) = config.rules.policies.values()
     (permission,) = policy.permissions
     assert permission.and_rules is not None
-    host, kind = permission.and_rules.rules
+    *hosts, kind = permission.and_rules.rules
     # What is asked here is CONNECT or http.
     assert kind.or_rules is not None
-    assert host.header is not None
-    assert host.header.string_match is not None
-    assert host.header.string_match.safe_regex is not None
-    return re.fullmatch(host.header.string_match.safe_regex.regex, authority) is not None
+    for host in hosts:
+        assert host.header is not None
+        assert host.header.string_match is not None
+        assert host.header.string_match.safe_regex is not None
+        if re.fullmatch(host.header.string_match.safe_regex.regex, authority) is None:
+            return False
+    return True
 
 
 def _read(config: HeaderToMetadata, authority: str) -> Seen:

@@ -52,7 +52,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpConnectionManagerUpgradeConfig,
 )
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from xds import names
@@ -60,7 +60,7 @@ from xds.compile.access_log import build_explicit_log, build_filter_state_value
 from xds.compile.asked import ASKED_BY_NAME, build_asked
 from xds.compile.clusters import CONNECT_TIMEOUT, build_http1, no_limits
 from xds.compile.decisions import Plan, build_plan
-from xds.compile.hosts import AUTHORITY, PORT_OR_80, UNBRACKETED
+from xds.compile.hosts import HOST, HOST_AT_PLAIN_PORT, PORT_OR_80, UNBRACKETED
 from xds.compile.http import build_filter, build_gate, build_manager, build_manager_filter, build_metadata_rule
 from xds.compile.listener import build_loopback
 from xds.compile.matchers import ADDRESS_KEY, METHOD, PORT_KEY, build_map, spellings
@@ -214,7 +214,10 @@ def _build_gate() -> Rbac:
     connect = HeaderMatcher(name=":method", string_match=StringMatcher(exact=_CONNECT))
     http = HeaderMatcher(name=":scheme", string_match=StringMatcher(exact="http", ignore_case=True))
     either = PermissionSet(rules=[Permission(header=connect), Permission(header=http)])
-    return build_gate(AUTHORITY, Permission(or_rules=either))
+    # Two expressions, since Envoy limits the size of each.
+    port = StringMatcher(safe_regex=RegexMatcher(regex=HOST_AT_PLAIN_PORT))
+    plain = Permission(header=HeaderMatcher(name=":authority", string_match=port))
+    return build_gate(HOST, plain, Permission(or_rules=either))
 
 
 def _build_early_mutation() -> TypedExtensionConfig:

@@ -28,8 +28,10 @@ SERVER_NAME_ADDRESS = rf"(?i){_PLAIN_ADDRESS}|[0-9a-f.]*:[0-9a-f:.]*"
 HOST = rf"(?i)(?:{_PLAIN_NAME}|{_PLAIN_ADDRESS}){_PORT}"
 """A Host that is a name or an address (RFC 3986, section 3.2, without user and escapes)."""
 
-AUTHORITY = rf"(?i)(?:{_PLAIN_NAME}|{_PLAIN_ADDRESS})(?::[1-9][0-9]{{0,4}})?"
-"""As `HOST`, but what its port says can be compared as text, because there is one way to write it."""
+_ANY_PORT = "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+
+HOST_AT_PLAIN_PORT = rf"(?:\[.*\]|[^:\[]*)(?::(?:{_ANY_PORT}))?"
+"""A `HOST` whose port, if any, is one and can be compared as text, because there is one way to write it."""
 
 ADDRESS_HOST = rf"(?i){_PLAIN_ADDRESS}{_PORT}"
 """A Host that is an address."""
@@ -38,10 +40,10 @@ PORT_OF_HOST = ":[0-9]+$"
 """What is cut from a Host that matches `HOST` to leave its name."""
 
 PORT_OR_80 = r"^(?:\[[^\]]*\]|[^:\[]*):([0-9]+).*$"
-"""What is cut from an `AUTHORITY` with `:80` behind it, but for its first group, to leave the port that is meant."""
+"""What is cut from a `HOST` with `:80` behind it, but for its first group, to leave the port that is meant."""
 
 UNBRACKETED = r"^(?:\[([^\]]*)\]|([^:\[]*))(?::[0-9]+)?$"
-"""What is cut from an `AUTHORITY`, but for its groups, to leave an address as Envoy's matchers read it."""
+"""What is cut from a `HOST`, but for its groups, to leave an address as Envoy's matchers read it."""
 
 UNNAMED_HOST = "0.0.0.0"  # noqa: S104 - no socket is bound to it
 """Stands for the Host that an HTTP/1.0 request may leave out."""
