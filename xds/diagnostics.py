@@ -273,7 +273,7 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "one gets. Remove the key, or let the default tunnel.",
     ),
     _warning(
-        "EX226",
+        "EX234",
         "Names have addresses of one family only",
         "To a question for the other kind of address Envoy answers that there is no such name, and some clients "
         "believe it of the name as a whole. Give `dns.syntheticRange` an IPv4 and an IPv6 range; the pods need not "

@@ -70,4 +70,4 @@ def _check_capture(found: dict[Network, Node], is_given: bool, node: Node, findi
     elif len(families) == 1:
         other = "IPv6" if families == {4} else "IPv4"
         message = f"there is no {other} range, so that names have no {other} address"
-        findings.add("EX226", at(node, "syntheticRange"), message, f"write e.g. {_BOTH_FAMILIES}")
+        findings.add("EX234", at(node, "syntheticRange"), message, f"write e.g. {_BOTH_FAMILIES}")

@@ -46,7 +46,7 @@ def test_ranges_that_no_name_can_use_are_errors(dns: str, code: str) -> None:
 
 @pytest.mark.parametrize("network", ["198.18.0.0/15", "fd00::/64"])
 def test_names_of_one_family_are_worth_a_warning(network: str) -> None:
-    assert codes(parse(with_dns(f"{{mode: capture, syntheticRange: ['{network}']}}"))) == ["EX226"]
+    assert codes(parse(with_dns(f"{{mode: capture, syntheticRange: ['{network}']}}"))) == ["EX234"]
 
 
 def test_the_same_range_twice_is_one_range() -> None:
