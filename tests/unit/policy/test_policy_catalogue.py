@@ -41,7 +41,7 @@ EXAMPLES = {
     "EX223": to_rule("{domains: ['a.example:22']}"),
     "EX224": long_form(f"{ONE_PROXY}, connectPorts: [443]}}}}\nrules: [{{to: {{ports: [1]}}, action: tunnel}}]"),
     "EX225": long_form("default: {action: deny, onUnknownName: deny}"),
-    "EX226": long_form("default: {action: deny}\ndns: {mode: capture, syntheticRange: 198.18.0.0/15}"),
+    "EX234": long_form("default: {action: deny}\ndns: {mode: capture, syntheticRange: 198.18.0.0/15}"),
     "EX230": long_form("default: {action: deny}\ndns: {mode: capture}"),
     "EX231": long_form("default: {action: deny}\ndns: {syntheticRange: [198.18.0.0/15, 198.18.0.0/24]}"),
     "EX232": to_rule("{tcp: [{host: db.example, ports: [5432]}]}", "tunnel"),
