@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.harness import API, ECHO_PORT, FILES, ProxyKind, World, read_response
-from tests.e2e.test_e2e_access_log import mark_of, wait_for_line
+from tests.e2e.test_e2e_access_log import mark_now, wait_for_line
 from xds.demo.lab import API_ADDRESS, FILES_ADDRESS, PROXY_ADDRESS
 from xds.demo.polling import wait_until
 
@@ -79,7 +79,7 @@ def ask_for_tunnel(connection: socket.socket, authority: str, *headers: str) -> 
 
 def test_https_and_plain_http_reach_the_proxy_that_the_policy_names(world: World) -> None:
     set_policy(world)
-    mark, log_mark = world.proxy.mark(), mark_of(world)
+    mark, log_mark = world.proxy.mark(), mark_now()
 
     assert curl(world, f"https://{API}/").expect() == b"api.example.com greets you over TLS.\n"
     assert curl(world, f"http://{API}/plain").expect() == GREETING
@@ -101,7 +101,7 @@ def test_https_and_plain_http_reach_the_proxy_that_the_policy_names(world: World
 @SQUID
 def test_what_a_rule_refuses_is_answered_with_403_and_a_reason(world: World) -> None:
     set_policy(world, DENY_API)
-    log_mark = mark_of(world)
+    log_mark = mark_now()
     mark = world.proxy.mark()
 
     refused = curl(world, f"https://{API}/")
@@ -120,7 +120,7 @@ def test_what_a_rule_refuses_is_answered_with_403_and_a_reason(world: World) -> 
 @SQUID
 def test_what_goes_directly_is_resolved_and_dialled_and_the_proxy_never_hears_of_it(world: World) -> None:
     set_policy(world, DIRECT_FILES)
-    mark, log_mark = world.proxy.mark(), mark_of(world)
+    mark, log_mark = world.proxy.mark(), mark_now()
 
     assert curl(world, f"https://{FILES}/").expect() == b"files.corp.example greets you over TLS.\n"
     assert curl(world, f"http://{FILES}/").expect() == b"files.corp.example greets you over plain HTTP.\n"
@@ -252,7 +252,7 @@ def test_a_login_for_the_proxy_never_reaches_a_host_that_is_direct(world: World)
 def test_an_answer_of_the_proxy_that_opens_no_tunnel_reaches_the_application(world: World) -> None:
     """Squid takes CONNECT for port 443 only."""
     set_policy(world)
-    log_mark = mark_of(world)
+    log_mark = mark_now()
 
     assert status_of_connect(world, f"{API}:8443") == 403
 
@@ -301,7 +301,7 @@ def test_plain_http_takes_a_tunnel_where_the_proxy_wants_it(world: World) -> Non
 )
 def test_a_direct_host_that_is_not_there_is_told_of_in_words(world: World, authority: str, reason: str) -> None:
     set_policy(world, "[{name: corp, to: {domains: [.corp.example]}, action: direct}]")
-    log_mark = mark_of(world)
+    log_mark = mark_now()
 
     assert status_of_connect(world, authority) == 503
 
