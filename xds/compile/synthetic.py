@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -165,8 +165,7 @@ def _is_wholly_direct(plan: Plan, name: str) -> bool:
 
 def _without_direct(clauses: Clauses) -> Clauses:
     """Refuse what would be dialled: nothing is at a synthetic address (N14)."""
-    refused = (Clause(item.ports, Deny() if item.action == Direct() else item.action) for item in clauses)
-    return first_match(refused)
+    return first_match(replace(item, action=Deny()) if item.action == Direct() else item for item in clauses)
 
 
 def without_direct(plan: Plan) -> Plan:
@@ -246,7 +245,9 @@ def _find_proxies(rules: Sequence[Rule], names: Iterable[str]) -> Iterable[Diagn
 
 def _find_partly_direct(rules: Sequence[Rule], names: Iterable[str], plans: Sequence[Plan]) -> Iterable[Diagnostic]:
     for name in names:
-        if any(clause.action == Direct() for plan in plans for clause in first_match(_ruled(plan, name))):
+        before = [clause for plan in plans for clause in first_match(_ruled(plan, name))]
+        # One that goes direct to some networks only matches no synthetic address, and leaves the name to other rules.
+        if any(clause == Clause(clause.ports, Direct()) for clause in before):
             rule = _rule_of(rules, DomainPattern(name, subdomains=False))
             message = f"an earlier rule sends {name!r} direct; its connections there are refused"
             yield Diagnostic("EX506", rule.where, message, "put this rule first, or leave out what goes direct")
