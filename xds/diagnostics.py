@@ -305,6 +305,13 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "Give the addresses of the host in `to.tcp`. For TLS and plain HTTP, which show their names, write `domains`.",
     ),
     _error(
+        "EX226",
+        "Nothing to verify",
+        "`verify` names the networks in which hosts must be that a rule sends direct by name; a connection to another "
+        "address goes on to the next rules. It means something only in a rule with `action: direct` and `domains`, and "
+        "`/0` would verify nothing: write `verify: none` to believe what clients say.",
+    ),
+    _error(
         "EX301",
         "A proxy's URL is malformed",
         "A proxy is named by `http://host:port`, or `https://host:port` if it speaks TLS itself; nothing may "
@@ -537,18 +544,6 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "Without one any certificate would do. Write the name as `tls.serverName`, or as the URL's host.",
     ),
     _error(
-        "EX901",
-        "The text can't be had",
-        "The source lists the document but can't hand over its text: the file may not be read, vanished, or is "
-        "not UTF-8. Nothing is known of whom it concerns. Correct its permissions or its encoding.",
-    ),
-    _error(
-        "EX902",
-        "The program stumbled over the document",
-        "This is a mistake of the program, not of the document; the other documents are not affected. What was "
-        "in force stays so. Please report it with the document, without its credentials.",
-    ),
-    _error(
         "EX503",
         "Addresses of names cover a real one",
         "Connections to an address of `dns.syntheticRange` are never dialled, so that what really is there could not "
@@ -574,6 +569,18 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "The name in `to.tcp` is answered with an address that stands for it and can't be dialled. Where an earlier "
         "rule sends the name direct, on some ports or all, its connections are refused. Put the rule with the name "
         "first, or leave out what goes direct.",
+    ),
+    _error(
+        "EX901",
+        "The text can't be had",
+        "The source lists the document but can't hand over its text: the file may not be read, vanished, or is "
+        "not UTF-8. Nothing is known of whom it concerns. Correct its permissions or its encoding.",
+    ),
+    _error(
+        "EX902",
+        "The program stumbled over the document",
+        "This is a mistake of the program, not of the document; the other documents are not affected. What was "
+        "in force stays so. Please report it with the document, without its credentials.",
     ),
 )
 

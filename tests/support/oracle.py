@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.support.traffic import Address, Connection
     from xds.facts import Facts
-    from xds.policy.model import Destination, Policy, Proxy
+    from xds.policy.model import Destination, Policy, Proxy, Rule
 
 _AN_ADDRESS = "192.0.2.1"
 _THIS_HOST = [ip_network(text) for text in ("127.0.0.0/8", "::1/128")]
@@ -107,7 +107,12 @@ class Oracle:
         is_http = connection.protocol.is_http
         runs = groupby(self.policy.rules, key=lambda rule: rule.http_action if is_http else rule.action)
         for action, run in runs:
-            wanted = [item for rule in run for item in rule.destinations if self._matches(item, connection)]
+            wanted = [
+                item
+                for rule in run
+                for item in rule.destinations
+                if self._matches(item, connection) and (action != Direct() or self._is_verified(rule, item, connection))
+            ]
             if wanted:
                 # Neighbours with one action are one decision; a name says more than an address.
                 only_addresses = all(isinstance(item.host, (IPv4Network, IPv6Network)) for item in wanted)
@@ -126,6 +131,12 @@ class Oracle:
                 case UnknownName.CONNECT_IP:
                     pass
         return action
+
+    def _is_verified(self, rule: Rule, destination: Destination, connection: Connection) -> bool:
+        """Whether a bypass may believe the name (N20)."""
+        if not rule.verify or not isinstance(destination.host, DomainPattern):
+            return True
+        return any(connection.address in network for network in rule.verify)
 
     def _matches(self, destination: Destination, connection: Connection) -> bool:
         if destination.ports and connection.port not in destination.ports:

@@ -101,7 +101,16 @@ def rules(draw: st.DrawFn, proxies: Sequence[str]) -> Rule:
     action = draw(actions(proxies))
     http = draw(st.one_of(st.none(), st.none(), actions(proxies)))
     found = draw(st.lists(destinations(), min_size=1, max_size=4))
-    return Rule(name="rule", destinations=tuple(found), action=action, http_action=http or action, where=WHERE)
+    sends_direct = Direct() in (action, http or action)
+    verify = draw(st.lists(networks(), max_size=2, unique=True)) if sends_direct and draw(st.booleans()) else []
+    return Rule(
+        name="rule",
+        destinations=tuple(found),
+        action=action,
+        http_action=http or action,
+        verify=tuple(verify),
+        where=WHERE,
+    )
 
 
 @st.composite

@@ -16,13 +16,13 @@ segments decide what the ordered list of rules decides (the property tests compa
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, assert_never
 
-from xds.policy.model import Action, Destination, DomainPattern, Network, Rule, Tunnel
+from xds.policy.model import Action, Destination, Direct, DomainPattern, Network, Rule, Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,14 +30,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """What happens on these ports; no ports: on every port."""
+    """What happens on these ports, at addresses within these networks; none: on every port, at every address."""
 
     ports: tuple[int, ...]
     action: Action
+    within: tuple[Network, ...] = ()
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether nothing more needs to be looked at."""
+        return not self.ports and not self.within
 
 
 Clauses = tuple[Clause, ...]
-"""In the order of the policy; nothing follows a clause without ports."""
+"""In the order of the policy; nothing follows a clause that is certain."""
 
 
 class Aspect(Enum):
@@ -135,14 +141,16 @@ class _Builder:
     networks: dict[Network, list[tuple[int, Clause]]] = field(default_factory=lambda: defaultdict(list))
     ports: list[Clause] = field(default_factory=list)
 
-    def add(self, rank: int, destination: Destination, action: Action) -> None:
+    def add(self, rank: int, destination: Destination, action: Action, verify: tuple[Network, ...]) -> None:
         clause = Clause(destination.ports, action)
         match destination.host:
             case None:
                 self.ports.append(clause)
             case DomainPattern() as pattern:
+                # A tunnel asks the proxy for the name itself; only a bypass has to believe it.
+                verified = replace(clause, within=verify) if action == Direct() else clause
                 for node in nodes_of(pattern):
-                    self.names[node].append((rank, clause))
+                    self.names[node].append((rank, verified))
             case network:
                 self.networks[network].append((rank, clause))
 
@@ -173,13 +181,13 @@ def build_plan(
     """
     builders: list[_Builder] = []
     for action, run in groupby(enumerate(rules), key=lambda ranked: action_of(ranked[1])):
-        wanted = [(rank, destination) for rank, rule in run for destination in rule.destinations]
-        for aspect in _free_order({aspect_of(item) for _, item in wanted}, builders, action):
+        wanted = [(rank, destination, rule) for rank, rule in run for destination in rule.destinations]
+        for aspect in _free_order({aspect_of(item) for _, item, _ in wanted}, builders, action):
             if not builders or builders[-1].aspect is not aspect:
                 builders.append(_Builder(aspect))
-            for rank, destination in wanted:
+            for rank, destination, rule in wanted:
                 if aspect_of(destination) is aspect:
-                    builders[-1].add(rank, destination, action)
+                    builders[-1].add(rank, destination, action, rule.verify)
     return Plan(tuple(builder.build(shields) for builder in builders), default)
 
 
@@ -226,20 +234,23 @@ def first_match(clauses: Iterable[Clause]) -> Clauses:
     """
     Drop what can never be reached, and write neighbours with one action as one clause.
 
-    Unreachable are ports that were decided before, and all after a clause for every port. Clauses in one form make
+    Unreachable are ports that were decided before, and all after a clause that is certain. Clauses in one form make
     nodes that decide the same share their place in the tree, whatever order their entries were written in.
     """
     kept: list[Clause] = []
     decided: set[int] = set()
-    for action, run in groupby(clauses, key=lambda clause: clause.action):
+    for (action, within), run in groupby(clauses, key=lambda clause: (clause.action, clause.within)):
         neighbours = list(run)
         if not all(clause.ports for clause in neighbours):
-            kept.append(Clause((), action))
-            break
+            kept.append(Clause((), action, within))
+            if not within:
+                break
+            continue
         ports = {port for clause in neighbours for port in clause.ports} - decided
-        decided |= ports
+        if not within:
+            decided |= ports
         if ports:
-            kept.append(Clause(tuple(sorted(ports)), action))
+            kept.append(Clause(tuple(sorted(ports)), action, within))
     return tuple(kept)
 
 

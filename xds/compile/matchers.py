@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import (
@@ -39,7 +40,7 @@ from envoy_data_plane.xds.type.matcher.v3 import (
     StringMatcher,
 )
 
-from xds.compile.decisions import AddressSegment, Aspect, Clauses, NameSegment, PortSegment, Segment
+from xds.compile.decisions import AddressSegment, Aspect, Clause, Clauses, NameSegment, PortSegment, Segment
 from xds.compile.matcher_messages import (
     IPMatcher,
     IPMatcherIPRangeMatcher,
@@ -136,9 +137,28 @@ def build_names(entries: Iterable[tuple[Sequence[str], MatcherOnMatch]], otherwi
 def build_clauses(
     clauses: Clauses, inputs: Inputs, leaf: Callable[[Action], MatcherOnMatch], otherwise: MatcherOnMatch | None = None
 ) -> MatcherOnMatch | None:
-    """Decide by port; None if there is nothing to decide and nowhere else to go."""
-    ports = {str(port): leaf(clause.action) for clause in clauses for port in clause.ports}
-    rest = leaf(clauses[-1].action) if clauses and not clauses[-1].ports else otherwise
+    """Decide by port, and by address where a clause asks for it; None if nothing is decided and nowhere else to go."""
+    result = otherwise
+    for within, run in reversed(
+        [(within, list(run)) for within, run in groupby(clauses, key=lambda item: item.within)]
+    ):
+        if within:
+            decided = _build_ports(run, inputs, leaf, None)
+            assert decided is not None, "a clause decides something"
+            result = _look_up_networks([(within, decided)], inputs, result)
+        else:
+            result = _build_ports(run, inputs, leaf, result)
+    return result
+
+
+def _build_ports(
+    clauses: Sequence[Clause],
+    inputs: Inputs,
+    leaf: Callable[[Action], MatcherOnMatch],
+    otherwise: MatcherOnMatch | None,
+) -> MatcherOnMatch | None:
+    ports = {str(port): leaf(clause.action) for clause in reversed(clauses) for port in clause.ports}
+    rest = leaf(clauses[-1].action) if not clauses[-1].ports else otherwise
     return build_map(inputs.port, ports, rest) if ports else rest
 
 
@@ -208,14 +228,19 @@ def build_networks(
     entries: Iterable[tuple[Iterable[Network], MatcherOnMatch]], inputs: Inputs, otherwise: MatcherOnMatch
 ) -> MatcherOnMatch:
     """Look the address up, of which the longest prefix alone counts; no network is listed twice."""
+    listed = list(entries)
+    return _look_up_networks(listed, inputs, otherwise) if listed else otherwise
+
+
+def _look_up_networks(
+    entries: Iterable[tuple[Iterable[Network], MatcherOnMatch]], inputs: Inputs, otherwise: MatcherOnMatch | None
+) -> MatcherOnMatch:
     ranges = [
         IPMatcherIPRangeMatcher(
             ranges=[_cidr_range(network) for network in networks], on_match=on_match, exclusive=True
         )
         for networks, on_match in entries
     ]
-    if not ranges:
-        return otherwise
     custom = build_extension("addresses", IPMatcher(range_matchers=ranges))
     return _on_match(MatcherMatcherTree(input=inputs.address, custom_match=custom), otherwise)
 

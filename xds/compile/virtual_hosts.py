@@ -76,7 +76,7 @@ def steps_of(plan: Plan, node: str | None) -> tuple[Step, ...]:
             steps += [index] if segment.nodes else []
         elif clauses := _clauses_of(segment, node):
             steps.append(clauses)
-            if not clauses[-1].ports:
+            if clauses[-1].is_certain:
                 break
     return tuple(steps)
 
@@ -112,7 +112,7 @@ def build_virtual_host(domains: Sequence[str], decision: Decision) -> VirtualHos
     match decision.steps:
         case ():
             return VirtualHost(domains=list(domains), routes=decision.routes(decision.default))
-        case ((clause,), *_) if not clause.ports:
+        case ((clause,), *_) if clause.is_certain:
             return VirtualHost(domains=list(domains), routes=decision.routes(clause.action))
         case _:
             return VirtualHost(domains=list(domains), matcher=build_steps(decision).matcher)

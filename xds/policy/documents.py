@@ -132,6 +132,8 @@ class RuleShape(_Shape):
     proxy: str | None = None
     """The proxy of a tunnel; may be left out if the policy has exactly one."""
     http: OverrideShape | None = None
+    verify: Annotated[TextOrList | None, Field(min_length=1)] = None
+    """Networks in which names that go direct must have their address, or `none` to believe what the client says."""
 
 
 class DefaultShape(_Shape):

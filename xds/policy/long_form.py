@@ -29,6 +29,7 @@ from xds.policy.names import check_plain_name, read_policy_name
 from xds.policy.proxies import build_proxies
 from xds.policy.scopes import resolve_namespace, warn_unreachable
 from xds.policy.selectors import build_selector
+from xds.policy.verify import read_verify
 from xds.policy.yaml_lines import Fields, Scalar, at
 
 if TYPE_CHECKING:
@@ -107,10 +108,18 @@ def _build_rules(spec: SpecShape, node: Node, actions: ActionReader, findings: F
         _collect(collected, shape.to, at(rule_node, "to"), findings)
         destinations = collected.build()
         check_origination(http_action, destinations, at(rule_node, "http", "originateTLS"), findings)
+        verify = read_verify(shape.verify, (action, http_action), destinations, at(rule_node, "verify"), findings)
         if destinations:
             where = findings.where(rule_node)
             rules.append(
-                Rule(name=name, destinations=destinations, action=action, http_action=http_action, where=where)
+                Rule(
+                    name=name,
+                    destinations=destinations,
+                    action=action,
+                    http_action=http_action,
+                    verify=verify,
+                    where=where,
+                )
             )
     lints.report(findings, dialect, is_dialect_given=spec.dialect is not None)
     return tuple(rules)

@@ -139,13 +139,15 @@ class Rule:
     One rule of a policy; the first that matches decides (N5).
 
     `action` is for TLS and other TCP, `http_action` for plain HTTP (N16); they differ only where the
-    document says so.
+    document says so. Where `verify` names networks, a name that goes direct matches only connections to an address
+    in one of them (N20).
     """
 
     name: str
     destinations: tuple[Destination, ...]
     action: Action
     http_action: Action
+    verify: tuple[Network, ...] = ()
     where: Where
 
 
@@ -298,9 +300,9 @@ class Policy:
     rules: tuple[Rule, ...] = ()
     default: Default
     dialect: Dialect = Dialect.GO
+    dns_mode: DnsMode = DnsMode.OFF
     synthetic_ranges: tuple[Network, ...] = ()
     """Addresses that stand for names: CIDR rules never match them (N10)."""
-    dns_mode: DnsMode = DnsMode.OFF
     server_first_ports: tuple[int, ...] = SERVER_FIRST_PORTS
     """Ports whose servers speak first: no wait for the client's first bytes."""
     always_direct: AlwaysDirect = field(default_factory=AlwaysDirect)

@@ -33,7 +33,6 @@ class Unavailable:
 
 _NO_LOGIN_HERE = "write the long form, whose proxies have `auth`"
 _NO_KUBERNETES = "name a file instead: `file`, or `certificateFile` and `keyFile`"
-_NO_VERIFY = "remove it; a bypass by name trusts the name that the client sends"
 
 UNAVAILABLE = (
     Unavailable(("spec", "proxies", "*", "auth", "basic", "secretRef"), _NO_KUBERNETES),
@@ -43,7 +42,6 @@ UNAVAILABLE = (
     ),
     Unavailable(("spec", "proxies", "*", "onProxyFailure"), "remove it; when the proxy fails, connections are refused"),
     Unavailable(("spec", "rules", "*", "onProxyFailure"), "remove it; when the proxy fails, connections are refused"),
-    Unavailable(("spec", "rules", "*", "verify"), _NO_VERIFY),
     Unavailable(("spec", "default", "onProxyFailure"), "remove it; when the proxy fails, connections are refused"),
     Unavailable(("httpAuth",), _NO_LOGIN_HERE),
     Unavailable(("proxyAuth",), _NO_LOGIN_HERE),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -364,3 +364,36 @@ def test_the_permission_for_a_port_is_none_for_another() -> None:
 
     assert asked == Outcome(Fate.FORWARDED, "proxy/corp", "http://port.example/path")
     assert refused == Outcome(Fate.FORBIDDEN)
+
+
+VERIFIED = policy(
+    dataclasses.replace(rule(DIRECT, ".corp.example", name="corp"), verify=(ip_network("10.0.0.0/8"),)),
+    rule(DENY, "ads.corp.example"),
+)
+
+
+@pytest.mark.parametrize(
+    ("connection", "fate"),
+    [
+        pytest.param(
+            connect(Protocol.TLS, 443, "www.corp.example", "10.1.2.3"),
+            Fate.DIRECT,
+            id="a name at an address of its own",
+        ),
+        pytest.param(
+            connect(Protocol.TLS, 443, "www.corp.example"),
+            Fate.TUNNELLED,
+            id="a lie in the server name is asked by name",
+        ),
+        pytest.param(
+            connect(Protocol.HTTP_11, 80, "www.corp.example", "10.1.2.3"),
+            Fate.DIRECT,
+            id="a Host at an address of its own",
+        ),
+        pytest.param(connect(Protocol.HTTP_11, 80, "www.corp.example"), Fate.FORWARDED, id="a lie in the Host"),
+        pytest.param(connect(Protocol.TLS, 443, "ads.corp.example"), Fate.CLOSED, id="what follows decides the rest"),
+    ],
+)
+def test_a_bypass_by_name_is_bound_to_its_networks(connection: Connection, fate: Fate) -> None:
+    """N20."""
+    assert Envoy(compile_good(VERIFIED)).take(connection).outcome.fate is fate

@@ -27,6 +27,7 @@ from xds.policy.model import (
 )
 
 if TYPE_CHECKING:
+    from xds.policy.model import Network
     from xds.policy.parse import ParseResult
 
 
@@ -362,3 +363,31 @@ def test_a_rule_may_originate_tls_for_plain_http(text: str, expected: TlsOrigina
 )
 def test_tls_is_originated_to_names_in_tunnels_only(http: str, to: str, code: str) -> None:
     assert code in codes(originating(http, to))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("none", ()),
+        ("10.0.0.0/8", (ip_network("10.0.0.0/8"),)),
+        ("[2001:db8::/32, 10.1.2.3/8]", (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))),
+    ],
+)
+def test_a_bypass_by_name_is_verified_by_networks(text: str, expected: tuple[Network, ...]) -> None:
+    """N20."""
+    (rule,) = good(rules(f"{{name: a, to: {{domains: [a.example]}}, action: direct, verify: {text}}}")).rules
+    assert rule.verify == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [
+        ("{name: a, to: {domains: [a.example]}, action: deny, verify: 10.0.0.0/8}", "EX226"),
+        ("{name: a, to: {cidrs: [10.0.0.0/8]}, action: direct, verify: 10.0.0.0/8}", "EX226"),
+        ("{name: a, to: {domains: [a.example]}, action: direct, verify: 0.0.0.0/0}", "EX226"),
+        ("{name: a, to: {domains: [a.example]}, action: direct, verify: 10.0.0.0/33}", "EX205"),
+        ("{name: a, to: {domains: [a.example]}, action: direct, verify: []}", "EX109"),
+    ],
+)
+def test_verification_that_verifies_nothing_is_refused(rule: str, code: str) -> None:
+    assert code in codes(parse(rules(rule)))
