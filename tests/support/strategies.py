@@ -24,6 +24,7 @@ from xds.policy.model import (
     Deny,
     Destination,
     Direct,
+    DnsMode,
     DomainPattern,
     PlainHttp,
     Policy,
@@ -46,6 +47,7 @@ PROXY_HOST = "proxy.a.example"
 LOGIN_FILE = "/login"
 BASES = ("10.1.2.3", "10.1.255.255", "127.0.0.1", "169.254.169.254", "198.18.0.9", "198.19.0.1", "192.0.2.7")
 BASES_V6 = ("2001:db8::9", "2001:db8:1::1", "fd00:ec2::254", "::1", "fe80::1")
+CAPTURED_RANGES = ("100.64.0.0/10", "fd00:18::/64")
 SYNTHETIC = ("198.18.0.0/15", "198.18.0.0/24", "2001:db8::/48")
 
 _labels = st.sampled_from(["a", "b", "xn--c"])
@@ -102,7 +104,8 @@ def rules(draw: st.DrawFn, proxies: Sequence[str]) -> Rule:
     http = draw(st.one_of(st.none(), st.none(), actions(proxies)))
     found = draw(st.lists(destinations(), min_size=1, max_size=4))
     sends_direct = Direct() in (action, http or action)
-    verify = draw(st.lists(networks(), max_size=2, unique=True)) if sends_direct and draw(st.booleans()) else []
+    some = networks().filter(lambda network: network.prefixlen > 0)
+    verify = draw(st.lists(some, max_size=2, unique=True)) if sends_direct and draw(st.booleans()) else []
     return Rule(
         name="rule",
         destinations=tuple(found),
@@ -149,6 +152,24 @@ def policies(draw: st.DrawFn) -> Policy:
         ),
         where=WHERE,
     )
+
+
+@st.composite
+def captured_policies(draw: st.DrawFn) -> Policy:
+    """Draw a policy whose names are answered with synthetic addresses, some of them for plain TCP."""
+    policy = draw(policies())
+    rules = tuple(draw(_with_names_of_tcp(rule)) for rule in policy.rules)
+    ranges = tuple(ip_network(text) for text in CAPTURED_RANGES)
+    return dataclasses.replace(policy, rules=rules, dns_mode=DnsMode.CAPTURE, synthetic_ranges=ranges)
+
+
+@st.composite
+def _with_names_of_tcp(draw: st.DrawFn, rule: Rule) -> Rule:
+    if Direct() in (rule.action, rule.http_action):
+        return rule
+    hosts = draw(st.lists(names(), max_size=2, unique=True))
+    named = [Destination(DomainPattern(host, subdomains=False), draw(ports()), plain_tcp=True) for host in hosts]
+    return dataclasses.replace(rule, destinations=(*rule.destinations, *named))
 
 
 @st.composite
