@@ -127,12 +127,9 @@ def _check_collisions(synthetic: Synthetic, policy: Policy) -> Iterable[Diagnost
     for address, sharing in sorted(names.items(), key=lambda item: (item[0].version, int(item[0]))):
         for one, other in combinations(sharing, 2):
             (network,) = (item for item in policy.synthetic_ranges if address in item)
-            yield Diagnostic(
-                "EX504",
-                policy.where,
-                f"{one} and {other} both come to {address}",
-                f"take a larger range than {network} for dns.syntheticRange",
-            )
+            rule = _rule_of(policy.rules, DomainPattern(other, subdomains=False))
+            message = f"{one} and {other} both come to {address}"
+            yield Diagnostic("EX504", rule.where, message, f"take a larger dns.syntheticRange than {network}")
 
 
 def decided(plan: Plan, node: str) -> Clauses:
