@@ -272,12 +272,12 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "the default tunnels neither plain HTTP nor anything else, so such connections get what every other "
         "one gets. Remove the key, or let the default tunnel.",
     ),
-    _warning(
-        "EX234",
-        "Names have addresses of one family only",
-        "To a question for the other kind of address Envoy answers that there is no such name, and some clients "
-        "believe it of the name as a whole. Give `dns.syntheticRange` an IPv4 and an IPv6 range; the pods need not "
-        "reach the latter.",
+    _error(
+        "EX226",
+        "Nothing to verify",
+        "`verify` names the networks in which hosts must be that a rule sends direct by name; a connection to another "
+        "address goes on to the next rules. It means something only in a rule with `action: direct` and `domains`, and "
+        "`/0` would verify nothing: write `verify: none` to believe what clients say.",
     ),
     _error(
         "EX230",
@@ -304,12 +304,12 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "An address that stands for a name can't be dialled, and Envoy does not resolve names for what goes direct. "
         "Give the addresses of the host in `to.tcp`. For TLS and plain HTTP, which show their names, write `domains`.",
     ),
-    _error(
-        "EX226",
-        "Nothing to verify",
-        "`verify` names the networks in which hosts must be that a rule sends direct by name; a connection to another "
-        "address goes on to the next rules. It means something only in a rule with `action: direct` and `domains`, and "
-        "`/0` would verify nothing: write `verify: none` to believe what clients say.",
+    _warning(
+        "EX234",
+        "Names have addresses of one family only",
+        "To a question for the other kind of address Envoy answers that there is no such name, and some clients "
+        "believe it of the name as a whole. Give `dns.syntheticRange` an IPv4 and an IPv6 range; the pods need not "
+        "reach the latter.",
     ),
     _error(
         "EX301",
@@ -398,6 +398,13 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "accept that inside their network. Use an `https://` endpoint if the proxy has one.",
     ),
     _error(
+        "EX315",
+        "TLS can't be originated here",
+        "`originateTLS` sends what an application says in plain HTTP as HTTPS through a tunnel. The certificate is "
+        "verified against the host's name, so that the rule must tunnel and match by `domains` only. Take other "
+        "destinations into a rule of their own.",
+    ),
+    _error(
         "EX320",
         "A file can't be read",
         "The policy names a file with a login, an authority, a certificate or a key, and the control plane can't "
@@ -470,13 +477,6 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "Requests in absolute form belong to HTTP/1.1; at the first one over HTTP/2 a proxy breaks off the connection, "
         "with all the tunnels on it. Write `plainHTTP: connect`, so that plain HTTP goes through tunnels too, or "
         "`plainHTTP: deny`.",
-    ),
-    _error(
-        "EX315",
-        "TLS can't be originated here",
-        "`originateTLS` sends what an application says in plain HTTP as HTTPS through a tunnel. The certificate is "
-        "verified against the host's name, so that the rule must tunnel and match by `domains` only. Take other "
-        "destinations into a rule of their own.",
     ),
     _error(
         "EX340",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from xds.names import OUTBOUND_PORT
+from xds.names import DNS_PORT, OUTBOUND_PORT
 from xds.policy.findings import quote
 from xds.policy.model import STDOUT
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 _OFF = "off"
 _LONGEST_PATH = 4096
 _ADMIN_PORT = 15000
-_DNS_PORT = 15053
-_TAKEN = {OUTBOUND_PORT: "captured connections", _ADMIN_PORT: "Envoy's admin interface", _DNS_PORT: "names"}
+_TAKEN = {OUTBOUND_PORT: "captured connections", _ADMIN_PORT: "Envoy's admin interface", DNS_PORT: "names"}
 
 
 def read_log_path(shape: AccessLogShape, node: Node, findings: Findings) -> str | None:

@@ -35,9 +35,9 @@ _SHOWN = 80
 
 _ENVOY = "envoy"
 """`user_agent_name` of every Envoy; other clients, such as `xds dump`, have names of their own."""
-OLDEST_ENVOY = (1, 39)
+OLDEST_ENVOY = (1, 40)
 """
-The oldest Envoy that takes what is compiled. 1.38 refuses the larger regular expressions of the routes; what an older
+The oldest Envoy that takes what is compiled. 1.39.0 refuses the larger regular expressions of the routes; what an older
 one does not know at all it would ignore in silence.
 """
 
