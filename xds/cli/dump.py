@@ -264,6 +264,8 @@ def _find_addresses(rendered: object) -> Iterable[str]:
     match rendered:
         case {"address": str(address), "port_value": int(port)}:
             yield f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        case {"server_listener_name": str(listener)}:
+            yield f"the listener {listener}"
         case dict():
             for value in rendered.values():
                 yield from _find_addresses(value)
