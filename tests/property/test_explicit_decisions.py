@@ -86,10 +86,11 @@ def _proxies(policy: Policy) -> set[tuple[str, int]]:
 
 
 def _without_networks(policy: Policy) -> Policy:
-    """Return what counts for a name whose address is not known: its rules without their networks."""
+    """Return what counts for a name that Envoy resolves itself: its rules without networks, the name believed (N20)."""
     rules = tuple(
         dataclasses.replace(
             rule,
+            verify=(),
             destinations=tuple(
                 item for item in rule.destinations if not isinstance(item.host, (IPv4Network, IPv6Network))
             ),

@@ -136,7 +136,7 @@ class Oracle:
         """Whether a bypass may believe the name (N20)."""
         if not rule.verify or not isinstance(destination.host, DomainPattern):
             return True
-        return any(connection.address in network for network in rule.verify)
+        return any(connection.address in network for network in rule.verify) and self._is_real(connection.address)
 
     def _matches(self, destination: Destination, connection: Connection) -> bool:
         if destination.ports and connection.port not in destination.ports:

@@ -105,7 +105,7 @@ def rules(draw: st.DrawFn, proxies: Sequence[str]) -> Rule:
     found = draw(st.lists(destinations(), min_size=1, max_size=4))
     sends_direct = Direct() in (action, http or action)
     some = networks().filter(lambda network: network.prefixlen > 0)
-    verify = draw(st.lists(some, max_size=2, unique=True)) if sends_direct and draw(st.booleans()) else []
+    verify = draw(st.just([]) | st.lists(some, min_size=1, max_size=2, unique=True)) if sends_direct else []
     return Rule(
         name="rule",
         destinations=tuple(found),
@@ -205,6 +205,7 @@ def _hosts(policy: Policy) -> list[object]:
 @st.composite
 def _addresses(draw: st.DrawFn, policy: Policy) -> Address:
     known = [host for host in _hosts(policy) if isinstance(host, (IPv4Network, IPv6Network))]
+    known += [network for rule in policy.rules for network in rule.verify]
     known += [ip_network(text) for text in (*BASES, *BASES_V6, *PROXY_ADDRESSES)]
     network = draw(st.sampled_from(known))
     edge = int(draw(st.sampled_from([network.network_address, network.broadcast_address])))

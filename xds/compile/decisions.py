@@ -19,6 +19,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
 from typing import TYPE_CHECKING, assert_never
 
@@ -68,6 +69,15 @@ class NameSegment:
         """Return what decides for names whose most specific node (of any segment) is `node`."""
         ranked = [entry for ancestor in lineage(node) for entry in self.entries.get(ancestor, ())]
         return first_match(clause for _, clause in sorted(ranked, key=lambda entry: entry[0]))
+
+    def believing(self) -> NameSegment:
+        """Return what decides where names need no address to be believed."""
+        return NameSegment(
+            {
+                node: tuple((rank, replace(clause, within=())) for rank, clause in ranked)
+                for node, ranked in self.entries.items()
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -128,8 +138,15 @@ class Plan:
         return Plan(tuple(item for item in self.segments if not isinstance(item, NameSegment)), default)
 
     def without_addresses(self) -> Plan:
-        """Return what is left for those whose address is not known."""
-        return Plan(tuple(item for item in self.segments if not isinstance(item, AddressSegment)), self.default)
+        """Return what is left for those whose address is not known, since their name is resolved by Envoy itself."""
+        return Plan(
+            tuple(
+                item.believing() if isinstance(item, NameSegment) else item
+                for item in self.segments
+                if not isinstance(item, AddressSegment)
+            ),
+            self.default,
+        )
 
 
 @dataclass
@@ -141,16 +158,13 @@ class _Builder:
     networks: dict[Network, list[tuple[int, Clause]]] = field(default_factory=lambda: defaultdict(list))
     ports: list[Clause] = field(default_factory=list)
 
-    def add(self, rank: int, destination: Destination, action: Action, verify: tuple[Network, ...]) -> None:
-        clause = Clause(destination.ports, action)
+    def add(self, rank: int, destination: Destination, clause: Clause) -> None:
         match destination.host:
             case None:
                 self.ports.append(clause)
             case DomainPattern() as pattern:
-                # A tunnel asks the proxy for the name itself; only a bypass has to believe it.
-                verified = replace(clause, within=verify) if action == Direct() else clause
                 for node in nodes_of(pattern):
-                    self.names[node].append((rank, verified))
+                    self.names[node].append((rank, clause))
             case network:
                 self.networks[network].append((rank, clause))
 
@@ -181,14 +195,30 @@ def build_plan(
     """
     builders: list[_Builder] = []
     for action, run in groupby(enumerate(rules), key=lambda ranked: action_of(ranked[1])):
-        wanted = [(rank, destination, rule) for rank, rule in run for destination in rule.destinations]
+        wanted = [(rank, *item) for rank, rule in run for item in _clauses_of(rule, action, shields)]
         for aspect in _free_order({aspect_of(item) for _, item, _ in wanted}, builders, action):
             if not builders or builders[-1].aspect is not aspect:
                 builders.append(_Builder(aspect))
-            for rank, destination, rule in wanted:
+            for rank, destination, clause in wanted:
                 if aspect_of(destination) is aspect:
-                    builders[-1].add(rank, destination, action, rule.verify)
+                    builders[-1].add(rank, destination, clause)
     return Plan(tuple(builder.build(shields) for builder in builders), default)
+
+
+def _clauses_of(rule: Rule, action: Action, shields: tuple[Network, ...]) -> Iterable[tuple[Destination, Clause]]:
+    """
+    Yield each destination of `rule` with what happens there.
+
+    A tunnel asks the proxy for the name itself; only a bypass has to believe it (N20). A synthetic address proves
+    nothing (N10), so that names that could be nowhere else never match.
+    """
+    is_bound = bool(rule.verify) and action == Direct()
+    within = subtract(rule.verify, shields) if is_bound else ()
+    for destination in rule.destinations:
+        if not is_bound or aspect_of(destination) is not Aspect.NAME:
+            yield destination, Clause(destination.ports, action)
+        elif within:
+            yield destination, Clause(destination.ports, action, within)
 
 
 def _free_order(aspects: set[Aspect], builders: Sequence[_Builder], action: Action) -> list[Aspect]:
@@ -256,6 +286,26 @@ def first_match(clauses: Iterable[Clause]) -> Clauses:
 
 def _sorted(networks: Iterable[Network]) -> list[Network]:
     return sorted(networks, key=lambda net: (net.version, int(net.network_address), net.prefixlen))
+
+
+def subtract(networks: Iterable[Network], holes: Iterable[Network]) -> tuple[Network, ...]:
+    """Return what is left of `networks` without `holes`, sorted."""
+    left = list(networks)
+    for hole in holes:
+        left = [part for network in left for part in _cut(network, hole)]
+    return tuple(_sorted(left))
+
+
+def _cut(network: Network, hole: Network) -> Iterable[Network]:
+    if _contains(hole, network):
+        return ()
+    if not _contains(network, hole):
+        return (network,)
+    if isinstance(network, IPv4Network):
+        assert isinstance(hole, IPv4Network), "networks contain their own kind"
+        return network.address_exclude(hole)
+    assert isinstance(hole, IPv6Network), "networks contain their own kind"
+    return network.address_exclude(hole)
 
 
 def _contains(outer: Network, inner: Network) -> bool:

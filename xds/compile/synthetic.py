@@ -161,25 +161,29 @@ def _is_wholly_direct(plan: Plan, name: str) -> bool:
 
 
 def _without_direct(clauses: Clauses) -> Clauses:
-    """Refuse what would be dialled: nothing is at a synthetic address (N14)."""
-    return first_match(replace(item, action=Deny()) if item.action == Direct() else item for item in clauses)
+    """Refuse what would be dialled: nothing is at a synthetic address (N14), which verifies no name either (N20)."""
+    left = (item for item in clauses if not item.within)
+    return first_match(replace(item, action=Deny()) if item.action == Direct() else item for item in left)
 
 
 def without_direct(plan: Plan) -> Plan:
     """Return what decides connections to synthetic addresses: no network matches there, and nothing is dialled."""
     segments = [
-        NameSegment(
-            {
-                node: tuple((rank, refused) for rank, clause in entries for refused in _without_direct((clause,)))
-                for node, entries in segment.entries.items()
-            }
-        )
+        _names_without_direct(segment)
         if isinstance(segment, NameSegment)
         else PortSegment(_without_direct(segment.clauses))
-        for segment in plan.without_addresses().segments
+        for segment in plan.segments
         if not isinstance(segment, AddressSegment)
     ]
     return Plan(tuple(segments), Deny() if plan.default == Direct() else plan.default)
+
+
+def _names_without_direct(segment: NameSegment) -> NameSegment:
+    refused = {
+        node: tuple((rank, left) for rank, clause in entries for left in _without_direct((clause,)))
+        for node, entries in segment.entries.items()
+    }
+    return NameSegment({node: entries for node, entries in refused.items() if entries})
 
 
 def _chosen(ranges: tuple[Network, ...]) -> list[Network]:
