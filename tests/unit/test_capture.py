@@ -457,6 +457,29 @@ class TestInTheKernel:
         )
         assert lines == [expected, expected]
 
+    def test_questions_reach_who_answers_in_both_families_but_not_those_of_envoy(self) -> None:
+        ask = (
+            "import socket,sys\n"
+            "both = (socket.AF_INET, '127.0.0.1', '192.0.2.9'), (socket.AF_INET6, '::1', '2001:db8::9')\n"
+            "for family, here, there in both:\n"
+            "    answering = socket.socket(family, socket.SOCK_DGRAM); answering.bind((here, 15053))\n"
+            "    for mark in (0, 7):\n"
+            "        client = socket.socket(family, socket.SOCK_DGRAM)\n"
+            "        client.setsockopt(socket.SOL_SOCKET, 36, mark)\n"
+            "        client.connect((there, 53)); client.send(b'who?'); answering.settimeout(0.5)\n"
+            "        try: question, sender = answering.recvfrom(9); answering.sendto(question, sender)\n"
+            "        except OSError: print('passed by'); continue\n"
+            "        client.settimeout(5); print(client.recv(9).decode())\n"
+        )
+        lines = _in_a_namespace(
+            "ip link set lo up; ip link add d0 type veth peer name d1; ip addr add 192.0.2.1/24 dev d0",
+            "ip addr add 2001:db8::1/64 dev d0 nodad; ip link set d0 up; ip link set d1 up",
+            "x --apply --force --dns",
+            f'{sys.executable} -c "{ask}"',
+            "x --apply --force; iptables-save -t nat | grep -c 15053 || true",
+        )
+        assert lines == ["who?", "passed by", "who?", "passed by", "0"]
+
     def test_an_option_that_is_gone_takes_its_rules_with_it(self) -> None:
         lines = _in_a_namespace("x --apply --force", "x --apply --force --no-reject-quic", "iptables-save -t filter")
         assert not [line for line in lines if CHAIN in line]

@@ -254,6 +254,9 @@ def _describe(rendered: Mapping[str, object]) -> str:
             return f"{count_of(sum(len(host['domains']) for host in hosts), 'domain')}"
         case {"load_assignment": {"endpoints": list(endpoints)}} | {"endpoints": list(endpoints)}:
             return f"endpoints: {', '.join(_find_addresses(endpoints))}"
+        case {"listener_filters": [{"typed_config": {"server_config": {"inline_dns_table": dict(table)}}}]}:
+            answered = [item for item in table.get("virtual_domains", []) if "address_list" in item["endpoint"]]
+            return f"answers for {count_of(len(answered), 'name')}"
         case {"type": str(discovery)}:
             return discovery.lower().replace("_", " ")
         case _:

@@ -2,9 +2,10 @@
 Which names have addresses that stand for them, and which addresses those are.
 
 An address follows from the name and the range alone: it is the same on every replica and after every restart, and
-neither moves nor is used again when other names come and go. A name in `to.tcp` has one of its own, in the upper half
-of the range, since connections to it may show no name. Names whose clients show them (TLS, plain HTTP) are in the lower
-half, where two may well fall on one address: nothing is decided by it.
+neither moves nor is used again when other names come and go. A name in `to.tcp` has one of its own, since connections to
+it may show no name. Names whose clients show them (TLS, plain HTTP) share the first thousand of the range, and nothing
+is decided by which of them: a hash of thousands of names without any two on one address would need a range larger than
+anybody has. They are still spread, because clients of HTTP/2 take names on one address for one server.
 
 A name is answered only if no connection to it would go direct: what does must be resolved for real (N14). So names
 that do go direct and lie below an answered wildcard are holes in it.
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from xds.facts import Address
 
 _DIGEST_BYTES = 16
+_SHARED = 1000
+"""How many addresses of a range are for names that clients show; of a small range, half."""
 
 
 @dataclass(frozen=True)
@@ -201,12 +204,11 @@ def _addresses(node: str, ranges: Iterable[Network], *, is_plain: bool) -> tuple
 
 
 def _address(node: str, network: Network, *, is_plain: bool) -> Address:
-    """Hash a node into its half of `network`; the first and the last address are nobody's."""
+    """Hash a node into its part of `network`; the first and the last address are nobody's."""
     usable = network.num_addresses - 2
-    lower = usable // 2
-    size = usable - lower if is_plain else lower
+    shared = min(usable // 2, _SHARED)
     digest = int.from_bytes(hashlib.sha256(node.encode()).digest()[:_DIGEST_BYTES], "big")
-    return network.network_address + 1 + (lower if is_plain else 0) + digest % size
+    return network.network_address + 1 + (shared + digest % (usable - shared) if is_plain else digest % shared)
 
 
 def _plain_names(policy: Policy) -> list[str]:

@@ -21,6 +21,7 @@ from tests.support.policies import (
 )
 from tests.support.traffic import Connection, Fate, Outcome, Protocol
 from tests.support.walk import Envoy
+from tests.support.walk_explicit import ask
 from xds import names
 from xds.compile import compile_snapshot
 from xds.compile.builtin import builtin_rules
@@ -81,9 +82,9 @@ def test_addresses_are_these_on_every_machine_for_ever() -> None:
     synthetic = synthetic_of(captured(rule(CORP, tcp("db.example", 5432), "a.example")))
 
     assert {node: tuple(map(str, found)) for node, found in synthetic.answers.items()} == {
-        "*.a.example": ("198.20.138.250", "fd00:18::a94:49fd:f36e:563c"),
-        "a.example": ("198.20.58.246", "fd00:18::1fd5:7d7d:27d3:a68"),
-        "db.example": ("198.21.162.149", "fd00:18::f813:48ab:4f7b:cc7"),
+        "*.a.example": ("198.20.2.61", "fd00:18::23d"),
+        "a.example": ("198.20.1.128", "fd00:18::180"),
+        "db.example": ("198.21.210.231", "fd00:18::4d08:152e:37a9:d685"),
     }
 
 
@@ -306,6 +307,17 @@ def test_an_address_that_stands_for_nothing_is_refused(
     dialled: str, protocol: Protocol, name: str, otherwise: Default
 ) -> None:
     assert take(dataclasses.replace(BASE, default=otherwise), dialled, 443, protocol, name).fate is Fate.CLOSED
+
+
+def test_explicit_mode_asks_for_no_synthetic_address_and_for_names_as_ever() -> None:
+    """A client that resolved the name itself should have asked for the name."""
+    written = dataclasses.replace(BASE, explicit_port=15002, default=default())
+    snapshot = compile_good(written)
+
+    assert ask(snapshot, "CONNECT", f"{address(written, 'db.example')}:5432") == Outcome(Fate.FORBIDDEN)
+    assert ask(snapshot, "CONNECT", f"[{address(written, 'db.example', 6)}]:5432") == Outcome(Fate.FORBIDDEN)
+    assert ask(snapshot, "GET", "198.20.0.1") == Outcome(Fate.FORBIDDEN)
+    assert ask(snapshot, "CONNECT", "db.example:5432").target == "db.example:5432"
 
 
 def test_by_default_other_ports_of_a_name_are_tunnelled_by_name() -> None:

@@ -1,0 +1,76 @@
+"""A real Envoy decides connections to synthetic addresses as the walk and the policy's own rules say."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+
+from tests.support import strategies
+from tests.support.named import NamedOracle, resolve
+from tests.support.real_envoy import run_envoy
+from tests.support.walk import Envoy
+from xds import names
+from xds.compile import compile_snapshot
+from xds.policy.model import DomainPattern
+from xds.resources import ResourceType
+from xds.snapshot import Snapshot, build_snapshot
+
+if TYPE_CHECKING:
+    from tests.support.traffic import Address, Connection
+    from xds.policy.model import Policy
+
+EXAMPLES = settings().max_examples // 20
+"""Each starts an Envoy of its own."""
+
+
+@pytest.mark.e2e
+@settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+@given(data=st.data())
+def test_a_real_envoy_does_at_synthetic_addresses_what_the_walk_says(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    policy, facts = data.draw(strategies.captured_policies()), data.draw(strategies.facts())
+    snapshot = compile_snapshot(policy, facts).snapshot
+    assert snapshot is not None
+    known = answers(snapshot, policy)
+    assume(known)
+    dialled = st.sampled_from(known)
+    connections = data.draw(
+        st.lists(st.tuples(dialled, strategies.connections(policy).filter(has_room)), min_size=20, max_size=30)
+    )
+
+    with run_envoy(without_names(snapshot), tmp_path_factory.mktemp("envoy")) as real:
+        for (name, address), near in connections:
+            connection = dataclasses.replace(near, address=address)
+            outcome = real.take(connection)
+
+            assert Envoy(snapshot).take(connection).outcome == outcome, connection
+            assert NamedOracle(policy, facts).decide(name, connection) == outcome, connection
+
+
+def answers(snapshot: Snapshot, policy: Policy) -> list[tuple[str, Address]]:
+    hosts = [item.host for rule in policy.rules for item in rule.destinations]
+    known = sorted({host.name for host in hosts if isinstance(host, DomainPattern)})
+    asked = [name for host in known for name in (host, f"www.{host}")]
+    return [(name, address) for name in asked for address in resolve(snapshot, name)]
+
+
+def has_room(connection: Connection) -> bool:
+    """Whether its claim is one that a client can write in a ClientHello."""
+    return len(connection.name) < 200
+
+
+def without_names(snapshot: Snapshot) -> Snapshot:
+    """Leave out the listeners that answer for names: their port is for one Envoy of a machine."""
+    kinds = (snapshot.of(kind).values() for kind in ResourceType)
+    answering = {names.DNS_LISTENER, names.DNS_LISTENER_6}
+    return build_snapshot(item for items in kinds for item in items if item.name not in answering)
