@@ -143,6 +143,11 @@ def build_capture(  # noqa: PLR0913 - one per option, all of them by name
     """
     marks = _checked("mark", exempt_marks, 1, MAX_MARK)
     uids = _checked("user id", exempt_uids, 0, MAX_UID)
+    if dns and marks and not uids:
+        raise SettingsError(
+            "Envoy's own questions to name servers carry no mark, so that they would come back to it for ever; to "
+            "capture those of others, say by --exempt-uid which user Envoy runs as, or leave out --dns"
+        )
     return Capture(
         to_port=_checked("port", [to_port], 1, MAX_PORT)[0],
         exempt_uids=uids if uids or marks else (ENVOY_UID,),

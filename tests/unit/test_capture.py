@@ -92,6 +92,13 @@ def test_questions_to_name_servers_are_captured_if_asked_for() -> None:
     )
 
 
+def test_envoy_known_by_its_mark_alone_would_ask_itself() -> None:
+    with pytest.raises(SettingsError, match="--exempt-uid"):
+        build_capture(dns=True, exempt_marks=[7])
+
+    assert build_capture(dns=True, exempt_marks=[7], exempt_uids=[1337]).dns
+
+
 def test_capturing_again_without_names_lets_their_questions_pass() -> None:
     earlier = f"*nat\n:{CHAIN} - [0:0]\n-A OUTPUT -p udp -m udp --dport 53 -j {CHAIN}\nCOMMIT\n"
     script = render_capture(build_capture(), Family.IPV4, earlier)
@@ -458,6 +465,12 @@ class TestInTheKernel:
         assert lines == [expected, expected]
 
     def test_questions_reach_who_answers_in_both_families_but_not_those_of_envoy(self) -> None:
+        # Here no other user exists, so that a mark stands for Envoy; `build_capture` would refuse that.
+        rules = (
+            "from dataclasses import replace; from xds.capture import *; "
+            "one = replace(build_capture(dns=True), exempt_uids=(), exempt_marks=(7,)); "
+            "print(render_capture(one, {}))"
+        )
         ask = (
             "import socket,sys\n"
             "both = (socket.AF_INET, '127.0.0.1', '192.0.2.9'), (socket.AF_INET6, '::1', '2001:db8::9')\n"
@@ -474,7 +487,10 @@ class TestInTheKernel:
         lines = _in_a_namespace(
             "ip link set lo up; ip link add d0 type veth peer name d1; ip addr add 192.0.2.1/24 dev d0",
             "ip addr add 2001:db8::1/64 dev d0 nodad; ip link set d0 up; ip link set d1 up",
-            "x --apply --force --dns",
+            *(
+                f'{sys.executable} -c "{rules.format(family)}" | {family.restore_command} --noflush'
+                for family in Family
+            ),
             f'{sys.executable} -c "{ask}"',
             "x --apply --force; iptables-save -t nat | grep -c 15053 || true",
         )
