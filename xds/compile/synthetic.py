@@ -2,8 +2,8 @@
 Which names have addresses that stand for them, and which addresses those are.
 
 An address follows from the name and the range alone: it is the same on every replica and after every restart, and
-neither moves nor is used again when other names come and go. A name in `to.tcp` has one of its own, since connections to
-it may show no name. Names whose clients show them (TLS, plain HTTP) share the first thousand of the range, and nothing
+neither moves nor is used again when other names come and go. A name in `to.tcp` has one of its own, since connections
+to it may show no name. Names whose clients show them (TLS, plain HTTP) share the first thousand of the range; nothing
 is decided by which of them: a hash of thousands of names without any two on one address would need a range larger than
 anybody has. They are still spread, because clients of HTTP/2 take names on one address for one server.
 
