@@ -277,7 +277,16 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "Nothing to verify",
         "`verify` names the networks in which hosts must be that a rule sends direct by name; a connection to another "
         "address goes on to the next rules. It means something only in a rule with `action: direct` and `domains`, and "
-        "`/0` would verify nothing: write `verify: none` to believe what clients say.",
+        "`/0` would verify nothing: write `verify: none` to believe what clients say. In the short form the key is "
+        "`noProxyVerify`.",
+    ),
+    _warning(
+        "EX227",
+        "A bypass by name believes the client",
+        "A connection that goes direct goes to the address that the client chose; its name is only what the client "
+        "claims. By claiming a name that goes direct, a pod reaches every address past the proxy. Give the networks in "
+        "which these hosts are, as `verify` of the rule or `noProxyVerify` of the short form: claims elsewhere go on "
+        "to the next rules. Or send the networks direct instead of names. `none` says that the claim is believed.",
     ),
     _error(
         "EX230",

@@ -366,6 +366,8 @@ class ShortShape(_Shape):
     """`http://host:port`, `https://host:port`, `direct` or `deny`: what everything else gets."""
     no_proxy: Entries = []
     """Destinations that bypass the proxies: a list, or one text with commas or spaces."""
+    no_proxy_verify: Annotated[TextOrList | None, Field(min_length=1)] = None
+    """Networks in which the names in `noProxy` must have their address, or `none` to believe what the client says."""
     trusted_ca: Annotated[str | None, Field(alias="trustedCA")] = None
     """PEM, or base64 of PEM: authorities of an `https://` proxy's own certificate."""
     dialect: DialectWord | None = None

@@ -63,6 +63,10 @@ class Findings:
         """Return what was found after `len()` was `mark`."""
         return tuple(self._diagnostics[mark:])
 
+    def has_errors(self, mark: int) -> bool:
+        """Whether errors were found after `len()` was `mark`."""
+        return any(item.is_error for item in self._diagnostics[mark:])
+
 
 def sort_diagnostics(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     """Sort by line; findings of one line by key, its numbers as people count (`[2]` before `[10]`), and code."""

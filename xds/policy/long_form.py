@@ -29,12 +29,13 @@ from xds.policy.names import check_plain_name, read_policy_name
 from xds.policy.proxies import build_proxies
 from xds.policy.scopes import resolve_namespace, warn_unreachable
 from xds.policy.selectors import build_selector
-from xds.policy.verify import read_verify
+from xds.policy.verify import VERIFY, read_verify
 from xds.policy.yaml_lines import Fields, Scalar, at
 
 if TYPE_CHECKING:
     from xds.policy.documents import LongShape, RuleShape, SpecShape, ToShape
     from xds.policy.findings import Findings
+    from xds.policy.model import Network
     from xds.policy.yaml_lines import Node
 
 
@@ -95,12 +96,14 @@ def _build_rules(spec: SpecShape, node: Node, actions: ActionReader, findings: F
     for index, shape in enumerate(spec.rules):
         rule_node = at(node, "rules", index)
         name = _rule_name(shape, index, lines, rule_node, findings)
+        mark = len(findings)
         action, http_action = actions.read_both(shape, rule_node)
+        is_direct = Direct() in (action, http_action)
         collected = DestinationSet(
             dialect,
             findings,
             lints,
-            is_direct=Direct() in (action, http_action),
+            is_direct=is_direct,
             ports=shape.to.ports,
             server_first_ports=spec.server_first_ports,
             has_addresses=DnsMode(spec.dns.mode) is DnsMode.CAPTURE,
@@ -108,7 +111,9 @@ def _build_rules(spec: SpecShape, node: Node, actions: ActionReader, findings: F
         _collect(collected, shape.to, at(rule_node, "to"), findings)
         destinations = collected.build()
         check_origination(http_action, destinations, at(rule_node, "http", "originateTLS"), findings)
-        verify = read_verify(shape.verify, (action, http_action), destinations, at(rule_node, "verify"), findings)
+        verify: tuple[Network, ...] = ()
+        if not findings.has_errors(mark):
+            verify = read_verify(VERIFY, shape.verify, destinations, rule_node, findings, is_direct=is_direct)
         if destinations:
             where = findings.where(rule_node)
             rules.append(

@@ -32,11 +32,13 @@ from xds.policy.patterns import split_entries
 from xds.policy.pem import parse_pem
 from xds.policy.proxies import parse_endpoint, warn_unused_tls
 from xds.policy.scopes import resolve_namespace
+from xds.policy.verify import NO_PROXY_VERIFY, read_verify
 from xds.policy.yaml_lines import Fields, Scalar, at
 
 if TYPE_CHECKING:
     from xds.policy.documents import ShortShape
     from xds.policy.findings import Findings
+    from xds.policy.model import Network
     from xds.policy.yaml_lines import Node
 
 NO_PROXY_RULE = "no-proxy"
@@ -130,7 +132,7 @@ def _build_rules(shape: ShortShape, node: Fields, findings: Findings) -> tuple[R
     lints = Lints(SHORT_REMEDIES)
     dialect = Dialect(shape.dialect or "go")
     collected = DestinationSet(dialect, findings, lints, is_direct=True, server_first_ports=SERVER_FIRST_PORTS)
-    no_proxy = at(node, "noProxy")
+    no_proxy, mark = at(node, "noProxy"), len(findings)
     for index, text in enumerate(shape.no_proxy):
         item = at(no_proxy, index)
         assert isinstance(item, Scalar), "the shape has a text here"
@@ -138,7 +140,18 @@ def _build_rules(shape: ShortShape, node: Fields, findings: Findings) -> tuple[R
             collected.add_text(entry, item, Kinds.BOTH)
     lints.report(findings, dialect, is_dialect_given=shape.dialect is not None)
     destinations = collected.build()
+    verify: tuple[Network, ...] = ()
+    if not findings.has_errors(mark):
+        verify = read_verify(NO_PROXY_VERIFY, shape.no_proxy_verify, destinations, node, findings, is_direct=True)
     if not destinations:
         return ()
-    where = findings.where(no_proxy)
-    return (Rule(name=NO_PROXY_RULE, destinations=destinations, action=Direct(), http_action=Direct(), where=where),)
+    return (
+        Rule(
+            name=NO_PROXY_RULE,
+            destinations=destinations,
+            action=Direct(),
+            http_action=Direct(),
+            verify=verify,
+            where=findings.where(no_proxy),
+        ),
+    )

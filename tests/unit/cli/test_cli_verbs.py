@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.support.command_line import Runner
 
-DOUBTFUL = GOOD.replace("dialect: go\n", "noProxy: [.corp.example]\n")
+DOUBTFUL = GOOD.replace("dialect: go\n", "noProxy: [.corp.example]\nnoProxyVerify: none\n")
 BAD = "httpProxy: ftp://192.0.2.2:3128\nhttpsProxy: http://192.0.2.2:3128\n"
 
 

@@ -49,6 +49,7 @@ EXAMPLES = {
         "{tcp: [{host: db.example}]}", extra="dns: {mode: capture, syntheticRange: [198.18.0.0/15, 'fd00:18::/64']}"
     ),
     "EX226": rules("{name: a, to: {ports: [1]}, action: direct, verify: 10.0.0.0/8}"),
+    "EX227": SHORT + "noProxy: .a.example",
     "EX301": "httpProxy: p\nhttpsProxy: deny",
     "EX302": "httpProxy: http://u:p@p.example:1\nhttpsProxy: deny",
     "EX303": "httpProxy: http://p.example\nhttpsProxy: deny",

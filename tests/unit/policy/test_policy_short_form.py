@@ -114,7 +114,7 @@ def test_one_proxy_never_stands_in_for_the_other(present: str) -> None:
 
 
 def test_no_proxy_alone_is_no_policy() -> None:
-    assert codes(parse("noProxy: [a.example]\ndialect: go\n")) == ["EX306", "EX306"]
+    assert codes(parse("noProxy: [a.example]\nnoProxyVerify: none\ndialect: go\n")) == ["EX306", "EX306"]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_the_remedy_for_a_bypass_of_everything_is_in_the_words_of_the_short_form
 
 
 def test_the_remedy_for_a_name_where_the_server_speaks_first_names_no_key_of_the_long_form() -> None:
-    found = only(parse(f"{BOTH}dialect: go\nnoProxy: ['git.partner.example:22']\n"))
+    found = only(parse(f"{BOTH}dialect: go\nnoProxy: ['git.partner.example:22']\nnoProxyVerify: none\n"))
     assert found.code == "EX223"
     assert "give the addresses" in found.hint
     assert not any(key in found.hint for key in ("to.", "serverFirstPorts"))
