@@ -15,6 +15,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import structlog
+
 from xds.cache import SnapshotCache
 from xds.clients import Clients
 from xds.errors import EgressXdsError, ListenError
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
     from xds.cache import World
     from xds.settings import HostPort, Settings
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,11 @@ async def serve(policies: Path, settings: Settings) -> None:
         if settings.address_file is not None:
             write_address(settings.address_file, address)
 
+    if not settings.cluster_cidr:
+        _log.warning(
+            "names below .svc and .cluster.local go direct wherever they lead, as clients claim; give the ranges of "
+            "services, pods and nodes with --cluster-cidr, or switch off alwaysDirect.clusterLocal in policies"
+        )
     await run_control_plane(build_control_plane(policies, settings, clock=time.time), stop, announce)
 
 

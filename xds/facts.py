@@ -55,6 +55,9 @@ class Facts:
     always_direct: tuple[DirectEndpoint, ...] = ()
     """The API server, DNS servers, the control plane: whatever the edges found out."""
 
+    cluster_ranges: tuple[Network, ...] = ()
+    """Where services, pods and nodes are: names inside the cluster are believed there only (N20). Empty: anywhere."""
+
     addresses: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
     """What the proxies' host names resolve to, for the loop guard (N12, N15)."""
 

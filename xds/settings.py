@@ -67,6 +67,8 @@ class Settings:
     ip_families: str = "dual"
     """`ipv4` where the pods' kernels know no IPv6 at all: an Envoy refuses a listener that it can't open."""
     always_direct: tuple[DirectAddress, ...] = ()
+    cluster_cidr: tuple[Network, ...] = ()
+    """Where services, pods and nodes are."""
     shutdown_grace: float = 5.0
     log_format: str = "console"
     log_level: str = "info"
@@ -136,6 +138,17 @@ def parse_direct_address(text: str) -> DirectAddress:
     return DirectAddress(reason=reason.strip() or "always direct by setting", network=parsed, ports=ports)
 
 
+def parse_cluster_cidr(text: str) -> Network:
+    """Parse a network of the cluster. Raises ValueError."""
+    try:
+        parsed = ip_network(text.strip(), strict=False)
+    except ValueError:
+        raise ValueError("it must be a CIDR, as in 10.96.0.0/12 or fd00:10::/56") from None
+    if parsed.prefixlen == 0:
+        raise ValueError(f"that is every IPv{parsed.version} address; name the ranges of services, pods and nodes")
+    return parsed
+
+
 def _split_port(text: str) -> tuple[str, str | None]:
     if text.startswith("["):
         network, _, rest = text[1:].partition("]")
@@ -190,6 +203,13 @@ OPTIONS: tuple[Option, ...] = (
         metavar="[NAME=]CIDR[:PORT]",
         help="An address that no policy may send through a proxy.",
         parse=parse_direct_address,
+        is_repeatable=True,
+    ),
+    Option(
+        field="cluster_cidr",
+        metavar="CIDR",
+        help="A range of services, pods or nodes: names below .svc and .cluster.local are direct only within them.",
+        parse=parse_cluster_cidr,
         is_repeatable=True,
     ),
     Option(

@@ -54,9 +54,9 @@ class Serving:
 
 
 @contextmanager
-def serving(policies: Path, directory: Path) -> Iterator[Serving]:
+def serving(policies: Path, directory: Path, *more: str) -> Iterator[Serving]:
     """Start `xds serve` with a log of JSON lines; it is gone afterwards."""
-    options = ["--address-file", str(directory / "address"), "--log-format", "json", *SMALL]
+    options = ["--address-file", str(directory / "address"), "--log-format", "json", *SMALL, *more]
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen([*XDS, "serve", str(policies), *options], stdout=subprocess.PIPE, stderr=log)
     try:
@@ -82,6 +82,15 @@ def test_a_dump_of_the_server_is_the_dump_of_its_directory(policies: Path, tmp_p
     assert (online.returncode, offline.returncode) == (0, 0)
     assert online.stdout == offline.stdout
     assert len(json.loads(online.stdout)) >= 4
+
+
+@pytest.mark.parametrize(("options", "count"), [((), 1), (("--cluster-cidr", "10.96.0.0/12"), 0)])
+def test_names_of_the_cluster_that_anybody_may_claim_are_told_of_once(
+    policies: Path, tmp_path: Path, options: tuple[str, ...], count: int
+) -> None:
+    with serving(policies, tmp_path, *options) as server:
+        assert server.address
+        assert sum("--cluster-cidr" in str(event["event"]) for event in server.events()) == count
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -158,7 +158,11 @@ class Oracle:
     def _is_always_direct(self, connection: Connection) -> bool:
         chosen, name = self.policy.always_direct, _name_of(connection)
         if chosen.cluster_local and name.endswith((".svc", ".cluster.local")):
-            return True
+            ranges = self.facts.cluster_ranges
+            if not ranges:
+                return True
+            if self._is_real(connection.address) and any(connection.address in network for network in ranges):
+                return True
         if not self._is_real(connection.address):
             return False
         if (connection.address, connection.port) in set(self._proxy_addresses()):

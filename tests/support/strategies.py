@@ -77,6 +77,11 @@ def networks(draw: st.DrawFn) -> Network:
     return IPv6Network((draw(st.sampled_from(BASES_V6)), length), strict=False)
 
 
+def _some_networks() -> st.SearchStrategy[Network]:
+    """Draw a network that is not everything."""
+    return networks().filter(lambda network: network.prefixlen > 0)
+
+
 @st.composite
 def patterns(draw: st.DrawFn) -> DomainPattern:
     """Draw a domain with its apex, what is below it, or both."""
@@ -104,8 +109,7 @@ def rules(draw: st.DrawFn, proxies: Sequence[str]) -> Rule:
     http = draw(st.one_of(st.none(), st.none(), actions(proxies)))
     found = draw(st.lists(destinations(), min_size=1, max_size=4))
     sends_direct = Direct() in (action, http or action)
-    some = networks().filter(lambda network: network.prefixlen > 0)
-    verify = draw(st.just([]) | st.lists(some, min_size=1, max_size=2, unique=True)) if sends_direct else []
+    verify = draw(st.just([]) | st.lists(_some_networks(), min_size=1, max_size=2, unique=True)) if sends_direct else []
     return Rule(
         name="rule",
         destinations=tuple(found),
@@ -181,6 +185,7 @@ def facts(draw: st.DrawFn) -> Facts:
         always_direct=tuple(
             DirectEndpoint(reason=reason, network=network, ports=used) for reason, network, used in found
         ),
+        cluster_ranges=tuple(draw(st.just([]) | st.lists(_some_networks(), min_size=1, max_size=2, unique=True))),
         addresses={PROXY_HOST: tuple(resolved)} if resolved else {},
         files={LOGIN_FILE: FileContent(f"user:{draw(st.sampled_from(['one', 'two']))}")},
         has_ipv6=draw(st.booleans()),

@@ -71,6 +71,12 @@ def test_an_always_direct_address_is_read(text: str, expected: DirectAddress) ->
     assert read_settings({"always_direct": (text,)}, {}).always_direct == (expected,)
 
 
+def test_the_ranges_of_the_cluster_are_read() -> None:
+    settings = read_settings({}, {"EGRESS_XDS_CLUSTER_CIDR": "10.96.0.1/12 fd00:10::/56"})
+
+    assert [str(network) for network in settings.cluster_cidr] == ["10.96.0.0/12", "fd00:10::/56"]
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("250ms", 0.25), ("5s", 5.0), ("1m", 60.0), ("0.5", 0.5)],
@@ -103,6 +109,8 @@ def test_a_duration_is_read(text: str, seconds: float) -> None:
         pytest.param("always_direct", "[::/0]", id="every IPv6 address"),
         pytest.param("always_direct", "10.0.0.0/8:0", id="port 0"),
         pytest.param("always_direct", "example.com", id="a name instead of a network"),
+        pytest.param("cluster_cidr", "::/0", id="a cluster that is everywhere"),
+        pytest.param("cluster_cidr", "10.96.0.0/12:443", id="a range with a port"),
         pytest.param("debounce_quiet", "0s", id="no time at all"),
         pytest.param("debounce_quiet", "-1s", id="a negative time"),
         pytest.param("debounce_quiet", "inf", id="for ever"),

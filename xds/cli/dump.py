@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from xds.settings import Settings
     from xds.snapshot import Snapshot
 
-_FACTS = ("listen", "always_direct", "api_server", "ip_families", "resolv_conf", "resolve_timeout")
+_FACTS = ("listen", "always_direct", "cluster_cidr", "api_server", "ip_families", "resolv_conf", "resolve_timeout")
 """Settings of `serve` that change what is compiled."""
 
 

@@ -3,7 +3,8 @@ The rules that every policy starts with: what is always reached directly (N12, N
 
 Loopback, link-local, names inside the cluster, the addresses that the edges found out, and the corporate proxy
 itself: a connection to it is an application that still uses HTTP(S)_PROXY, or our own tunnel going round in a circle,
-and is passed through raw. All but the last can be switched off by the policy.
+and is passed through raw. All but the last can be switched off by the policy. Names inside the cluster are believed in
+the cluster's ranges only, if those are known (N20).
 """
 
 from __future__ import annotations
@@ -28,16 +29,22 @@ def builtin_rules(policy: Policy, facts: Facts) -> tuple[Rule, ...]:
     """Return the built-in rules of `policy`, which come before its own."""
     chosen = policy.always_direct
     networks = [*_LOOPBACK] * chosen.loopback + [*_LINK_LOCAL] * chosen.link_local
+    inside = "built-in: names inside the cluster"
     parts = {
         "built-in: the proxy itself": _proxies(policy, facts),
         "built-in: this host and its links": tuple(Destination(ip_network(network)) for network in networks),
-        "built-in: names inside the cluster": tuple(
-            Destination(DomainPattern(name, apex=False)) for name in _CLUSTER_LOCAL if chosen.cluster_local
-        ),
+        inside: tuple(Destination(DomainPattern(name, apex=False)) for name in _CLUSTER_LOCAL if chosen.cluster_local),
         **_found(facts),
     }
     return tuple(
-        Rule(name=name, destinations=found, action=Direct(), http_action=Direct(), where=Where("built-in"))
+        Rule(
+            name=name,
+            destinations=found,
+            action=Direct(),
+            http_action=Direct(),
+            verify=facts.cluster_ranges if name == inside else (),
+            where=Where("built-in"),
+        )
         for name, found in parts.items()
         if found
     )

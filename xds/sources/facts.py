@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
     from pathlib import Path
 
-    from xds.facts import Address
+    from xds.facts import Address, Network
     from xds.settings import HostPort, Settings
 
 DNS_PORT = 53
@@ -41,6 +41,7 @@ class NetworkFacts:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._cluster_ranges = merge_networks(settings.cluster_cidr)
         self._pool = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="resolve")
         self._known: dict[str, tuple[Address, ...]] = {}
         self._failed: set[str] = set()
@@ -54,6 +55,7 @@ class NetworkFacts:
         await self._look_up(wanted - self._known.keys() - self._failed)
         return Facts(
             always_direct=_sort(self._always_direct()),
+            cluster_ranges=self._cluster_ranges,
             addresses={host: self._known[host] for host in sorted(hosts & self._known.keys())},
             has_ipv6=self._settings.ip_families == "dual",
         )
@@ -136,6 +138,14 @@ def _parse(text: str) -> Address | None:
 def _is_reachable(address: Address) -> bool:
     """Whether another host could mean this one by `address`."""
     return not (address.is_loopback or address.is_unspecified)
+
+
+def merge_networks(networks: Iterable[Network]) -> tuple[Network, ...]:
+    """Return as few networks as say the same, in an order that does not depend on how they were given."""
+    known = tuple(networks)
+    of_v4 = collapse_addresses(item for item in known if isinstance(item, IPv4Network))
+    of_v6 = collapse_addresses(item for item in known if isinstance(item, IPv6Network))
+    return (*of_v4, *of_v6)
 
 
 def _sort(endpoints: Iterable[DirectEndpoint]) -> tuple[DirectEndpoint, ...]:

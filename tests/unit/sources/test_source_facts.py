@@ -202,3 +202,11 @@ async def test_pods_without_ipv6_are_what_the_operator_says(families: str, *, ha
     facts = await collect(NetworkFacts(settings(ip_families=families)))
 
     assert facts.has_ipv6 is has_ipv6
+
+
+async def test_the_ranges_of_the_cluster_are_facts_in_one_form() -> None:
+    given = tuple(ip_network(text) for text in ("fd00:10::/56", "10.97.0.0/16", "10.96.0.0/16"))
+
+    found = await NetworkFacts(settings(cluster_cidr=given)).collect(frozenset())
+
+    assert found.cluster_ranges == (ip_network("10.96.0.0/15"), ip_network("fd00:10::/56"))
