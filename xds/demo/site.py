@@ -88,7 +88,11 @@ def loopback_site() -> Site:
 
 def render_policy(site: Site, action: str) -> str:
     """Return the demo's policy, in which `action` is what happens to the company's file server."""
-    through = ", proxy: corp" if action == "tunnel" else ""
+    with_action = {
+        "tunnel": "tunnel, proxy: corp",
+        # Its address is told as well as its name, so that no other address is reached by claiming the name.
+        "direct": f"direct, verify: {site.files_https.rpartition(':')[0]}/32",
+    }.get(action, action)
     loopback = "" if site.is_captured else "  alwaysDirect: {loopback: false}  # everything is on loopback here\n"
     return (
         "apiVersion: egress-xds/v1alpha1\n"
@@ -99,7 +103,7 @@ def render_policy(site: Site, action: str) -> str:
         "    corp:\n"
         f'      endpoints: [{{url: "http://{site.proxy_host}:{site.proxy_port}"}}]\n'
         "  rules:\n"
-        f"    - {{name: files, to: {{domains: [{FILES}]}}, action: {action}{through}}}\n"
+        f"    - {{name: files, to: {{domains: [{FILES}]}}, action: {with_action}}}\n"
         f"{loopback}"
         "  default: {action: tunnel, proxy: corp}\n"
         "  dialect: go\n"
