@@ -43,8 +43,8 @@ MAX_MARK = 0xFFFFFFFF
 MAX_UID = 0xFFFFFFFE
 """2³²-1 means "no user" to the kernel."""
 
-_LOCAL, _STATE = 1, 3
-"""Columns of /proc/net/tcp (proc_pid_net(5)): the local address and port, in hexadecimal, and the state."""
+_LOCAL, _STATE, _UID = 1, 3, 7
+"""Columns of /proc/net/tcp (proc_pid_net(5)): local address and port, state (both in hexadecimal), user."""
 
 LISTENS = "0A"
 UNCONNECTED = "07"
@@ -227,9 +227,9 @@ def find_foreign_networks(capture: Capture, families: Iterable[Family]) -> tuple
     return tuple(net for net in capture.exclude_networks if not any(family.has(net) for family in chosen))
 
 
-def has_listener(tables: Mapping[Family, str], family: Family, port: int, state: str = LISTENS) -> bool:
+def find_listeners(tables: Mapping[Family, str], family: Family, port: int, state: str = LISTENS) -> frozenset[int]:
     """
-    Whether something listens where REDIRECT delivers a connection of `family`: on loopback, or on every address.
+    Return the users that listen where REDIRECT delivers a connection of `family`: on loopback, or on every address.
 
     `tables` holds what `/proc/net/tcp` and `/proc/net/tcp6` say, or with `state` UNCONNECTED those of UDP. They are
     read because the question must not be asked by connecting: Envoy would take the connection for a captured one, to
@@ -237,7 +237,16 @@ def has_listener(tables: Mapping[Family, str], family: Family, port: int, state:
     """
     wanted = {f"{host}:{port:04X}" for host in _LISTENING[family]}
     rows = (line.split() for table in tables.values() for line in table.splitlines())
-    return any(len(row) > _STATE and row[_STATE] == state and row[_LOCAL] in wanted for row in rows)
+    return frozenset(
+        int(row[_UID]) for row in rows if len(row) > _UID and row[_STATE] == state and row[_LOCAL] in wanted
+    )
+
+
+def find_captured_users(capture: Capture, users: Iterable[int]) -> tuple[int, ...]:
+    """Return those of `users` whose own connections `capture` sends to Envoy. Marks are not seen from here."""
+    if capture.exempt_marks:
+        return ()
+    return tuple(sorted(set(users) - set(capture.exempt_uids) - set(capture.exclude_uids)))
 
 
 def _exemptions(capture: Capture, family: Family) -> Iterator[str]:

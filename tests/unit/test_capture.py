@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from xds.capture import (
     Family,
     build_capture,
     find_foreign_networks,
-    has_listener,
+    find_listeners,
     render_capture,
     render_removal,
 )
@@ -253,15 +254,18 @@ def test_a_listener_is_found_where_redirected_connections_arrive(
 ) -> None:
     tables = {Family.IPV4: SOCKETS.format(address, state), Family.IPV6: "  sl  local_address\n\n"}
 
-    assert has_listener(tables, family, 15001) is expected
-    assert not has_listener(tables, family, 15002)
+    assert find_listeners(tables, family, 15001) == (frozenset({1337}) if expected else frozenset())
+    assert not find_listeners(tables, family, 15002)
 
 
 def test_a_listener_of_this_machine_is_found() -> None:
+    def find(port: int) -> frozenset[int]:
+        return find_listeners({Family.IPV4: Path("/proc/net/tcp").read_text(encoding="ascii")}, Family.IPV4, port)
+
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert has_listener({Family.IPV4: Path("/proc/net/tcp").read_text(encoding="ascii")}, Family.IPV4, port)
-    assert not has_listener({Family.IPV4: Path("/proc/net/tcp").read_text(encoding="ascii")}, Family.IPV4, port)
+        assert find(port) == {os.getuid()}
+    assert not find(port)
 
 
 def _without_sockets(monkeypatch: pytest.MonkeyPatch, directory: Path, table: str = "") -> None:
@@ -300,7 +304,7 @@ def test_questions_are_not_captured_where_nobody_answers(monkeypatch: pytest.Mon
     monkeypatch.setattr("xds.cli.capture._require_listener", lambda *_: None)
     answerers = {Family.IPV4: tmp_path / "udp", Family.IPV6: tmp_path / "udp6"}
     monkeypatch.setattr("xds.cli.capture._ANSWERERS", answerers)
-    answerers[Family.IPV4].write_text("sl local rem st\n 0: 0100007F:3ACD 00000000:0000 07 0\n", encoding="ascii")
+    answerers[Family.IPV4].write_text(SOCKETS.replace("3A99", "3ACD").format("0100007F", "07"), encoding="ascii")
     answerers[Family.IPV6].write_text("sl local rem st\n", encoding="ascii")
 
     with pytest.raises(CaptureError, match=r"questions of ipv6 on UDP 15053.*dns\.mode: capture"):
@@ -316,6 +320,39 @@ def test_where_envoy_has_no_ipv6_the_other_family_is_offered(monkeypatch: pytest
         CliRunner().invoke(command, ["--apply"], catch_exceptions=False)
     with pytest.raises(CaptureError, match="apt-get install iptables"):
         CliRunner().invoke(command, ["--apply", "--family", "ipv4"], catch_exceptions=False)
+
+
+@LITTLE_ENDIAN
+@pytest.mark.parametrize(
+    "options", [["--exempt-uid", "101"], ["--exempt-uid", "0", "--exempt-uid", "101"]], ids=" ".join
+)
+def test_an_envoy_whose_own_connections_would_come_back_to_it_is_not_captured_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str]
+) -> None:
+    _without_sockets(monkeypatch, tmp_path, SOCKETS.format("0100007F", "0A"))
+    arguments = ["--apply", "--family", "ipv4", *options]
+
+    with pytest.raises(CaptureError, match=r"as user 1337.*nothing was changed.*--exempt-uid 1337"):
+        CliRunner().invoke(command, arguments, catch_exceptions=False)
+
+
+@LITTLE_ENDIAN
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--exempt-uid", "101", "--exempt-uid", "1337"],
+        ["--exempt-mark", "7"],
+        ["--exempt-uid", "1", "--exclude-uid", "1337"],
+    ],
+    ids=" ".join,
+)
+def test_an_envoy_whose_own_connections_pass_is_captured_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str]
+) -> None:
+    _without_sockets(monkeypatch, tmp_path, SOCKETS.format("0100007F", "0A"))
+
+    with pytest.raises(CaptureError, match="apt-get install iptables"):
+        CliRunner().invoke(command, ["--apply", "--family", "ipv4", *options], catch_exceptions=False)
 
 
 def test_sockets_that_can_not_be_read_are_no_licence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from xds.capture import (
     UNCONNECTED,
     Family,
     build_capture,
+    find_captured_users,
     find_foreign_networks,
-    has_listener,
+    find_listeners,
     render_capture,
     render_removal,
 )
@@ -178,7 +179,7 @@ def command(
             _print(capture, chosen)
         case _Mode.APPLY:
             if not force:
-                _require_listener(capture.to_port, chosen)
+                _require_listener(capture, chosen)
             if dns and not force:
                 _require_answers(chosen)
             _change(chosen, lambda family, saved: render_capture(capture, family, saved))
@@ -202,10 +203,17 @@ def _print(capture: Capture, families: Iterable[Family]) -> None:
     click.echo("".join(scripts), nl=False)
 
 
-def _require_listener(port: int, families: Sequence[Family]) -> None:
-    """Raise CaptureError unless something takes what is about to be captured."""
-    tables = _read_sockets(_LISTENERS)
-    deaf = [family for family in families if not has_listener(tables, family, port)]
+def _require_listener(capture: Capture, families: Sequence[Family]) -> None:
+    """Raise CaptureError unless something takes what is about to be captured, and is not captured itself."""
+    tables, port = _read_sockets(_LISTENERS), capture.to_port
+    listeners = {family: find_listeners(tables, family, port) for family in families}
+    if captured := find_captured_users(capture, frozenset().union(*listeners.values())):
+        raise CaptureError(
+            f"Envoy listens on port {port} as user {captured[0]}, whose connections would be captured and sent back to "
+            f"it for ever; nothing was changed: run it as user {capture.exempt_uids[0]}, or add "
+            f"--exempt-uid {captured[0]} where no application runs as that user"
+        )
+    deaf = [family for family in families if not listeners[family]]
     if not deaf:
         return
     where = " and ".join(f"{_LOOPBACKS[family]}:{port}" for family in deaf)
@@ -221,7 +229,7 @@ def _require_listener(port: int, families: Sequence[Family]) -> None:
 def _require_answers(families: Iterable[Family]) -> None:
     """Raise CaptureError unless something answers the questions that are about to be captured."""
     tables = _read_sockets(_ANSWERERS)
-    deaf = [family for family in families if not has_listener(tables, family, DNS_PORT, UNCONNECTED)]
+    deaf = [family for family in families if not find_listeners(tables, family, DNS_PORT, UNCONNECTED)]
     if deaf:
         raise CaptureError(
             f"nothing answers questions of {_listed(deaf)} on UDP {DNS_PORT}: no name would resolve in this network "
