@@ -20,7 +20,7 @@ from xds.errors import SettingsError, quote_value
 from xds.names import XDS_CLUSTER, NodeId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 DEFAULT_ADMIN = "127.0.0.1:15000"
 """Where Envoy's admin interface listens unless told otherwise."""
@@ -29,6 +29,15 @@ DEFAULT_MAX_CONNECTIONS = 50_000
 """Connections of applications at a time; Envoy itself has no limit."""
 
 MAX_MAX_CONNECTIONS = 10_000_000
+MIN_MAX_HEAP = 64 * 2**20
+"""Bytes. An Envoy with a small policy and no connection takes half of it."""
+
+_SIZE = re.compile(r"([1-9][0-9]{0,9})(Mi|Gi)")
+_BYTES = {"Mi": 2**20, "Gi": 2**30}
+_SHRINK_HEAP_AT = 0.90
+_REFUSE_CONNECTIONS_AT = 0.95
+"""Shares of the heap's limit at which memory is given back to the system, and new connections are closed."""
+
 MAX_PORT = 65535
 _PORT_DIGITS = 5
 MAX_MARK = 0xFFFFFFFF
@@ -39,6 +48,9 @@ _MAX_UNIX_PATH = 107
 _SOL_SOCKET = 1
 _SO_MARK = 36
 """Linux's numbers, whatever machine renders the bootstrap."""
+
+_MONITORS = "type.googleapis.com/envoy.extensions.resource_monitors"
+_FIXED_HEAP = "envoy.resource_monitors.fixed_heap"
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -83,6 +95,8 @@ class Bootstrap:
     """SO_MARK of every connection that Envoy opens, for a capture that can't tell Envoy by its user."""
     max_connections: int = DEFAULT_MAX_CONNECTIONS
     """Above it, connections of applications are closed at once; the admin interface is not counted."""
+    max_heap: int | None = None
+    """Bytes. Near it, Envoy gives memory back and takes no new connections; None is no limit."""
 
 
 def parse_node_id(text: str) -> NodeId:
@@ -169,6 +183,18 @@ def parse_max_connections(limit: int) -> int:
     return limit
 
 
+def parse_max_heap(text: str) -> int:
+    """Read a size in `Mi` or `Gi`, of at least 64Mi, as bytes; anything else is a SettingsError."""
+    match = _SIZE.fullmatch(text)
+    size = int(match[1]) * _BYTES[match[2]] if match else 0
+    if size < MIN_MAX_HEAP:
+        raise SettingsError(
+            f"{quote_value(text)} is not a size of at least {MIN_MAX_HEAP // 2**20}Mi, such as 400Mi or 2Gi; "
+            "give four fifths of what the container may use"
+        )
+    return size
+
+
 def render_bootstrap(bootstrap: Bootstrap) -> str:
     """Return the bootstrap as YAML; equal values give equal text. A missing template is a SettingsError."""
     values = {name: json.dumps(value, sort_keys=True) for name, value in _substitutions(bootstrap).items()}
@@ -184,7 +210,8 @@ def _substitutions(bootstrap: Bootstrap) -> dict[str, object]:
         "admin_address": _admin_address(bootstrap.admin),
         "ads_api_type": "DELTA_GRPC" if bootstrap.is_delta else "GRPC",
         "cluster_manager": _cluster_manager(bootstrap.so_mark),
-        "max_connections": bootstrap.max_connections,
+        "resource_monitors": list(_resource_monitors(bootstrap)),
+        "overload_actions": list(_overload_actions(bootstrap)),
         "xds_cluster": XDS_CLUSTER,
         "xds_discovery_type": "STRICT_DNS" if is_name else "STATIC",
         "xds_host": bootstrap.server.host,
@@ -221,6 +248,35 @@ def _cluster_manager(so_mark: int | None) -> dict[str, object]:
         "state": "STATE_PREBIND",
     }
     return {"upstream_bind_config": {"socket_options": [option]}}
+
+
+def _resource_monitors(bootstrap: Bootstrap) -> Iterator[dict[str, object]]:
+    yield {
+        "name": "envoy.resource_monitors.global_downstream_max_connections",
+        "typed_config": {
+            "@type": f"{_MONITORS}.downstream_connections.v3.DownstreamConnectionsConfig",
+            "max_active_downstream_connections": bootstrap.max_connections,
+        },
+    }
+    if bootstrap.max_heap is not None:
+        yield {
+            "name": _FIXED_HEAP,
+            "typed_config": {
+                "@type": f"{_MONITORS}.fixed_heap.v3.FixedHeapConfig",
+                "max_heap_size_bytes": bootstrap.max_heap,
+            },
+        }
+
+
+def _overload_actions(bootstrap: Bootstrap) -> Iterator[dict[str, object]]:
+    if bootstrap.max_heap is None:
+        return
+    for action, share in (
+        ("shrink_heap", _SHRINK_HEAP_AT),
+        ("reject_incoming_connections", _REFUSE_CONNECTIONS_AT),
+    ):
+        trigger = {"name": _FIXED_HEAP, "threshold": {"value": share}}
+        yield {"name": f"envoy.overload_actions.{action}", "triggers": [trigger]}
 
 
 def _read_template() -> str:

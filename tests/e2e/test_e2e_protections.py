@@ -15,6 +15,7 @@ import pytest
 from tests.e2e.harness import (
     API,
     ECHO_PORT,
+    FILES,
     SERVER,
     CorporateProxy,
     ProxyKind,
@@ -40,20 +41,27 @@ RECORD = 16384
 """The most that a TLS record holds (RFC 8446, section 5.1)."""
 
 
-@pytest.fixture(scope="module")
-def limited() -> Iterator[World]:
-    """A world whose Envoy takes few connections."""
+@contextlib.contextmanager
+def open_limited(*bootstrap_options: str) -> Iterator[World]:
+    """Build a world whose Envoy is started with limits."""
     with open_lab() as lab:
         program = start_proxy(lab, NAMESPACES)
         start_origins(lab)
-        save_policy(lab, "policy.yaml", render_policy())
+        save_policy(lab, "policy.yaml", render_policy("[{name: near, to: {cidrs: [10.78.0.0/24]}, action: direct}]"))
         control_plane = start_control_plane(lab, SERVER)
-        sidecar = start_envoy(lab, SERVER, bootstrap_options=("--max-connections", str(LIMIT)))
+        sidecar = start_envoy(lab, SERVER, bootstrap_options=bootstrap_options)
         sidecar.wait_until_live()
         apply_capture(lab)
         start_broker(lab)
         proxy = CorporateProxy(ProxyKind.EMBEDDED, program, program.log)
         yield World(lab, proxy, control_plane, sidecar, lab.leaked_packets())
+
+
+@pytest.fixture(scope="module")
+def limited() -> Iterator[World]:
+    """A world whose Envoy takes few connections."""
+    with open_limited("--max-connections", str(LIMIT)) as world:
+        yield world
 
 
 def is_echoing(connection: socket.socket) -> bool:
@@ -79,8 +87,49 @@ def test_connections_above_the_limit_are_closed_and_the_admin_interface_still_an
 
 
 def _is_served(world: World) -> bool:
-    with world.connect(API, ECHO_PORT) as connection:
+    with world.connect(FILES, ECHO_PORT) as connection:
         return is_echoing(connection)
+
+
+def test_an_envoy_short_of_memory_takes_no_new_connections_and_cuts_none() -> None:
+    with open_limited("--max-heap", "64Mi") as world, contextlib.ExitStack() as stack:
+        held: list[tuple[socket.socket, int]] = []
+
+        def hold_another() -> bool:
+            connection = stack.enter_context(world.connect(FILES, ECHO_PORT))
+            held.append((connection, _fill(connection)))
+            return world.envoy.admin.counter("overload.envoy.overload_actions.reject_incoming_connections.active") == 1
+
+        wait_until(hold_another, "an Envoy whose memory is full", timeout=60)
+
+        assert not is_echoing(stack.enter_context(world.connect(FILES, ECHO_PORT)))
+        assert [_drain(connection, length) for connection, length in held] == [length for _, length in held]
+        for connection, _ in held:
+            connection.close()
+        wait_until(lambda: _is_served(world), "room for another connection", timeout=30)
+        assert world.leaked == 0
+
+
+def _fill(connection: socket.socket) -> int:
+    """Send until nobody takes any more, which is when everybody's buffers are full; return how many bytes that was."""
+    sent = 0
+    connection.settimeout(0.2)
+    with contextlib.suppress(TimeoutError):
+        while True:
+            sent += connection.send(bytes(65536))
+    connection.settimeout(15)
+    return sent
+
+
+def _drain(connection: socket.socket, length: int) -> int:
+    """Read what comes back, up to `length` bytes; return how many there were."""
+    received = 0
+    while received < length:
+        more = len(connection.recv(65536))
+        if not more:
+            break
+        received += more
+    return received
 
 
 def test_draining_takes_no_new_connections_and_cuts_none(limited: World) -> None:

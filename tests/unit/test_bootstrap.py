@@ -18,6 +18,7 @@ from xds.bootstrap import (
     parse_authority,
     parse_labels,
     parse_mark,
+    parse_max_heap,
     parse_node_id,
     render_bootstrap,
 )
@@ -34,7 +35,7 @@ CASES: dict[str, list[str]] = {
     "everything": [
         *("--node", "web-0.a.shop", "--server", "[FD00::0:1]:18000", "--cluster", "shop", "--label", "app=web"),
         *("--label", "egress-xds/tier=edge", "--service-account", "web", "--admin", "/run/envoy/admin.sock"),
-        *("--sotw", "--so-mark", "4919", "--max-connections", "700"),
+        *("--sotw", "--so-mark", "4919", "--max-connections", "700", "--max-heap", "400Mi"),
     ],
 }
 
@@ -102,6 +103,23 @@ def test_the_runtime_lets_upstream_filters_see_tunnels() -> None:
 def test_an_envoy_waits_for_its_whole_configuration_for_as_long_as_it_takes() -> None:
     dynamic = _loaded(_print(CASES["plain"]))["dynamic_resources"]
     assert {dynamic[key]["initial_fetch_timeout"] for key in ("cds_config", "lds_config")} == {"0s"}
+
+
+@pytest.mark.parametrize(("text", "expected"), [("64Mi", 2**26), ("400Mi", 400 * 2**20), ("2Gi", 2**31)])
+def test_a_size_of_memory_is_read_as_kubernetes_writes_it(text: str, expected: int) -> None:
+    assert parse_max_heap(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "63Mi", "0Gi", "400", "400M", "400 Mi", "-1Gi", "1.5Gi", "4e2Mi", "99999999999Gi"])
+def test_what_is_no_size_of_memory_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"at least 64Mi, such as 400Mi"):
+        parse_max_heap(text)
+
+
+def test_without_a_limit_of_memory_nothing_depends_on_it() -> None:
+    manager = _loaded(_print(CASES["plain"]))["overload_manager"]
+    assert manager["actions"] == []
+    assert len(manager["resource_monitors"]) == 1
 
 
 def test_without_a_mark_no_connection_is_marked() -> None:

@@ -13,6 +13,7 @@ from xds.bootstrap import (
     parse_labels,
     parse_mark,
     parse_max_connections,
+    parse_max_heap,
     parse_node_id,
     render_bootstrap,
 )
@@ -51,6 +52,12 @@ from xds.bootstrap import (
     metavar="N",
     help="Connections of applications at a time; more are closed at once. Allow Envoy twice as many open files.",
 )
+@click.option(
+    "--max-heap",
+    metavar="SIZE",
+    help="Memory, such as 400Mi: four fifths of what the container may use. Near it, new connections are closed at "
+    "once, where the kernel would kill Envoy and cut all of them. Without it there is no limit.",
+)
 def command(
     *,
     node: str,
@@ -62,6 +69,7 @@ def command(
     sotw: bool,
     so_mark: int | None,
     max_connections: int,
+    max_heap: str | None,
 ) -> None:
     """Print the bootstrap (YAML) of the Envoy beside the pod POD in NAMESPACE."""
     bootstrap = Bootstrap(
@@ -74,5 +82,6 @@ def command(
         is_delta=not sotw,
         so_mark=None if so_mark is None else parse_mark(so_mark),
         max_connections=parse_max_connections(max_connections),
+        max_heap=None if max_heap is None else parse_max_heap(max_heap),
     )
     click.echo(render_bootstrap(bootstrap), nl=False)
