@@ -110,7 +110,9 @@ def test_a_size_of_memory_is_read_as_kubernetes_writes_it(text: str, expected: i
     assert parse_max_heap(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "63Mi", "0Gi", "400", "400M", "400 Mi", "-1Gi", "1.5Gi", "4e2Mi", "99999999999Gi"])
+@pytest.mark.parametrize(
+    "text", ["", "63Mi", "0Gi", "400", "400M", "400 Mi", "-1Gi", "1.5Gi", "4e2Mi", "99999999999Gi"]
+)
 def test_what_is_no_size_of_memory_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(SettingsError, match=r"at least 64Mi, such as 400Mi"):
         parse_max_heap(text)
