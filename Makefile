@@ -16,7 +16,7 @@ OUTPUT ?= full
 
 VENV := .venv
 BIN := $(VENV)/bin
-ROOMS_0_TO_4 := xds/diagnostics.py,xds/errors.py,xds/names.py,xds/settings.py,xds/facts.py,xds/policy/*,$\
+ROOMS_0_TO_4 := xds/catalogue.py,xds/diagnostics.py,xds/errors.py,xds/names.py,xds/settings.py,xds/facts.py,xds/policy/*,$\
 	xds/snapshot.py,xds/resources.py,xds/compile/*,xds/bootstrap.py,xds/capture.py,xds/render.py,$\
 	xds/protocol/*,xds/cache.py,xds/clients.py
 TYPED = $(wildcard xds tests) $(if $(wildcard bench/*.py),bench)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.policy.policy_texts import FULL, good, long_form, parse, without_places
-from xds.diagnostics import CATALOGUE, Where
+from xds.catalogue import CATALOGUE
+from xds.diagnostics import Where
 from xds.policy.hosts import Problem, parse_name, parse_network
 from xds.policy.model import (
     Default,

@@ -6,8 +6,8 @@ import textwrap
 
 import click
 
+from xds.catalogue import CATALOGUE, RETIRED
 from xds.cli.output import render_table
-from xds.diagnostics import CATALOGUE, RETIRED
 
 _WIDTH = 100
 _SUGGESTIONS = 3

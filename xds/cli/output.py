@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 
-from xds.diagnostics import Severity
+from xds.catalogue import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -13,8 +13,8 @@ import yaml
 
 from tests.support.command_line import GOOD
 from xds import cli
+from xds.catalogue import CATALOGUE
 from xds.cli import VERBS
-from xds.diagnostics import CATALOGUE
 
 if TYPE_CHECKING:
     from pathlib import Path

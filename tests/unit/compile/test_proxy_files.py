@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from tests.support.certificates import DAY, Authority, render_key
 from tests.support.policies import compile_good, endpoint, policy, proxy
+from xds.catalogue import CATALOGUE, Severity
 from xds.compile import compile_snapshot, narrow_moment
 from xds.compile.proxy_files import read_material
-from xds.diagnostics import CATALOGUE, Severity, Where
+from xds.diagnostics import Where
 from xds.facts import Facts, File, FileContent, FileProblem
 from xds.policy.model import BasicLogin, ClientCertificate, Policy, Proxy, ProxyTls
 

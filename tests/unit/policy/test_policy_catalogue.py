@@ -7,7 +7,8 @@ import re
 import pytest
 
 from tests.unit.policy.policy_texts import PROXY, codes, long_form, parse, rules, to_rule
-from xds.diagnostics import CATALOGUE, RETIRED, Diagnostic, Severity, Where
+from xds.catalogue import CATALOGUE, RETIRED, Severity
+from xds.diagnostics import Diagnostic, Where
 
 SHORT = "httpProxy: deny\nhttpsProxy: deny\n"
 OF_OTHER_ROOMS = ("EX32", "EX5", "EX9")
