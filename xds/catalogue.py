@@ -369,6 +369,13 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "destinations into a rule of their own.",
     ),
     _error(
+        "EX316",
+        "A proxy that is its own upstream",
+        "The endpoint is a port of the pod itself on which its Envoy listens, so that every tunnel would lead back to "
+        "this Envoy until it has no connections left. A proxy on the pod's loopback is fine on any other port. Write "
+        "the address of the company's proxy.",
+    ),
+    _error(
         "EX320",
         "A file can't be read",
         "The policy names a file with a login, an authority, a certificate or a key, and the control plane can't "

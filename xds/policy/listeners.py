@@ -1,21 +1,24 @@
 """
 What a policy says of Envoy's own listeners: where they log, and a port for applications that know of a proxy.
 
-Nothing here knows rules or proxies. Invariant: a port is none that Envoy needs for itself.
+Nothing here knows rules. Invariant: a port is none that Envoy needs for itself, and no proxy is Envoy itself.
 """
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from xds.names import DNS_PORT, OUTBOUND_PORT
 from xds.policy.findings import quote
+from xds.policy.hosts import Problem, is_address_like
 from xds.policy.model import STDOUT
 
 if TYPE_CHECKING:
     from xds.policy.documents import AccessLogShape, ExplicitShape
     from xds.policy.findings import Findings
+    from xds.policy.model import Endpoint
     from xds.policy.yaml_lines import Node
 
 _OFF = "off"
@@ -46,3 +49,24 @@ def read_explicit_port(shape: ExplicitShape | None, node: Node, findings: Findin
         findings.add("EX109", node, message, "choose another, e.g. 15002")
         return None
     return shape.port
+
+
+def check_upstream(endpoint: Endpoint, explicit_port: int | None = None) -> Problem | None:
+    """Return what is wrong with a proxy that is this Envoy: its tunnels would lead back to itself for ever."""
+    own = dict(_TAKEN)
+    if explicit_port is not None:
+        own[explicit_port] = "explicit mode"
+    if endpoint.port not in own or not _is_own(endpoint.host):
+        return None
+    return Problem(
+        "EX316",
+        f"port {endpoint.port} of the pod itself is taken by {own[endpoint.port]}: Envoy would be its own proxy",
+        "write the address of the company's proxy",
+    )
+
+
+def _is_own(host: str) -> bool:
+    if not is_address_like(host):
+        return host == "localhost" or host.endswith(".localhost")
+    address = ip_address(host)
+    return address.is_loopback or address.is_unspecified

@@ -53,12 +53,13 @@ def build_long(shape: LongShape, node: Fields, root: Fields, namespace: str | No
     warn_unreachable(scope, selector, at(spec_node, "selector", "namespaces"), findings)
     actions = ActionReader(_proxy_names(root), findings)
     default = _build_default(spec, spec_node, actions)
+    explicit_port = read_explicit_port(spec.explicit, at(spec_node, "explicit", "port"), findings)
     return Policy(
         name=read_policy_name(metadata.name, at(node, "metadata", "name"), findings),
         namespace=scope,
         priority=spec.priority,
         selector=selector,
-        proxies=build_proxies(spec.proxies, at(spec_node, "proxies"), findings),
+        proxies=build_proxies(spec.proxies, at(spec_node, "proxies"), findings, explicit_port=explicit_port),
         rules=_build_rules(spec, spec_node, actions, findings),
         default=default,
         dialect=Dialect(spec.dialect or "go"),
@@ -71,7 +72,7 @@ def build_long(shape: LongShape, node: Fields, root: Fields, namespace: str | No
             cluster_local=spec.always_direct.cluster_local,
         ),
         access_log=read_log_path(spec.access_log, at(spec_node, "accessLog", "path"), findings),
-        explicit_port=read_explicit_port(spec.explicit, at(spec_node, "explicit", "port"), findings),
+        explicit_port=explicit_port,
         where=findings.where(root),
     )
 

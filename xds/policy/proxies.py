@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from xds.policy.findings import quote
 from xds.policy.hosts import Problem, is_address_like, parse_name, parse_network, parse_port
+from xds.policy.listeners import check_upstream
 from xds.policy.model import Endpoint, PlainHttp, Proxy, ProxyProtocol, ProxyTls, TlsVersion
 from xds.policy.names import check_plain_name
 from xds.policy.pem import parse_pem
@@ -85,15 +86,19 @@ def _parse_host(text: str) -> str | Problem:
     return network if isinstance(network, Problem) else str(network.network_address)
 
 
-def build_proxies(shapes: Mapping[str, ProxyShape], node: Node, findings: Findings) -> tuple[Proxy, ...]:
+def build_proxies(
+    shapes: Mapping[str, ProxyShape], node: Node, findings: Findings, *, explicit_port: int | None
+) -> tuple[Proxy, ...]:
     """Return the usable proxies of a document, sorted by name."""
-    proxies = (_build_proxy(name, shapes[name], at(node, name), findings) for name in sorted(shapes))
+    proxies = (_build_proxy(name, shapes[name], at(node, name), explicit_port, findings) for name in sorted(shapes))
     return tuple(proxy for proxy in proxies if proxy is not None)
 
 
-def _build_proxy(name: str, shape: ProxyShape, node: Node, findings: Findings) -> Proxy | None:
+def _build_proxy(
+    name: str, shape: ProxyShape, node: Node, explicit_port: int | None, findings: Findings
+) -> Proxy | None:
     check_plain_name(name, "a proxy's name", node, findings)
-    endpoints = _build_endpoints(shape, node, findings)
+    endpoints = _build_endpoints(shape, node, explicit_port, findings)
     timeout = parse_duration(shape.connect_timeout)
     if isinstance(timeout, Problem):
         findings.add(timeout.code, at(node, "connectTimeout"), timeout.message, timeout.hint)
@@ -130,7 +135,9 @@ def _build_proxy(name: str, shape: ProxyShape, node: Node, findings: Findings) -
     )
 
 
-def _build_endpoints(shape: ProxyShape, node: Node, findings: Findings) -> tuple[Endpoint, ...]:
+def _build_endpoints(
+    shape: ProxyShape, node: Node, explicit_port: int | None, findings: Findings
+) -> tuple[Endpoint, ...]:
     """Return the endpoints in their canonical order: by priority, then as address and port sort."""
     found: dict[tuple[str, int], Endpoint] = {}
     for index, item in enumerate(shape.endpoints):
@@ -140,6 +147,8 @@ def _build_endpoints(shape: ProxyShape, node: Node, findings: Findings) -> tuple
             findings.add(endpoint.code, spot, endpoint.message, endpoint.hint)
         elif (endpoint.host, endpoint.port) in found:
             findings.add("EX310", spot, "this endpoint is listed twice", "keep one, with the priority that is meant")
+        elif problem := check_upstream(endpoint, explicit_port):
+            findings.add(problem.code, spot, problem.message, problem.hint)
         else:
             found[endpoint.host, endpoint.port] = endpoint
     return tuple(sorted(found.values(), key=lambda item: (item.priority, item.host, item.port)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from xds.policy.destinations import DestinationSet, Kinds
 from xds.policy.hosts import Problem
 from xds.policy.lints import SHORT_REMEDIES, Lints
+from xds.policy.listeners import check_upstream
 from xds.policy.model import (
     SERVER_FIRST_PORTS,
     Action,
@@ -94,6 +95,8 @@ def _read_target(text: str, node: Node, findings: Findings) -> Action | Endpoint
     if text in _WORDS:
         return _WORDS[text]
     endpoint = parse_endpoint(text)
+    if not isinstance(endpoint, Problem):
+        endpoint = check_upstream(endpoint) or endpoint
     if isinstance(endpoint, Problem):
         findings.add(endpoint.code, node, endpoint.message, f"{endpoint.hint}; or write `direct` or `deny`")
         return Deny()

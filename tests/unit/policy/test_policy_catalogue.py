@@ -72,6 +72,7 @@ EXAMPLES = {
     "EX314": long_form(f"{ONE_PROXY}, auth: {{basic: {{file: /login}}}}}}}}"),
     "EX330": long_form(f"{ONE_PROXY}, protocol: http2}}}}"),
     "EX315": long_form("default: {action: deny, http: {action: deny, originateTLS: {}}}"),
+    "EX316": "httpProxy: http://127.0.0.1:15001\nhttpsProxy: deny",
     "EX340": long_form(f"{ONE_PROXY}, health: {{interval: 1s, timeout: 2s}}}}}}"),
     "EX341": long_form(f"{ONE_PROXY}, outlier: {{}}}}}}"),
     "EX401": SHORT + "name: A",

@@ -47,3 +47,28 @@ def test_explicit_mode_is_off_unless_its_key_is_there(extra: str, expected: int 
 def test_a_port_that_is_taken_or_not_free_to_take_is_refused(port: int) -> None:
     finding = only(parse(spec(f"explicit: {{port: {port}}}")))
     assert (finding.code, finding.where.key) == ("EX109", "spec.explicit.port")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:15001",
+        "http://127.9.9.9:15053",
+        "https://[::1]:15001",
+        "http://localhost:15000",
+        "http://0.0.0.0:15001",
+        "http://127.0.0.1:3128",
+    ],
+)
+def test_a_proxy_is_not_envoy_itself(url: str) -> None:
+    text = (
+        f"default: {{action: tunnel}}\nproxies: {{corp: {{endpoints: [{{url: '{url}'}}]}}}}\nexplicit: {{port: 3128}}"
+    )
+    finding = only(parse(long_form(text)))
+    assert (finding.code, finding.where.key) == ("EX316", "spec.proxies.corp.endpoints[0].url")
+    assert "its own proxy" in finding.message
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:3128", "http://192.0.2.1:15001", "http://envoy.example:15001"])
+def test_a_proxy_on_another_port_of_the_pod_is_fine_and_so_is_that_port_elsewhere(url: str) -> None:
+    assert good(f"httpProxy: {url}\nhttpsProxy: {url}\n").proxies
