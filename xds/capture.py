@@ -10,8 +10,8 @@ program: `xds capture` does.
 What is never captured: what Envoy itself opens, known by its user or by its socket mark, for it would come
 back for ever; and what stays in the pod (the loopback interface, over which the pod also reaches its own
 addresses). Everything that is not TCP passes by, but for QUIC (UDP 443, RFC 9114), which no CONNECT proxy carries:
-it is rejected, so that a client falls back to TCP at once and not after a time-out. Questions to name servers go to
-Envoy if that is asked for.
+it is rejected, so that a client falls back to TCP at once and not after a time-out. So is all UDP but questions to name
+servers if that is asked for. Those questions go to Envoy if that is asked for.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ TABLES = ("nat", "filter")
 
 _QUIC_PORT = 443
 _QUIC_JUMP = f"OUTPUT -p udp -m udp --dport {_QUIC_PORT} -j {CHAIN}"
+_UDP_JUMP = f"OUTPUT -p udp -j {CHAIN}"
 _JUMP = f"OUTPUT -p tcp -j {CHAIN}"
 _DNS = "-p udp -m udp --dport 53"
 _ANY_JUMP = re.compile(rf"-A (?P<rule>\S+ .*-[jg] {CHAIN})")
@@ -106,6 +107,16 @@ _LISTENING = {
 """Where a listener takes what is redirected. One on `::` takes IPv4, too, unless it was told not to."""
 
 
+class UdpRejection(Enum):
+    """Which UDP is answered with ICMP "port unreachable" instead of leaving."""
+
+    QUIC = "quic"
+    """UDP 443."""
+    ALL = "all"
+    """All but questions to name servers (port 53)."""
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capture:
     """
@@ -120,7 +131,7 @@ class Capture:
     exclude_ports: tuple[int, ...]
     exclude_networks: tuple[IPv4Network | IPv6Network, ...]
     exclude_uids: tuple[int, ...]
-    reject_quic: bool = True
+    reject_udp: UdpRejection = UdpRejection.QUIC
     dns: bool = False
 
 
@@ -132,7 +143,7 @@ def build_capture(  # noqa: PLR0913 - one per option, all of them by name
     exclude_ports: Iterable[int] = (),
     exclude_cidrs: Iterable[str] = (),
     exclude_uids: Iterable[int] = (),
-    reject_quic: bool = True,
+    reject_udp: UdpRejection = UdpRejection.QUIC,
     dns: bool = False,
 ) -> Capture:
     """
@@ -155,7 +166,7 @@ def build_capture(  # noqa: PLR0913 - one per option, all of them by name
         exclude_ports=_checked("port", exclude_ports, 1, MAX_PORT),
         exclude_networks=tuple(sorted(set(map(_parse_network, exclude_cidrs)), key=_network_order)),
         exclude_uids=_checked("user id", exclude_uids, 0, MAX_UID),
-        reject_quic=reject_quic,
+        reject_udp=reject_udp,
         dns=dns,
     )
 
@@ -167,8 +178,7 @@ def render_capture(capture: Capture, family: Family, saved: str = "") -> str:
     `saved` is what `iptables-save` prints of `TABLES`; empty stands for a pod without any rules.
     """
     nat, filtered = (_section(saved, table) for table in TABLES)
-    rejects = capture.reject_quic and _QUIC_PORT not in capture.exclude_ports
-    quic = _render_quic(capture, family, filtered) if rejects else _render_removal("filter", filtered)
+    rejection = _render_rejection(capture, family, filtered) or _render_removal("filter", filtered)
     redirect = "\n".join(
         [
             "*nat",
@@ -184,19 +194,27 @@ def render_capture(capture: Capture, family: Family, saved: str = "") -> str:
             "",
         ]
     )
-    return redirect + quic
+    return redirect + rejection
 
 
-def _render_quic(capture: Capture, family: Family, saved: str) -> str:
+def _render_rejection(capture: Capture, family: Family, saved: str) -> str:
+    """Return what rejects UDP; empty if none is rejected."""
+    match capture.reject_udp:
+        case UdpRejection.QUIC if _QUIC_PORT not in capture.exclude_ports:
+            jump, passing = _QUIC_JUMP, ()
+        case UdpRejection.ALL:
+            jump, passing = _UDP_JUMP, (_DNS, *(f"-p udp -m udp --dport {port}" for port in capture.exclude_ports))
+        case _:
+            return ""
     exemptions = (match for match in _exemptions(capture, family) if not match.startswith("-p "))
     return "\n".join(
         [
             "*filter",
             f":{CHAIN} - [0:0]",
             *(f"-D {rule}" for rule in _jumps(saved)),
-            *(f"-A {CHAIN} {match} -j RETURN" for match in exemptions),
+            *(f"-A {CHAIN} {match} -j RETURN" for match in (*exemptions, *passing)),
             f"-A {CHAIN} -p udp -j REJECT --reject-with {family.refusal}",
-            f"-A {_QUIC_JUMP}",
+            f"-A {jump}",
             "COMMIT",
             "",
         ]

@@ -16,6 +16,7 @@ from xds.capture import (
     CHAIN,
     Capture,
     Family,
+    UdpRejection,
     build_capture,
     find_foreign_networks,
     find_listeners,
@@ -65,7 +66,7 @@ def test_the_rules_for_a_pod_are_these() -> None:
 
 @pytest.mark.parametrize(
     "capture",
-    [build_capture(reject_quic=False), build_capture(exclude_ports=[443])],
+    [build_capture(reject_udp=UdpRejection.NONE), build_capture(exclude_ports=[443])],
     ids=["asked not to", "where TCP 443 passes by, too"],
 )
 def test_quic_may_pass_by(capture: Capture) -> None:
@@ -73,6 +74,22 @@ def test_quic_may_pass_by(capture: Capture) -> None:
     earlier = f"*filter\n:{CHAIN} - [0:0]\n-A OUTPUT -p udp -m udp --dport 443 -j {CHAIN}\nCOMMIT\n"
     assert render_capture(capture, Family.IPV4, earlier).endswith(
         f"*filter\n-D OUTPUT -p udp -m udp --dport 443 -j {CHAIN}\n-F {CHAIN}\n-X {CHAIN}\nCOMMIT\n"
+    )
+
+
+def test_all_udp_but_questions_to_name_servers_may_be_rejected() -> None:
+    capture = build_capture(reject_udp=UdpRejection.ALL, exclude_ports=[443, 9])
+    assert render_capture(capture, Family.IPV6).partition("*filter\n")[2] == (
+        ":EGRESS_XDS_OUTPUT - [0:0]\n"
+        "-A EGRESS_XDS_OUTPUT -m owner --uid-owner 1337 -j RETURN\n"
+        "-A EGRESS_XDS_OUTPUT -o lo -j RETURN\n"
+        "-A EGRESS_XDS_OUTPUT -d ::1/128 -j RETURN\n"
+        "-A EGRESS_XDS_OUTPUT -p udp -m udp --dport 53 -j RETURN\n"
+        "-A EGRESS_XDS_OUTPUT -p udp -m udp --dport 9 -j RETURN\n"
+        "-A EGRESS_XDS_OUTPUT -p udp -m udp --dport 443 -j RETURN\n"
+        "-A EGRESS_XDS_OUTPUT -p udp -j REJECT --reject-with icmp6-port-unreachable\n"
+        "-A OUTPUT -p udp -j EGRESS_XDS_OUTPUT\n"
+        "COMMIT\n"
     )
 
 
@@ -479,11 +496,16 @@ class TestInTheKernel:
         [
             ("", 443, "refused"),
             ("", 444, "sent"),
-            ("--no-reject-quic", 443, "sent"),
+            ("--reject-udp none", 443, "sent"),
             ("--exclude-port 443", 443, "sent"),
+            ("--reject-udp all", 443, "refused"),
+            ("--reject-udp all", 444, "refused"),
+            ("--reject-udp all", 53, "sent"),
+            ("--reject-udp all --exclude-port 444", 444, "sent"),
+            ("--reject-udp all --exclude-cidr 192.0.2.0/24 --exclude-cidr 2001:db8::/32", 444, "sent"),
         ],
     )
-    def test_a_client_of_quic_is_refused_at_once_in_both_families(self, option: str, port: int, expected: str) -> None:
+    def test_a_client_of_udp_is_refused_at_once_in_both_families(self, option: str, port: int, expected: str) -> None:
         send = (
             "import socket,sys\n"
             "for family, host in ((socket.AF_INET, '192.0.2.9'), (socket.AF_INET6, '2001:db8::9')):\n"
@@ -534,7 +556,7 @@ class TestInTheKernel:
         assert lines == ["who?", "passed by", "who?", "passed by", "0"]
 
     def test_an_option_that_is_gone_takes_its_rules_with_it(self) -> None:
-        lines = _in_a_namespace("x --apply --force", "x --apply --force --no-reject-quic", "iptables-save -t filter")
+        lines = _in_a_namespace("x --apply --force", "x --apply --force --reject-udp none", "iptables-save -t filter")
         assert not [line for line in lines if CHAIN in line]
 
     def test_undo_leaves_the_tables_as_they_were_and_can_be_repeated(self) -> None:

@@ -21,6 +21,7 @@ from xds.capture import (
     TABLES,
     UNCONNECTED,
     Family,
+    UdpRejection,
     build_capture,
     find_captured_users,
     find_foreign_networks,
@@ -126,9 +127,12 @@ class _Change:
     help="A user whose connections pass by; repeatable.",
 )
 @click.option(
-    "--no-reject-quic",
-    is_flag=True,
-    help="Let UDP 443 pass by. It is rejected otherwise, so that HTTP/3 clients fall back to TCP at once.",
+    "--reject-udp",
+    type=click.Choice([choice.value for choice in UdpRejection]),
+    default=UdpRejection.QUIC.value,
+    show_default=True,
+    help="Which UDP is rejected with ICMP, for no CONNECT proxy carries it: quic is port 443, so that HTTP/3 clients "
+    "fall back to TCP at once; all leaves questions to name servers, and what is excluded. Other UDP passes by.",
 )
 @click.option(
     "--dns",
@@ -149,7 +153,7 @@ def command(
     exclude_ports: tuple[int, ...],
     exclude_cidrs: tuple[str, ...],
     exclude_uids: tuple[int, ...],
-    no_reject_quic: bool,
+    reject_udp: str,
     dns: bool,
 ) -> None:
     """
@@ -166,7 +170,7 @@ def command(
         exclude_ports=exclude_ports,
         exclude_cidrs=exclude_cidrs,
         exclude_uids=exclude_uids,
-        reject_quic=not no_reject_quic,
+        reject_udp=UdpRejection(reject_udp),
         dns=dns,
     )
     chosen = [family for family in Family if families in (family.value, "both")]
