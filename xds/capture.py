@@ -199,6 +199,8 @@ def render_capture(capture: Capture, family: Family, saved: str = "") -> str:
 
 def _render_rejection(capture: Capture, family: Family, saved: str) -> str:
     """Return what rejects UDP; empty if none is rejected."""
+    jump: str
+    passing: tuple[str, ...]
     match capture.reject_udp:
         case UdpRejection.QUIC if _QUIC_PORT not in capture.exclude_ports:
             jump, passing = _QUIC_JUMP, ()
