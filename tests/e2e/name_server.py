@@ -1,9 +1,9 @@
 """
 A name server that knows little: the names of a network without external DNS.
 
-Runs as `python name_server.py ADDRESS NAME=ADDRESS…` and answers questions for IPv4 addresses of these names; all other
-names do not exist (RFC 1035). It says what it was asked for, a line per question. It must work with nothing but the
-standard library.
+Runs as `python name_server.py ADDRESS NAME=ADDRESS[,ADDRESS]…` and answers questions for IPv4 addresses of these names,
+which last for a second; all other names do not exist (RFC 1035). It says what it was asked for, a line per question. It
+must work with nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 PORT = 53
 _A = 1
 _NO_SUCH_NAME = 3
-_TIME_TO_LIVE = 77
+_TIME_TO_LIVE = 1
 
 
 def read_question(data: bytes) -> tuple[str, int, int]:
@@ -26,18 +26,16 @@ def read_question(data: bytes) -> tuple[str, int, int]:
     return ".".join(labels).lower(), int.from_bytes(data[at + 1 : at + 3], "big"), at + 5
 
 
-def build_answer(identity: bytes, question: bytes, kind: int, address: str | None) -> bytes:
-    """Build an answer: the address, nothing for another type, or that there is no such name."""
-    records = b""
-    if address is not None and kind == _A:
-        head = b"\xc0\x0c\x00\x01\x00\x01" + _TIME_TO_LIVE.to_bytes(4, "big") + b"\x00\x04"
-        records = head + socket.inet_aton(address)
-    code = _NO_SUCH_NAME if address is None else 0
-    counts = b"\x00\x01" + (b"\x00\x01" if records else b"\x00\x00") + b"\x00\x00\x00\x00"
-    return identity + (0x8180 | code).to_bytes(2, "big") + counts + question + records
+def build_answer(identity: bytes, question: bytes, kind: int, addresses: list[str] | None) -> bytes:
+    """Build an answer: the addresses, nothing for another type, or that there is no such name."""
+    head = b"\xc0\x0c\x00\x01\x00\x01" + _TIME_TO_LIVE.to_bytes(4, "big") + b"\x00\x04"
+    records = [head + socket.inet_aton(address) for address in addresses or () if kind == _A]
+    code = _NO_SUCH_NAME if addresses is None else 0
+    counts = b"\x00\x01" + len(records).to_bytes(2, "big") + b"\x00\x00\x00\x00"
+    return identity + (0x8180 | code).to_bytes(2, "big") + counts + question + b"".join(records)
 
 
-def serve(address: str, table: dict[str, str]) -> None:
+def serve(address: str, table: dict[str, list[str]]) -> None:
     """Serve until the process is ended."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind((address, PORT))
@@ -56,4 +54,5 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], dict(pair.split("=") for pair in sys.argv[2:]))
+    pairs = (pair.split("=") for pair in sys.argv[2:])
+    serve(sys.argv[1], {name: addresses.split(",") for name, addresses in pairs})
