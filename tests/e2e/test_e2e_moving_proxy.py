@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,7 +130,7 @@ def test_a_proxy_that_moves_is_followed_without_a_change_of_policy(moving: Movin
 def test_of_two_addresses_of_a_name_one_may_die(moving: MovingWorld) -> None:
     moving.move(PROXY_ADDRESS, FILES_ADDRESS)
     for address in (PROXY_ADDRESS, FILES_ADDRESS):
-        wait_until(lambda address=address: moving.is_used(address), f"tunnels through {address}", timeout=30)
+        wait_until(partial(moving.is_used, address), f"tunnels through {address}", timeout=30)
 
     moving.proxies[PROXY_ADDRESS].kill()
 
