@@ -60,6 +60,9 @@ DIRECT_BY_NAME_CLUSTER = "direct-by-name"
 OUTBOUND_PORT = 15001
 """Where the listener listens and capture redirects to."""
 
+BUFFER_LIMIT = 128 * 1024
+"""Bytes that Envoy reads ahead of a slow receiver, on either side of a connection; it takes 1 MiB unless told."""
+
 XDS_CLUSTER = "egress-xds"
 """The bootstrap's static cluster: how Envoy reaches the control plane."""
 

@@ -8,6 +8,7 @@ import ssl
 import struct
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -93,14 +94,20 @@ def _is_served(world: World) -> bool:
 
 def test_an_envoy_short_of_memory_takes_no_new_connections_and_cuts_none() -> None:
     with open_limited("--max-heap", "64Mi") as world, contextlib.ExitStack() as stack:
+        for namespace in (Namespace.POD, Namespace.CORP):
+            for limits in ("tcp_rmem", "tcp_wmem"):
+                # The kernel would hold 30 MB of each connection before Envoy has to hold any.
+                command = ["sh", "-c", f"echo 4096 16384 65536 >/proc/sys/net/ipv4/{limits}"]
+                assert world.lab.run(namespace, command).returncode == 0
+        threads = stack.enter_context(ThreadPoolExecutor(16))
         held: list[tuple[socket.socket, int]] = []
 
-        def hold_another() -> bool:
-            connection = stack.enter_context(world.connect(FILES, ECHO_PORT))
-            held.append((connection, _fill(connection)))
+        def hold_more() -> bool:
+            connections = [stack.enter_context(world.connect(FILES, ECHO_PORT)) for _ in range(16)]
+            held.extend(zip(connections, threads.map(_fill, connections), strict=True))
             return world.envoy.admin.counter("overload.envoy.overload_actions.reject_incoming_connections.active") == 1
 
-        wait_until(hold_another, "an Envoy whose memory is full", timeout=60)
+        wait_until(hold_more, "an Envoy whose memory is full", timeout=60)
 
         assert not is_echoing(stack.enter_context(world.connect(FILES, ECHO_PORT)))
         assert [_drain(connection, length) for connection, length in held] == [length for _, length in held]
@@ -124,10 +131,7 @@ def _fill(connection: socket.socket) -> int:
 def _drain(connection: socket.socket, length: int) -> int:
     """Read what comes back, up to `length` bytes; return how many there were."""
     received = 0
-    while received < length:
-        more = len(connection.recv(65536))
-        if not more:
-            break
+    while received < length and (more := len(connection.recv(65536))):
         received += more
     return received
 

@@ -65,6 +65,7 @@ _NOTHING = Material()
 def build_direct_cluster() -> Cluster:
     """Build the cluster that dials the original destination."""
     return Cluster(
+        per_connection_buffer_limit_bytes=names.BUFFER_LIMIT,
         name=names.DIRECT_CLUSTER,
         type=ClusterDiscoveryType.ORIGINAL_DST,
         lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
@@ -79,6 +80,7 @@ def build_proxy_cluster(proxy: Proxy, material: Material = _NOTHING) -> Cluster:
     is_static = all(is_address(endpoint.host) for endpoint in proxy.endpoints)
     name = names.proxy_cluster(proxy.name)
     cluster = Cluster(
+        per_connection_buffer_limit_bytes=names.BUFFER_LIMIT,
         name=name,
         type=ClusterDiscoveryType.STATIC if is_static else None,
         cluster_type=None if is_static else _dns(),

@@ -182,6 +182,7 @@ def build_explicit_listener(policy: Policy, *, has_ipv6: bool) -> Listener:
     assert policy.explicit_port is not None
     port = policy.explicit_port
     return Listener(
+        per_connection_buffer_limit_bytes=names.BUFFER_LIMIT,
         name=names.EXPLICIT_LISTENER,
         address=build_loopback("127.0.0.1", port),
         additional_addresses=[AdditionalAddress(address=build_loopback("::1", port))] if has_ipv6 else [],
@@ -260,6 +261,7 @@ def build_direct_by_name_cluster() -> Cluster:
     """Build the cluster that resolves and dials what a request asks for."""
     config = ClusterConfig(dns_cache_config=_build_cache())
     return Cluster(
+        per_connection_buffer_limit_bytes=names.BUFFER_LIMIT,
         name=names.DIRECT_BY_NAME_CLUSTER,
         cluster_type=ClusterCustomClusterType(
             name="envoy.clusters.dynamic_forward_proxy", typed_config=Any.pack(config)

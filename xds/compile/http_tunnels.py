@@ -109,6 +109,7 @@ def _build_cluster(name: str, inner: TransportSocket, upstream: UpstreamHttpProt
     inside = Address(envoy_internal_address=EnvoyInternalAddress(server_listener_name=name))
     endpoint = LbEndpoint(endpoint=Endpoint(address=inside))
     return Cluster(
+        per_connection_buffer_limit_bytes=names.BUFFER_LIMIT,
         name=name,
         type=ClusterDiscoveryType.STATIC,
         load_assignment=ClusterLoadAssignment(

@@ -77,6 +77,7 @@ def build_listener(
 
     """
     return Listener(
+        per_connection_buffer_limit_bytes=names.BUFFER_LIMIT,
         name=names.OUTBOUND_LISTENER,
         address=build_loopback("127.0.0.1", names.OUTBOUND_PORT),
         additional_addresses=[AdditionalAddress(address=build_loopback("::1", names.OUTBOUND_PORT))]
