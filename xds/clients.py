@@ -1,8 +1,9 @@
 """
 Who is connected, what each was sent, and what it made of it.
 
-Streams report here; status pages and commands read. Nothing here decides what is sent. Time is passed in.
-Invariant: a client is listed exactly while its stream is open, and what is kept of its words is bounded.
+Streams report here; status pages, metrics and commands read. Nothing here decides what is sent. Time is passed in.
+Invariants: a client is listed exactly while its stream is open, what is kept of its words is bounded, and totals only
+grow.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from xds.names import NodeId, Version
     from xds.policy.model import Workload
-    from xds.resources import ResourceType
+    from xds.resources import ResourceStatus, ResourceType
 
 MAX_NACK_TEXT = 4096
 """Characters kept of a client's reason for a NACK."""
@@ -28,6 +29,18 @@ class Nack:
 
     version: Version
     text: str
+    at: float = field(default=0.0, compare=False)
+    """When it came, on the caller's clock."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """What was said to all clients of one variant about one type, since the start of the process."""
+
+    responses: int = 0
+    sent_bytes: int = 0
+    acks: int = 0
+    nacks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +73,39 @@ class Client:
     types: Mapping[ResourceType, TypeStatus] = field(default_factory=lambda: MappingProxyType({}))
     unknown_types: tuple[str, ...] = ()
     """Type URLs that it asked for and that are not served."""
+    resources: Callable[[], tuple[ResourceStatus, ...]] = field(default=tuple, repr=False, compare=False)
+    """Looks up where it stands with each resource, at the moment of the call."""
+
+    @property
+    def is_rejecting(self) -> bool:
+        """Whether its last answer for some type was a refusal."""
+        return any(status.is_rejected for status in self.types.values())
 
 
 class Connection:
     """A stream's own line in the registry; `close` strikes it out."""
 
-    def __init__(self, registry: dict[int, Client], key: int) -> None:
+    def __init__(self, registry: dict[int, Client], key: int, totals: Callable[[ResourceType], Totals]) -> None:
         self._registry = registry
         self._key = key
+        self._totals = totals
 
-    def note_sent(self, kind: ResourceType, version: Version) -> None:
-        """Note that a response went out."""
+    def note_sent(self, kind: ResourceType, version: Version, size: int = 0) -> None:
+        """Note that a response of `size` bytes went out."""
+        totals = self._totals(kind)
+        totals.responses += 1
+        totals.sent_bytes += size
         self._update(kind, replace(self._status(kind), sent=version))
 
     def note_ack(self, kind: ResourceType, version: Version) -> None:
         """Note that the client applied a response."""
+        self._totals(kind).acks += 1
         self._update(kind, replace(self._status(kind), acked=version, is_rejected=False))
 
-    def note_nack(self, kind: ResourceType, version: Version, text: str) -> None:
-        """Note that the client refused a response."""
-        nack = Nack(version, text[:MAX_NACK_TEXT])
+    def note_nack(self, kind: ResourceType, version: Version, text: str, at: float = 0.0) -> None:
+        """Note that the client refused a response; `at` is the moment on the caller's clock."""
+        self._totals(kind).nacks += 1
+        nack = Nack(version, text[:MAX_NACK_TEXT], at)
         self._update(kind, replace(self._status(kind), nack=nack, is_rejected=True))
 
     def note_unknown_type(self, type_url: str) -> None:
@@ -105,19 +131,48 @@ class Clients:
     def __init__(self) -> None:
         self._clients: dict[int, Client] = {}
         self._last_key = 0
+        self._totals: dict[tuple[str, ResourceType], Totals] = {}
+        self._opened: dict[str, int] = {}
 
-    def connect(self, node_id: NodeId, workload: Workload, *, since: float, variant: str = "") -> Connection:
-        """List a client; `since` is the moment on the caller's clock."""
+    def connect(
+        self,
+        node_id: NodeId,
+        workload: Workload,
+        *,
+        since: float,
+        variant: str = "",
+        resources: Callable[[], tuple[ResourceStatus, ...]] = tuple,
+    ) -> Connection:
+        """List a client; `since` is the moment on the caller's clock, `resources` looks up where it stands."""
         self._last_key += 1
-        self._clients[self._last_key] = Client(node_id=node_id, workload=workload, since=since, variant=variant)
-        return Connection(self._clients, self._last_key)
+        self._clients[self._last_key] = Client(
+            node_id=node_id, workload=workload, since=since, variant=variant, resources=resources
+        )
+        self._opened[variant] = self._opened.get(variant, 0) + 1
+        return Connection(self._clients, self._last_key, lambda kind: self._total(variant, kind))
 
     def connected(self) -> tuple[Client, ...]:
         """Return everybody who is connected now, by node id, older streams first."""
         return tuple(client for _, client in sorted(self._clients.items(), key=_by_node))
 
+    @property
+    def totals(self) -> Mapping[tuple[str, ResourceType], Totals]:
+        """What was said so far, by variant and type; it outlives the streams."""
+        return MappingProxyType(self._totals)
+
+    @property
+    def opened(self) -> Mapping[str, int]:
+        """How many streams were opened so far, by variant."""
+        return MappingProxyType(self._opened)
+
     def __len__(self) -> int:
         return len(self._clients)
+
+    def _total(self, variant: str, kind: ResourceType) -> Totals:
+        known = self._totals.get((variant, kind))
+        if known is None:
+            known = self._totals[variant, kind] = Totals()
+        return known
 
 
 def _by_node(item: tuple[int, Client]) -> tuple[str, int]:

@@ -53,6 +53,29 @@ class Message(Protocol):
     def __bytes__(self) -> bytes: ...
 
 
+class Standing(Enum):
+    """How far a client has come with one resource that it subscribes to."""
+
+    ASKED = "asked"
+    """It was sent nothing under this name yet."""
+    SENT = "sent"
+    """It has not answered yet."""
+    APPLIED = "applied"
+    REFUSED = "refused"
+    ABSENT = "absent"
+    """It was told that there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceStatus:
+    """One resource from a client's point of view; `version` is the last one that it was sent."""
+
+    kind: ResourceType
+    name: str
+    standing: Standing
+    version: Version | None = None
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Reference:
     """A name that one resource uses and another must define, e.g. a route's cluster."""

@@ -126,6 +126,11 @@ class Stream(Generic[RequestT]):
         """How many names are subscribed to one by one: what an edge bounds, since the client alone decides it."""
         return sum(len(subscription.names) for subscription in self._subscriptions.values())
 
+    @property
+    def subscriptions(self) -> Mapping[ResourceType, Subscription]:
+        """The state of each type, for those who report it; they must not change it."""
+        return self._subscriptions
+
     def _respond(self, kind: ResourceType, snapshot: Snapshot, *, holds_removals: bool) -> Response | None:
         subscription = self._subscriptions[kind]
         content = self._variant.compute(subscription, snapshot, holds_removals=holds_removals)

@@ -103,6 +103,16 @@ class Exchange:
         """Whether no response waits for its answer."""
         return self._answered == self.last
 
+    @property
+    def pending(self) -> frozenset[str]:
+        """The names in responses that wait for their answer."""
+        return frozenset(
+            resource.name
+            for nonce, content in self._contents.items()
+            if nonce != self._answered
+            for resource in content.resources
+        )
+
     def is_stale(self, nonce: str) -> bool:
         """
         Tell whether a SotW request was written before its client saw the newest response.

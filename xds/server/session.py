@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Generic, assert_never
 
 import grpc
@@ -19,6 +20,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from xds.protocol.delta import Delta, DeltaRequest
+from xds.protocol.report import report_resources
 from xds.protocol.sotw import Sotw, SotwRequest
 from xds.protocol.stream import RequestT, Response, Stream, UnknownType, Variant
 from xds.protocol.subscription import Acked, Nacked
@@ -133,8 +135,10 @@ class Session(Generic[RequestT]):
             if self._is_closing:
                 return End(grpc.StatusCode.UNAVAILABLE, "the control plane is shutting down")
             while (response := self._next_response()) is not None:
+                body = self._method.encode(response)
+                self._note_sent(response, len(body))
                 try:
-                    await context.write(self._method.encode(response))
+                    await context.write(body)
                 except grpc.aio.InternalError:  # the connection broke under the write
                     return End(grpc.StatusCode.CANCELLED)
 
@@ -167,7 +171,11 @@ class Session(Generic[RequestT]):
                 raise NodeError("the first request of a stream must carry a node with an id <pod>.<namespace>")
             self._node_id, self._workload = parse_node(node)
             self._connection = self._clients.connect(
-                self._node_id, self._workload, since=self._clock(), variant=self._method.name
+                self._node_id,
+                self._workload,
+                since=self._clock(),
+                variant=self._method.name,
+                resources=partial(report_resources, self._stream),
             )
             self._log = self._log.bind(node=self._node_id)
             self._log.info("stream opened")
@@ -177,17 +185,18 @@ class Session(Generic[RequestT]):
     def _next_response(self) -> Response | None:
         if self._workload is None or self._connection is None:
             return None
-        response = self._stream.next_response(self._cache.snapshot_for(self._workload))
-        if response is not None:
-            self._connection.note_sent(response.kind, response.version)
-        return response
+        return self._stream.next_response(self._cache.snapshot_for(self._workload))
+
+    def _note_sent(self, response: Response, size: int) -> None:
+        if self._connection is not None:
+            self._connection.note_sent(response.kind, response.version, size)
 
     def _report(self, event: Acked | Nacked | UnknownType, connection: Connection) -> None:
         match event:
             case Acked(kind, version):
                 connection.note_ack(kind, version)
             case Nacked(kind, version, text):
-                connection.note_nack(kind, version, text)
+                connection.note_nack(kind, version, text, self._clock())
                 self._log.warning("response rejected", type=kind.name.lower(), version=version, text=text[:_MAX_LOGGED])
             case UnknownType(type_url):
                 connection.note_unknown_type(type_url[:_MAX_LOGGED])
