@@ -1,0 +1,72 @@
+"""
+What `fanout` measures against: grpc.aio and nothing else.
+
+It writes bytes that were serialised before, the same to every stream, keeps no state and looks at no request. The file
+on the command line holds, as hexadecimal lines, the answers to the first two requests and what a push says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+from fanout_orders import METHODS, SERVICE, obey
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class Floor:
+    """A server of given bytes."""
+
+    def __init__(self, variant: str, first: list[bytes], pushed: bytes) -> None:
+        self._first, self._pushed = first, pushed
+        self._contexts: set[Context] = set()
+        self._writes: set[asyncio.Future[None]] = set()
+        # What a server with many clients has to set; the rest is as gRPC ships it.
+        self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1)))
+        handlers = {METHODS[variant]: grpc.stream_stream_rpc_method_handler(self._serve)}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+    async def start(self) -> int:
+        """Listen on a free port of loopback and return it."""
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        return port
+
+    def prepare(self) -> None:
+        """Do nothing: the bytes are there."""
+
+    def push(self) -> None:
+        """Write to everybody."""
+        for context in self._contexts:
+            write = asyncio.ensure_future(context.write(self._pushed))
+            self._writes.add(write)
+            write.add_done_callback(self._writes.discard)
+
+    async def _serve(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        said = 0
+        self._contexts.add(context)
+        try:
+            async for _ in requests:
+                if said < len(self._first):
+                    await context.write(self._first[said])
+                    said += 1
+        finally:
+            self._contexts.discard(context)
+
+
+async def main() -> None:
+    """Serve the variant and the bytes that the command line names."""
+    variant, path = sys.argv[1:]
+    *first, pushed = map(bytes.fromhex, Path(path).read_text(encoding="ascii").split())
+    await obey(Floor(variant, first, pushed))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
