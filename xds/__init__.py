@@ -7,6 +7,7 @@ enforces it (see `[tool.importlinter]` in pyproject.toml)::
     8  cli/                             one module per verb of the `xds` command
     7  app.py  demo/                    composition root of `serve` · the main job, shown
     6  server/  sources/  client.py     edges: gRPC servicer · directory watch · xDS client
+       admin/                           edge: client status, health, metrics, for operators
     5  reconcile.py                     the only place that decides when to compile and publish
     4  protocol/  cache.py  clients.py  SotW and delta machines · current snapshots · who acked what
     3  compile/  bootstrap.py  capture.py  render.py

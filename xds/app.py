@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from xds.admin.administration import Administration
+from xds.admin.metrics import Observed
+from xds.admin.readiness import Readiness
 from xds.cache import SnapshotCache
 from xds.clients import Clients
 from xds.errors import EgressXdsError, ListenError
@@ -46,15 +49,19 @@ class ControlPlane:
     reconciler: Reconciler
     server: AdsServer
     first_world: asyncio.Event
+    administration: Administration
 
 
 def build_control_plane(policies: Path, settings: Settings, *, clock: Callable[[], float]) -> ControlPlane:
     """Wire everything inside the running loop; nothing is started. `clock` gives seconds since the epoch."""
     cache, clients, first_world = SnapshotCache(), Clients(), asyncio.Event()
 
+    readiness = Readiness()
+
     def publish(world: World) -> None:
         cache.publish(world)
         first_world.set()
+        readiness.note_synced()
 
     reconciler = Reconciler(
         source=DirectorySource(policies, rescan=settings.rescan_interval),
@@ -65,7 +72,10 @@ def build_control_plane(policies: Path, settings: Settings, *, clock: Callable[[
         clock=clock,
     )
     server = AdsServer(cache, clients, clock=clock)
-    return ControlPlane(settings, cache, clients, reconciler, server, first_world)
+    observed = Observed(clients=clients, cache=cache, reconciler=reconciler, readiness=readiness)
+    administration = Administration(observed, settings, check=check_address)
+    administration.health.register(server.grpc_server)
+    return ControlPlane(settings, cache, clients, reconciler, server, first_world, administration)
 
 
 async def run_control_plane(
@@ -79,16 +89,22 @@ async def run_control_plane(
     try:
         async with asyncio.TaskGroup() as group:
             reconciling = group.create_task(control_plane.reconciler.run())
+            following = group.create_task(control_plane.administration.health.run())
             try:
+                await control_plane.administration.start()
                 await _first(control_plane.first_world, stop)
                 if not stop.is_set():
                     listen = control_plane.settings.listen
                     await asyncio.to_thread(check_address, listen)
                     announce(replace(listen, port=await control_plane.server.start(str(listen))))
+                    control_plane.administration.readiness.note_listening()
                 await stop.wait()
             finally:
+                await control_plane.administration.end()
                 await control_plane.server.stop(control_plane.settings.shutdown_grace)
+                await control_plane.administration.stop()
                 reconciling.cancel()
+                following.cancel()
     except BaseExceptionGroup as group:
         expected = group.subgroup(EgressXdsError)
         if expected is None:

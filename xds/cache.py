@@ -45,6 +45,7 @@ class SnapshotCache:
 
     def __init__(self) -> None:
         self._world: World | None = None
+        self._changes = 0
         self._select: Callable[[Workload], Policy | HeldPolicy | None] = _select_none
         self._callbacks: dict[object, Callable[[], None]] = {}
 
@@ -53,9 +54,20 @@ class SnapshotCache:
         if world == self._world:
             return
         self._world = world
+        self._changes += 1
         self._select = lru_cache(_MAX_WORKLOADS)(partial(select_policy, world.candidates))
         for callback in tuple(self._callbacks.values()):
             callback()
+
+    @property
+    def world(self) -> World | None:
+        """The newest world; None: there was none yet."""
+        return self._world
+
+    @property
+    def changes(self) -> int:
+        """How often the world changed, the first time included."""
+        return self._changes
 
     def policy_for(self, workload: Workload) -> Policy | HeldPolicy | None:
         """Return the one policy in force for `workload`; None: no policy selects it, or no world is known yet."""

@@ -170,6 +170,16 @@ class State:
         return self.passes > 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passes:
+    """How passes went: those that published, the seconds that they took in all, and when one last met no problem."""
+
+    count: int = 0
+    seconds: float = 0.0
+    last_at: float = 0.0
+    """On the reconciler's clock; a pass that found nothing new counts here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """A policy in force, the document that it came from and what its pods get."""
@@ -332,11 +342,17 @@ class Reconciler:
         self._burst: Burst | None = None
         self._wake = asyncio.Event()
         self._state = State()
+        self._passes = Passes()
 
     @property
     def state(self) -> State:
         """What is in force, and what is wrong, at this moment."""
         return self._state
+
+    @property
+    def passes(self) -> Passes:
+        """How the passes went so far."""
+        return self._passes
 
     async def run(self) -> None:
         """
@@ -371,6 +387,7 @@ class Reconciler:
         self._wake.clear()
 
     async def _pass(self) -> None:
+        began = monotonic()
         try:
             read = await self._source.read()
         except SourceError as error:
@@ -382,6 +399,7 @@ class Reconciler:
         results = await asyncio.to_thread(self._judge.parse, read)
         facts = await self._collect(results)
         if self._seen == (read, facts):
+            self._passes = replace(self._passes, last_at=self._clock())
             return
         judgement = await asyncio.to_thread(_attempt, lambda: self._judge.judge(results, facts))
         self._seen = (read, facts)
@@ -389,6 +407,11 @@ class Reconciler:
             self._fail("internal error, see the log; please report it")
         else:
             self._adopt(judgement)
+            self._passes = Passes(
+                count=self._passes.count + 1,
+                seconds=self._passes.seconds + monotonic() - began,
+                last_at=self._clock(),
+            )
 
     async def _collect(self, results: Mapping[str, ParseResult]) -> Facts:
         facts = await self._facts.collect(self._judge.hosts(results))

@@ -40,6 +40,10 @@ class HostPort:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+DEFAULT_ADMIN = HostPort(host="127.0.0.1", port=18001)
+DEFAULT_HTTP = HostPort(host="127.0.0.1", port=18002)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectAddress:
     """One `--always-direct`: a network, the ports in question (empty: all) and why."""
@@ -54,6 +58,10 @@ class Settings:
     """Everything that `serve` can be told. Durations are seconds."""
 
     listen: HostPort = HostPort(host="127.0.0.1", port=18000)
+    admin_listen: HostPort | None = DEFAULT_ADMIN
+    """Client status, health and reflection over gRPC, for operators; None: not served."""
+    http_listen: HostPort | None = DEFAULT_HTTP
+    """Metrics and probes; None: not served."""
     address_file: Path | None = None
     """Written once the server listens: the address that it took, for those who chose port 0."""
     debounce_quiet: float = 0.1
@@ -196,8 +204,24 @@ def _choice(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
+def _parse_optional_host_port(text: str) -> HostPort | None:
+    return parse_host_port(text) if text else None
+
+
 OPTIONS: tuple[Option, ...] = (
     Option(field="listen", metavar="HOST:PORT", help="Address of the ADS server.", parse=parse_host_port),
+    Option(
+        field="admin_listen",
+        metavar="HOST:PORT",
+        help="Address for operators: client status, health and reflection over gRPC; empty for none.",
+        parse=_parse_optional_host_port,
+    ),
+    Option(
+        field="http_listen",
+        metavar="HOST:PORT",
+        help="Address of /metrics, /healthz and /readyz; empty for none.",
+        parse=_parse_optional_host_port,
+    ),
     Option(
         field="always_direct",
         metavar="[NAME=]CIDR[:PORT]",

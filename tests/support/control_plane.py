@@ -27,6 +27,8 @@ PATIENCE = 15.0
 
 SETTINGS = Settings(
     listen=HostPort(host="127.0.0.1", port=0),
+    admin_listen=HostPort(host="127.0.0.1", port=0),
+    http_listen=HostPort(host="127.0.0.1", port=0),
     debounce_quiet=0.02,
     debounce_max=0.2,
     rescan_interval=0.5,

@@ -73,6 +73,11 @@ class AdsServer:
         self._server = grpc.aio.server(options=(*_OPTIONS, ("grpc.max_receive_message_length", max_receive_bytes)))
         self._server.add_generic_rpc_handlers((self._handlers(),))
 
+    @property
+    def grpc_server(self) -> grpc.aio.Server:
+        """The server itself, for those who offer a service beside discovery before it starts."""
+        return self._server
+
     async def start(self, address: str) -> int:
         """Listen on `address` (`host:port`, port 0 for any) and return the port. Raises ListenError."""
         try:

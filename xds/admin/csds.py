@@ -1,0 +1,193 @@
+"""
+Client status discovery: what each connected client was sent, and what it made of it.
+
+Source: envoy/service/status/v3/csds.proto, read as a management server. One `ClientConfig` per node, also while it has
+several streams, with the node's id as `client_scope`, since that is what tools print beside each resource.
+`config_status` says it in the server's words, `client_status` in the client's; tools read the second.
+
+This shows configuration, so it must be served to operators only. Invariant: of a secret nothing but its name is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, assert_never
+
+import grpc
+from google.protobuf.any_pb2 import Any as ProtoAny
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from xds.admin.matching import MatcherError, matches_any
+from xds.errors import redact_logins
+from xds.gen.discovery_pb2 import Node
+from xds.gen.status_pb2 import (
+    ACKED,
+    DOES_NOT_EXIST,
+    ERROR,
+    NACKED,
+    NOT_SENT,
+    REQUESTED,
+    STALE,
+    SYNCED,
+    ClientConfig,
+    ClientStatusRequest,
+    ClientStatusResponse,
+    UpdateFailureState,
+)
+from xds.resources import ResourceStatus, ResourceType, Standing, encode_varint
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from xds.cache import SnapshotCache
+    from xds.clients import Client, Clients, Nack
+    from xds.gen.status_pb2 import ClientResourceStatus, ConfigStatus
+    from xds.resources import Resource
+
+    Context = grpc.aio.ServicerContext[ClientStatusRequest, ClientStatusResponse]
+
+SERVICE = "envoy.service.status.v3.ClientStatusDiscoveryService"
+
+MAX_CONTENT_BYTES = 2 << 20
+"""
+Bytes of resources in one response; what does not fit is left out, its status is not.
+
+gRPC clients refuse responses of 4 MiB unless told otherwise, and a thousand sidecars have a thousand times the same
+listener. Who wants to see one names its node.
+"""
+
+_CLIENTS_PER_TURN = 50
+"""Clients that are described before the streams get a turn: an answer about thousands takes a while."""
+
+
+class ClientStatus:
+    """The service: `fetch` answers once, `stream` every request of a stream."""
+
+    def __init__(self, clients: Clients, cache: SnapshotCache) -> None:
+        self._clients = clients
+        self._cache = cache
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what a gRPC server needs to serve this."""
+        decode, encode = ClientStatusRequest.FromString, ClientStatusResponse.SerializeToString
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "FetchClientStatus": grpc.unary_unary_rpc_method_handler(self.fetch, decode, encode),
+                "StreamClientStatus": grpc.stream_stream_rpc_method_handler(self.stream, decode, encode),
+            },
+        )
+
+    async def fetch(self, request: ClientStatusRequest, context: Context) -> ClientStatusResponse:
+        """Answer one request; ends with INVALID_ARGUMENT if a matcher can't be honoured."""
+        try:
+            return await self.describe(request)
+        except MatcherError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+    async def stream(
+        self, requests: AsyncIterator[ClientStatusRequest], context: Context
+    ) -> AsyncIterator[ClientStatusResponse]:
+        """Answer each request in turn."""
+        async for request in requests:
+            yield await self.fetch(request, context)
+
+    async def describe(self, request: ClientStatusRequest) -> ClientStatusResponse:
+        """Describe the clients that `request` asks about, by node id. Raises MatcherError."""
+        matches_any(request.node_matchers, Node())  # refused whether somebody is connected or not
+        response = ClientStatusResponse()
+        budget = 0 if request.exclude_resource_contents else MAX_CONTENT_BYTES
+        by_node: dict[str, list[Client]] = {}
+        for client in self._clients.connected():
+            by_node.setdefault(client.node_id, []).append(client)
+        for count, streams in enumerate(by_node.values(), start=1):
+            node = _describe_node(streams[-1])
+            if matches_any(request.node_matchers, node):
+                budget = self._describe(response.config.add(node=node, client_scope=node.id), streams, budget)
+            if count % _CLIENTS_PER_TURN == 0:
+                await asyncio.sleep(0)
+        return response
+
+    def _describe(self, config: ClientConfig, streams: Iterable[Client], budget: int) -> int:
+        """Describe every resource of one node; of two streams, what the newer one says counts."""
+        statuses = {(status.kind, status.name): (status, client) for client in streams for status in client.resources()}
+        for status, client in statuses.values():
+            entry = config.generic_xds_configs.add(
+                type_url=status.kind.type_url,
+                name=status.name,
+                version_info=status.version or "",
+                # Tools take it for granted that it is there; it is not known by resource, so it says nothing.
+                last_updated=Timestamp(),
+                config_status=_config_status(status.standing),
+                client_status=_client_status(status.standing),
+            )
+            if status.standing is Standing.REFUSED:
+                _explain(entry, status, client)
+            resource = self._find(client, status)
+            if resource is not None and len(resource.body) <= budget:
+                entry.xds_config.CopyFrom(_redact(resource))
+                budget -= len(resource.body)
+        return budget
+
+    def _find(self, client: Client, status: ResourceStatus) -> Resource | None:
+        """Return the content that the client runs, if it is what is served now; older content is not kept."""
+        snapshot = self._cache.snapshot_for(client.workload)
+        resource = None if snapshot is None else snapshot.of(status.kind).get(status.name)
+        is_same = resource is not None and resource.version == status.version
+        return resource if is_same and status.standing is Standing.APPLIED else None
+
+
+def _describe_node(client: Client) -> Node:
+    """Build the part of the client's node that is kept: who it is, and what selectors look at."""
+    node = Node(id=client.node_id)
+    node.metadata.update({"labels": dict(client.workload.labels)})
+    if client.workload.service_account:
+        node.metadata.update({"serviceAccount": client.workload.service_account})
+    return node
+
+
+def _explain(entry: ClientConfig.GenericXdsConfig, status: ResourceStatus, client: Client) -> None:
+    known = client.types.get(status.kind)
+    nack: Nack | None = None if known is None else known.nack
+    state = UpdateFailureState(version_info=status.version or "")
+    if nack is not None:
+        state.details = redact_logins(nack.text)
+        state.last_update_attempt.FromMilliseconds(int(nack.at * 1000))
+    entry.error_state.CopyFrom(state)
+
+
+def _redact(resource: Resource) -> ProtoAny:
+    """Return the resource for people: field 1 of a `Secret` is its name, and nothing else of it is shown."""
+    body = resource.body
+    if resource.kind is ResourceType.SECRET:
+        name = resource.name.encode()
+        body = b"\x0a" + encode_varint(len(name)) + name
+    return ProtoAny(type_url=resource.kind.type_url, value=body)
+
+
+def _config_status(standing: Standing) -> ConfigStatus:
+    match standing:
+        case Standing.ASKED:
+            return NOT_SENT
+        case Standing.SENT:
+            return STALE
+        case Standing.APPLIED | Standing.ABSENT:
+            return SYNCED
+        case Standing.REFUSED:
+            return ERROR
+        case _:
+            assert_never(standing)
+
+
+def _client_status(standing: Standing) -> ClientResourceStatus:
+    match standing:
+        case Standing.ASKED | Standing.SENT:
+            return REQUESTED
+        case Standing.APPLIED:
+            return ACKED
+        case Standing.REFUSED:
+            return NACKED
+        case Standing.ABSENT:
+            return DOES_NOT_EXIST
+        case _:
+            assert_never(standing)
