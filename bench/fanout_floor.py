@@ -28,8 +28,9 @@ class Floor:
         self._first, self._pushed = first, pushed
         self._contexts: set[Context] = set()
         self._writes: set[asyncio.Future[None]] = set()
-        # What a server with many clients has to set; the rest is as gRPC ships it.
-        self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1)))
+        # With fewer pending requests, gRPC refuses most of those who come at once. All else is as it ships.
+        limits = (("grpc.server.max_pending_requests", 20_000), ("grpc.server.max_pending_requests_hard_limit", 50_000))
+        self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0), *limits))
         handlers = {METHODS[variant]: grpc.stream_stream_rpc_method_handler(self._serve)}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 

@@ -46,7 +46,7 @@ _LARGEST_WINDOW = 2**31 - 1
 _FIRST_WINDOW = 65_535
 _KEPT = 256
 """Bytes kept of the head and the tail of a message: enough for its version, type and nonce."""
-_TYPE = re.compile(rb'\x22[\x30-\x60](type\.googleapis\.com/[\w.]+)')
+_TYPE = re.compile(rb"\x22([\x20-\x7f])type\.googleapis\.com/")
 _NONCE = re.compile(rb"\x2a[\x01-\x20]([0-9]+)")
 _READ = 1 << 20
 _FIRST_ANSWERS = 2
@@ -111,6 +111,15 @@ def node_id(index: int, policies: int) -> bytes:
     """Return `<pod>.<namespace>`, as long as the recorded id, so that nothing else of the recording changes."""
     namespace = f".ns{index % max(policies, 1):04d}"
     return f"app-{index:0{len(RECORDED_ID) - len(namespace) - 4}d}{namespace}".encode()
+
+
+def check_recording(variant: Variant) -> None:
+    """Prove that what is said here is what the recorded Envoy said: AssertionError if not."""
+    kinds = (b"cluster.v3.Cluster", b"listener.v3.Listener")
+    for number, kind in enumerate(kinds, start=1):
+        recorded = (RECORDED / f"{variant}-request-{number + 2}.bin").read_bytes()
+        type_url = b"type.googleapis.com/envoy.config." + kind
+        assert acknowledge(variant, type_url, b"1", str(number).encode()) == recorded
 
 
 class Stream:
@@ -195,9 +204,11 @@ class Stream:
     def _answer(self) -> None:
         self.heard += 1
         self.last = time.monotonic()
-        kinds, nonces = _TYPE.findall(self._tail), _NONCE.findall(self._tail)
+        *_, found = _TYPE.finditer(self._tail)
+        kind = self._tail[found.end(1) : found.end(1) + found[1][0]]
+        nonce = _NONCE.findall(self._tail)[-1]
         version = self._head[2 : 2 + self._head[1]]
-        self.socket.sendall(message_frames(acknowledge(self._variant, kinds[-1], version, nonces[-1])))
+        self.socket.sendall(message_frames(acknowledge(self._variant, kind, version, nonce)))
 
     def _obey(self) -> None:
         kind, flags = self._kind
@@ -219,6 +230,7 @@ class Load:
         self._selector = selectors.EpollSelector()
         self._selector.register(0, selectors.EVENT_READ, None)
         self._streams: deque[Stream] = deque()
+        check_recording(variant)
         self._opening = opening(variant)
         first, second = ((RECORDED / f"{variant}-request-{number}.bin").read_bytes() for number in (1, 2))
         self._first, self._second = first, message_frames(second)
