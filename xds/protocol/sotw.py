@@ -85,7 +85,7 @@ def _settle_claim(subscription: Subscription, table: Mapping[str, Resource], ver
     claimed, subscription.claimed = subscription.claimed, None
     if claimed == version:
         subscription.mark_sent(table.values(), ())
-        subscription.full = dict(table)
+        subscription.full = table
 
 
 def _owes_state(

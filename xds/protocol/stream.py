@@ -10,11 +10,12 @@ Invariant: a response answers a subscription and differs from what the client wa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from xds.names import Nonce, TypeUrl
+from xds.protocol.memo import Memo
 from xds.protocol.subscription import Acked, Content, Nacked, Request, Subscription
 from xds.resources import RESOURCE_TYPES, Resource, ResourceType
 
@@ -65,6 +66,8 @@ class Response:
     version: Version
     resources: tuple[Resource, ...]
     removed: tuple[str, ...] = ()
+    shared: Content | None = field(default=None, compare=False, repr=False)
+    """What other streams are told too, told apart by identity: all but the nonce can be encoded once for all."""
 
 
 class Variant(Protocol[RequestT_contra]):
@@ -80,8 +83,10 @@ class Variant(Protocol[RequestT_contra]):
 class Stream(Generic[RequestT]):
     """The state of one ADS stream."""
 
-    def __init__(self, variant: Variant[RequestT]) -> None:
+    def __init__(self, variant: Variant[RequestT], memo: Memo | None = None) -> None:
+        """Begin a stream; streams of one variant may share a `memo`."""
         self._variant = variant
+        self._memo = Memo(variant) if memo is None else memo
         self._subscriptions = {kind: Subscription(kind) for kind in ResourceType}
         self._unknown: set[str] = set()
         self._responses = 0
@@ -133,32 +138,20 @@ class Stream(Generic[RequestT]):
 
     def _respond(self, kind: ResourceType, snapshot: Snapshot, *, holds_removals: bool) -> Response | None:
         subscription = self._subscriptions[kind]
-        content = self._variant.compute(subscription, snapshot, holds_removals=holds_removals)
+        outcome = self._memo.respond(subscription, snapshot, holds_removals=holds_removals)
+        content = outcome.content
         if content is None:
             return None
         if kind is ResourceType.CLUSTER:
-            self._owe_endpoints(subscription, content.resources)
-        subscription.mark_sent(content.resources, content.removed)
+            # "Warming of Cluster is completed only when a new ClusterLoadAssignment response is supplied … even though
+            # there is no change in endpoints" (xDS protocol, "Resource warming"; istio#38709). Only for subscribed
+            # names does this have an effect.
+            self._subscriptions[ResourceType.ENDPOINT].owed.update(outcome.endpoints)
         self._responses += 1
         nonce = Nonce(str(self._responses))
         subscription.exchange.open(nonce, content)
-        return Response(kind, nonce, content.version, content.resources, content.removed)
-
-    def _owe_endpoints(self, subscription: Subscription, clusters: Iterable[Resource]) -> None:
-        """
-        Owe the endpoints of clusters that the client is about to build anew.
-
-        "Warming of Cluster is completed only when a new ClusterLoadAssignment response is supplied … even though
-        there is no change in endpoints" (xDS protocol, "Resource warming"; istio#38709). Only for subscribed names
-        does this have an effect; clusters that a SotW response merely repeats are none of them.
-        """
-        self._subscriptions[ResourceType.ENDPOINT].owed.update(
-            reference.name
-            for cluster in clusters
-            if subscription.owes_all or subscription.is_due(cluster)
-            for reference in cluster.references
-            if reference.kind == ResourceType.ENDPOINT.type_url
-        )
+        shared = content if outcome.is_shared else None
+        return Response(kind, nonce, content.version, content.resources, content.removed, shared)
 
     def _are_settled(self, kinds: Iterable[ResourceType], snapshot: Snapshot) -> bool:
         return all(self._subscriptions[kind].is_settled(snapshot.of(kind)) for kind in kinds)

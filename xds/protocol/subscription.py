@@ -10,6 +10,7 @@ Invariant: `sent` holds only what the client may still have, i.e. names that it 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ class Exchange:
         """Note that a response went out."""
         self.last = nonce
         self._contents[nonce] = content
-        for resource in content.resources:
-            self.refused.pop(resource.name, None)
+        if self.refused:
+            for resource in content.resources:
+                self.refused.pop(resource.name, None)
         self.refused_removals.clear()
         while len(self._contents) > _MAX_REMEMBERED:
             del self._contents[next(iter(self._contents))]
@@ -128,6 +130,18 @@ class Exchange:
         return self.has_acked or not self.is_answered
 
 
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Shared:
+    """What any number of streams were sent of one type, all of them the same. Told apart by identity."""
+
+    sent: Mapping[str, Version | None]
+    full: Mapping[str, Resource]
+
+
+NOTHING_SENT = Shared(MappingProxyType({}), MappingProxyType({}))
+"""How every stream begins."""
+
+
 @dataclass(slots=True)
 class Subscription:
     """What one client wants of one type, and what it has of it."""
@@ -144,15 +158,33 @@ class Subscription:
     """Names that must be answered even if what was sent is still current."""
     owes_all: bool = False
     """The wildcard itself must be answered, in full, and even if there is nothing to send."""
-    sent: dict[str, Version | None] = field(default_factory=dict)
-    """Version that the client was last sent of each name; None: it was told that there is none."""
-    full: dict[str, Resource] = field(default_factory=dict)
-    """SotW, full-state types: the resources of the newest response."""
+    sent: Mapping[str, Version | None] = field(default_factory=lambda: NOTHING_SENT.sent)
+    """
+    Version that the client was last sent of each name; None: it was told that there is none. Replaced, never changed:
+    other streams may hold it too.
+    """
+    full: Mapping[str, Resource] = field(default_factory=lambda: NOTHING_SENT.full)
+    """SotW, full-state types: the resources of the newest response. Replaced, never changed, as `sent`."""
+    shared: Shared | None = NOTHING_SENT
+    """What `sent` and `full` are together, if other streams may hold the same."""
     claimed: Version | None = None
     """SotW: the version that the client says it has from an earlier stream."""
 
     def __post_init__(self) -> None:
         self.exchange = Exchange(self.kind)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether what is owed follows from the snapshot, `sent`, `full` and `owes_all` alone."""
+        return (
+            self.is_wildcard
+            and self.claimed is None
+            and not (self.names or self.owed or self.exchange.refused or self.exchange.refused_removals)
+        )
+
+    def adopt(self, shared: Shared) -> None:
+        """Hold `shared` in place of an equal state, or after what leads to it was sent."""
+        self.sent, self.full, self.shared = shared.sent, shared.full, shared
 
     def tracks(self, name: str) -> bool:
         """Whether the client wants to know about `name`."""
@@ -195,23 +227,27 @@ class Subscription:
         if not is_wildcard:
             self.sent = {name: version for name, version in self.sent.items() if name in names}
             self.full = {name: resource for name, resource in self.full.items() if name in names}
+            self.shared = None
 
     def presume(self, versions: Mapping[str, Version]) -> None:
         """Believe a reconnecting client about what it has: only differences are owed."""
         self.sent = {name: version for name, version in versions.items() if self.tracks(name)}
+        self.shared = None if self.sent else NOTHING_SENT
         self.owes_all = self.owes_all and not versions
 
     def mark_sent(self, resources: Iterable[Resource], removed: Iterable[str]) -> None:
         """Note what a response told the client."""
+        sent = dict(self.sent)
         for resource in resources:
-            self.sent[resource.name] = resource.version
+            sent[resource.name] = resource.version
             self.owed.discard(resource.name)
         for name in removed:
             self.owed.discard(name)
             if name in self.names:
-                self.sent[name] = None
+                sent[name] = None
             else:
-                self.sent.pop(name, None)
+                sent.pop(name, None)
+        self.sent, self.shared = sent, None
         self.owes_all = False
 
 
