@@ -1,8 +1,8 @@
 """
 How HTTP is spoken with a proxy: the version, what a connection carries, and the login that is added to requests.
 
-The login is added here, at the proxy's cluster, so that tunnels and plain HTTP alike carry it and nothing else does.
-For tunnels that takes the run-time flag `envoy.restart_features.upstream_http_filters_with_tcp_proxy` in the bootstrap.
+The login of requests is added here, at the proxy's cluster, so that whatever is routed to it carries it and nothing else
+does; that of tunnels, which are no requests to Envoy, is added by their chains.
 """
 
 from __future__ import annotations

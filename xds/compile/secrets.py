@@ -44,6 +44,15 @@ def secrets_of(proxy: Proxy) -> tuple[Reference, ...]:
     return tuple(Reference(ResourceType.SECRET.type_url, name) for name in _names(proxy))
 
 
+def logins_of(proxies: Iterable[Proxy]) -> tuple[Reference, ...]:
+    """Return what a listener with tunnels to `proxies` refers to."""
+    return tuple(
+        Reference(ResourceType.SECRET.type_url, names.proxy_login(proxy.name, proxy.login.file))
+        for proxy in proxies
+        if proxy.login is not None
+    )
+
+
 def build_secrets(proxy: Proxy, material: Material) -> Iterable[Resource]:
     """Yield the secrets of `proxy`."""
     if proxy.login is not None:

@@ -25,7 +25,7 @@ from xds.compile.listener import build_listener
 from xds.compile.proxy_files import FILE_CODES, read_material
 from xds.compile.proxy_tls import is_address
 from xds.compile.routes import build_routes
-from xds.compile.secrets import build_secrets, secrets_of
+from xds.compile.secrets import build_secrets, logins_of, secrets_of
 from xds.compile.synthetic import Synthetic, build_synthetic, check_synthetic
 from xds.compile.synthetic_chains import build_synthetic_routes
 from xds.diagnostics import Diagnostic
@@ -104,14 +104,16 @@ def _build_resources(
     yield build_resource(ResourceType.CLUSTER, names.DIRECT_CLUSTER, build_direct_cluster())
     for name, proxy in zip(proxies, policy.proxies, strict=True):
         yield from _build_proxy(name, proxy, facts)
+    logins = logins_of(policy.proxies)
     ways_in = list(build_http_tunnels(policy))
     for name, cluster, inside in ways_in:
         inside_reference = Reference(ResourceType.LISTENER.type_url, name)
         yield build_resource(ResourceType.CLUSTER, name, cluster, [inside_reference])
-        yield build_resource(ResourceType.LISTENER, name, inside, clusters)
+        yield build_resource(ResourceType.LISTENER, name, inside, [*clusters, *logins])
     clusters += [Reference(ResourceType.CLUSTER.type_url, name) for name, _, _ in ways_in]
     listener = build_listener(policy, plan, http_plan, has_ipv6=facts.has_ipv6, synthetic=synthetic)
-    yield build_resource(ResourceType.LISTENER, names.OUTBOUND_LISTENER, listener, [*clusters, *routes_references])
+    references = [*clusters, *routes_references, *logins]
+    yield build_resource(ResourceType.LISTENER, names.OUTBOUND_LISTENER, listener, references)
     if policy.explicit_port is not None:
         yield from _build_explicit(policy, facts, clusters)
     for configuration in routes:
