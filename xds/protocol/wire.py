@@ -2,13 +2,14 @@
 Bytes to requests and responses to bytes, with google protobuf and the subset in `protos/`.
 
 A response is assembled from resources that were serialised once, long before; nothing is parsed or
-serialised again here. All but the nonce is the same for every stream that is told the same, so
-`encode_sotw_body` and `encode_delta_body` can be shared: concatenated protobuf encodings merge
-(protobuf encoding guide, "Last one wins"), and `encode_nonce` completes them.
+serialised again here. All but the nonce is the same for every stream that is told the same, so an
+`Encoder` keeps it: concatenated protobuf encodings merge (protobuf encoding guide, "Last one wins"),
+and `encode_nonce` completes them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xds.gen import discovery_pb2
@@ -16,11 +17,53 @@ from xds.protocol.delta import DeltaRequest
 from xds.protocol.sotw import SotwRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from xds.names import Nonce
     from xds.protocol.stream import Response
+    from xds.protocol.subscription import Content
 
 CONTROL_PLANE = "egress-xds"
 """Shown by an Envoy as `control_plane.identifier`."""
+
+
+@dataclass(slots=True)
+class _Encoded:
+    content: Content
+    body: bytes
+    nonce: Nonce
+    whole: bytes
+
+
+class Encoder:
+    """
+    Encodes the responses of one variant, and what many streams are told only once.
+
+    Streams that began with the same world have the same nonces as a rule; then even the whole message is shared.
+    `forget` when the world changes: what was said of an older one is said no more.
+    """
+
+    def __init__(self, encode_body: Callable[[Response], bytes]) -> None:
+        self._encode_body = encode_body
+        # By identity of the content, which the value keeps alive: to compare contents costs more than to encode them.
+        self._encoded: dict[int, _Encoded] = {}
+
+    def forget(self) -> None:
+        """Drop everything that is kept."""
+        self._encoded.clear()
+
+    def encode(self, response: Response) -> bytes:
+        """Encode a response."""
+        if response.shared is None:
+            return self._encode_body(response) + encode_nonce(response.nonce)
+        known = self._encoded.get(id(response.shared))
+        if known is None:
+            body = self._encode_body(response)
+            known = _Encoded(response.shared, body, response.nonce, body + encode_nonce(response.nonce))
+            self._encoded[id(response.shared)] = known
+        if known.nonce != response.nonce:
+            known.nonce, known.whole = response.nonce, known.body + encode_nonce(response.nonce)
+        return known.whole
 
 
 def decode_sotw(body: bytes) -> tuple[discovery_pb2.Node | None, SotwRequest]:

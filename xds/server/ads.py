@@ -13,7 +13,7 @@ import grpc
 import structlog
 
 from xds.errors import ListenError
-from xds.server.session import DELTA, SOTW, Method, Session
+from xds.server.session import DELTA, SOTW, Common, Method, Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -110,8 +110,12 @@ class AdsServer:
         )
 
     def _serve(self, method: Method[RequestT]) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
+        common = Common(method)
+        # Before any stream subscribes, so that each finds it fit for the world that it is woken for.
+        self._cache.subscribe(common.forget)
+
         async def serve(requests: AsyncIterator[bytes], context: Context) -> None:
-            session = Session(method, self._cache, self._clients, self._clock)
+            session = Session(method, self._cache, self._clients, self._clock, common)
             self._closers.add(session.close)
             if self._is_closing:
                 session.close()

@@ -1,9 +1,10 @@
 """
 One open ADS stream: a reader and a writer around the state of `protocol.stream`.
 
-The reader feeds requests in; the writer, woken by requests and by new worlds, writes what is owed for the
-newest snapshot, one response at a time. So at most one response is ever in the air per stream, a client
-that does not read is simply not written to, and what it missed in between is never sent.
+The reader feeds requests in. Requests and new worlds start the writer, a task that lives as long as there is
+something to write: it writes what is owed for the newest snapshot, one response at a time. So at most one response
+is ever in the air per stream, a client that does not read is simply not written to, and what it missed in between
+is never sent. An idle stream is one task that waits for a request.
 
 Nothing here decides what to send. Invariant: nothing that a client sends can end another client's stream.
 """
@@ -20,11 +21,12 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from xds.protocol.delta import Delta, DeltaRequest
+from xds.protocol.memo import Memo
 from xds.protocol.report import report_resources
 from xds.protocol.sotw import Sotw, SotwRequest
 from xds.protocol.stream import RequestT, Response, Stream, UnknownType, Variant
 from xds.protocol.subscription import Acked, Nacked
-from xds.protocol.wire import decode_delta, decode_sotw, encode_delta, encode_sotw
+from xds.protocol.wire import Encoder, decode_delta, decode_sotw, encode_delta_body, encode_sotw_body
 from xds.server.node import NodeError, parse_node
 
 if TYPE_CHECKING:
@@ -55,11 +57,24 @@ class Method(Generic[RequestT]):
     """`sotw` or `delta`."""
     variant: Variant[RequestT]
     decode: Callable[[bytes], tuple[Node | None, RequestT]]
-    encode: Callable[[Response], bytes]
+    encode_body: Callable[[Response], bytes]
 
 
-SOTW: Method[SotwRequest] = Method("sotw", Sotw(), decode_sotw, encode_sotw)
-DELTA: Method[DeltaRequest] = Method("delta", Delta(), decode_delta, encode_delta)
+SOTW: Method[SotwRequest] = Method("sotw", Sotw(), decode_sotw, encode_sotw_body)
+DELTA: Method[DeltaRequest] = Method("delta", Delta(), decode_delta, encode_delta_body)
+
+
+class Common(Generic[RequestT]):
+    """What the streams of one RPC have in common: work that is done once for those in the same state."""
+
+    def __init__(self, method: Method[RequestT]) -> None:
+        self.memo = Memo(method.variant)
+        self.encoder = Encoder(method.encode_body)
+
+    def forget(self) -> None:
+        """Drop what was worked out for an older world."""
+        self.memo.forget()
+        self.encoder.forget()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,74 +88,98 @@ class End:
 class Session(Generic[RequestT]):
     """One stream, from its first request to its end."""
 
-    def __init__(
-        self, method: Method[RequestT], cache: SnapshotCache, clients: Clients, clock: Callable[[], float]
+    def __init__(  # noqa: PLR0913 - what a stream stands on, each from the composition root
+        self,
+        method: Method[RequestT],
+        cache: SnapshotCache,
+        clients: Clients,
+        clock: Callable[[], float],
+        common: Common[RequestT] | None = None,
     ) -> None:
+        """Make the session of one stream; streams of the same method may have a `common` part."""
+        common = Common(method) if common is None else common
         self._method = method
         self._cache = cache
         self._clients = clients
         self._clock = clock
-        self._stream = Stream(method.variant)
+        self._stream = Stream(method.variant, common.memo)
+        self._encode = common.encoder.encode
         self._log = _log.bind(variant=method.name)
-        self._wake = asyncio.Event()
-        self._is_closing = False
+        self._end: End | None = None
+        self._reader: asyncio.Task[object] | None = None
+        self._writer: asyncio.Task[None] | None = None
         self._node_id: NodeId | None = None
         self._workload: Workload | None = None
         self._connection: Connection | None = None
 
     def close(self) -> None:
         """Ask the stream to end, telling the client that it may try elsewhere."""
-        self._is_closing = True
-        self._wake.set()
+        self._finish(End(grpc.StatusCode.UNAVAILABLE, "the control plane is shutting down"))
 
     async def run(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Serve the stream until the client, an error or `close` ends it; raises what `context.abort` raises."""
-        unsubscribe = self._cache.subscribe(self._wake.set)
+        start_writing = partial(self._start_writing, context)
+        unsubscribe = self._cache.subscribe(start_writing)
         end = End(grpc.StatusCode.CANCELLED)
         try:
             # Sent now, because a status can't follow a response whose write was cancelled half-way otherwise.
             await context.send_initial_metadata(())
-            end = await self._read_and_write(requests, context)
+            end = self._end or await self._read(requests, start_writing)
         finally:
             unsubscribe()
+            writer = self._writer
+            if writer is not None:
+                writer.cancel()
+                await asyncio.wait((writer,))
             if self._connection is not None:
                 self._connection.close()
                 self._log.info("stream closed", status=end.code.name, details=end.details[:_MAX_LOGGED])
+        if writer is not None and not writer.cancelled():
+            writer.result()
         if end.code is not grpc.StatusCode.OK:
             await context.abort(end.code, end.details)
 
-    async def _read_and_write(self, requests: AsyncIterator[bytes], context: Context) -> End:
-        """Return how the first of the two ends; the other is cancelled."""
-        tasks = [asyncio.create_task(self._read(requests)), asyncio.create_task(self._write(context))]
+    def _finish(self, end: End) -> None:
+        """End the stream from outside of its reader; the first word counts."""
+        if self._end is None:
+            self._end = end
+            if self._reader is not None:
+                self._reader.cancel()
+
+    async def _read(self, requests: AsyncIterator[bytes], start_writing: Callable[[], None]) -> End:
+        self._reader = asyncio.current_task()
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            async for body in requests:
+                end = self._receive(body)
+                if end is not None:
+                    return end
+                start_writing()
+        except asyncio.CancelledError:
+            # `_finish` interrupts the wait for a request; any other cancellation is gRPC's and goes its way.
+            if self._end is None or self._reader is None:
+                raise
+            self._reader.uncancel()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        return done.pop().result()
+            self._reader = None
+        return self._end or End(grpc.StatusCode.OK)
 
-    async def _read(self, requests: AsyncIterator[bytes]) -> End:
-        async for body in requests:
-            end = self._receive(body)
-            if end is not None:
-                return end
-            self._wake.set()
-        return End(grpc.StatusCode.OK)
+    def _start_writing(self, context: Context) -> None:
+        """Write what is owed, unless that is being done."""
+        if self._writer is None and self._end is None and self._connection is not None:
+            self._writer = asyncio.create_task(self._write(context))
 
-    async def _write(self, context: Context) -> End:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            if self._is_closing:
-                return End(grpc.StatusCode.UNAVAILABLE, "the control plane is shutting down")
+    async def _write(self, context: Context) -> None:
+        try:
             while (response := self._next_response()) is not None:
-                body = self._method.encode(response)
+                body = self._encode(response)
                 self._note_sent(response, len(body))
-                try:
-                    await context.write(body)
-                except grpc.aio.InternalError:  # the connection broke under the write
-                    return End(grpc.StatusCode.CANCELLED)
+                await context.write(body)
+        except grpc.aio.InternalError:  # the connection broke under the write
+            self._finish(End(grpc.StatusCode.CANCELLED))
+        except BaseException:
+            self._finish(End(grpc.StatusCode.INTERNAL))  # `run` raises what it was
+            raise
+        self._writer = None
 
     def _receive(self, body: bytes) -> End | None:
         """Take one request in; return how the stream must end if it is unusable."""
