@@ -10,6 +10,7 @@ enforces it (see `[tool.importlinter]` in pyproject.toml)::
        admin/                           edge: client status, health, metrics, for operators
     5  reconcile.py                     the only place that decides when to compile and publish
     4  protocol/  cache.py  clients.py  SotW and delta machines · current snapshots · who acked what
+       canary.py ← staging.py           changes go to a few first · the cache that does so
     3  compile/  bootstrap.py  capture.py  render.py
     2  snapshot.py  resources.py        immutable resources, versions, closure check, diff
     1  policy/  facts.py                documents → frozen values or diagnostics

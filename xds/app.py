@@ -21,13 +21,16 @@ from xds.admin.administration import Administration
 from xds.admin.metrics import Observed
 from xds.admin.readiness import Readiness
 from xds.cache import SnapshotCache
+from xds.canary import Canary
 from xds.clients import Clients
 from xds.errors import EgressXdsError, ListenError
 from xds.reconcile import Debounce, Reconciler
 from xds.server.ads import AdsServer
+from xds.server.trials import expire_trials, log_outcome
 from xds.sources.directory import DirectorySource
 from xds.sources.facts import NetworkFacts
 from xds.sources.files import WatchedFiles
+from xds.staging import StagedCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +57,8 @@ class ControlPlane:
 
 def build_control_plane(policies: Path, settings: Settings, *, clock: Callable[[], float]) -> ControlPlane:
     """Wire everything inside the running loop; nothing is started. `clock` gives seconds since the epoch."""
-    cache, clients, first_world = SnapshotCache(), Clients(), asyncio.Event()
+    cache, clients = _build_registry(settings, clock)
+    first_world = asyncio.Event()
 
     readiness = Readiness()
 
@@ -78,6 +82,13 @@ def build_control_plane(policies: Path, settings: Settings, *, clock: Callable[[
     return ControlPlane(settings, cache, clients, reconciler, server, first_world, administration)
 
 
+def _build_registry(settings: Settings, clock: Callable[[], float]) -> tuple[SnapshotCache, Clients]:
+    if settings.canary is None:
+        return SnapshotCache(), Clients()
+    cache = StagedCache(Canary(settings.canary.of, settings.canary_timeout), clock=clock, tell=log_outcome)
+    return cache, Clients(cache)
+
+
 async def run_control_plane(
     control_plane: ControlPlane, stop: asyncio.Event, announce: Callable[[HostPort], None]
 ) -> None:
@@ -90,6 +101,7 @@ async def run_control_plane(
         async with asyncio.TaskGroup() as group:
             reconciling = group.create_task(control_plane.reconciler.run())
             following = group.create_task(control_plane.administration.health.run())
+            ticking = group.create_task(expire_trials(control_plane.cache))
             try:
                 await control_plane.administration.start()
                 await _first(control_plane.first_world, stop)
@@ -105,6 +117,7 @@ async def run_control_plane(
                 await control_plane.administration.stop()
                 reconciling.cancel()
                 following.cancel()
+                ticking.cancel()
     except BaseExceptionGroup as group:
         expected = group.subgroup(EgressXdsError)
         if expected is None:

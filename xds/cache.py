@@ -53,9 +53,11 @@ class SnapshotCache:
         """Replace the world and wake everybody; an equal world changes nothing and wakes nobody."""
         if world == self._world:
             return
-        self._world = world
-        self._changes += 1
-        self._select = lru_cache(_MAX_WORKLOADS)(partial(select_policy, world.candidates))
+        self._replace(world)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have everybody look again at what they are to be told."""
         for callback in tuple(self._callbacks.values()):
             callback()
 
@@ -87,7 +89,7 @@ class SnapshotCache:
             case HeldPolicy():
                 return None
             case policy:
-                return self._world.snapshots.get((policy.namespace, policy.name))
+                return self._snapshot_of(policy, workload)
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` after each change of the world, until the returned function is called."""
@@ -98,6 +100,15 @@ class SnapshotCache:
             self._callbacks.pop(key, None)
 
         return unsubscribe
+
+    def _replace(self, world: World) -> None:
+        self._world = world
+        self._changes += 1
+        self._select = lru_cache(_MAX_WORKLOADS)(partial(select_policy, world.candidates))
+
+    def _snapshot_of(self, policy: Policy, workload: Workload) -> Snapshot | None:  # noqa: ARG002  # for heirs
+        assert self._world is not None, "a policy was selected, so there is a world"
+        return self._world.snapshots.get((policy.namespace, policy.name))
 
 
 def _select_none(_: Workload) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xds.names import NodeId, Version
     from xds.policy.model import Workload
     from xds.resources import ResourceStatus, ResourceType
+    from xds.snapshot import Snapshot
 
 MAX_NACK_TEXT = 4096
 """Characters kept of a client's reason for a NACK."""
@@ -31,6 +32,30 @@ class Nack:
     text: str
     at: float = field(default=0.0, compare=False)
     """When it came, on the caller's clock."""
+
+
+class Watcher(Protocol):
+    """Whoever has to know at once what clients do."""
+
+    def joined(self, client: Client, *, is_returning: bool) -> None:
+        """Learn of a new stream; `is_returning` tells whether the client has a configuration from an earlier one."""
+        ...
+
+    def left(self, client: Client) -> None:
+        """Learn that a stream ended."""
+        ...
+
+    def refused(self, client: Client, kind: ResourceType, nack: Nack) -> None:
+        """Learn that a client refused a response."""
+        ...
+
+    def settled(self, client: Client) -> None:
+        """Learn that a client is owed nothing at the moment."""
+        ...
+
+
+def _never(_: ResourceType, __: Snapshot) -> bool:
+    return False
 
 
 @dataclass(slots=True)
@@ -75,6 +100,8 @@ class Client:
     """Type URLs that it asked for and that are not served."""
     resources: Callable[[], tuple[ResourceStatus, ...]] = field(default=tuple, repr=False, compare=False)
     """Looks up where it stands with each resource, at the moment of the call."""
+    is_in_step: Callable[[ResourceType, Snapshot], bool] = field(default=_never, repr=False, compare=False)
+    """Tells whether it runs what a snapshot has for it of a type, at the moment of the call."""
 
     @property
     def is_rejecting(self) -> bool:
@@ -85,10 +112,17 @@ class Client:
 class Connection:
     """A stream's own line in the registry; `close` strikes it out."""
 
-    def __init__(self, registry: dict[int, Client], key: int, totals: Callable[[ResourceType], Totals]) -> None:
+    def __init__(
+        self,
+        registry: dict[int, Client],
+        key: int,
+        totals: Callable[[ResourceType], Totals],
+        watcher: Watcher | None = None,
+    ) -> None:
         self._registry = registry
         self._key = key
         self._totals = totals
+        self._watcher = watcher
 
     def note_sent(self, kind: ResourceType, version: Version, size: int = 0) -> None:
         """Note that a response of `size` bytes went out."""
@@ -107,6 +141,13 @@ class Connection:
         self._totals(kind).nacks += 1
         nack = Nack(version, text[:MAX_NACK_TEXT], at)
         self._update(kind, replace(self._status(kind), nack=nack, is_rejected=True))
+        if self._watcher is not None:
+            self._watcher.refused(self._registry[self._key], kind, nack)
+
+    def note_settled(self) -> None:
+        """Note that the client is owed nothing at the moment."""
+        if self._watcher is not None:
+            self._watcher.settled(self._registry[self._key])
 
     def note_unknown_type(self, type_url: str) -> None:
         """Note that the client asked for a type that is not served."""
@@ -115,7 +156,9 @@ class Connection:
 
     def close(self) -> None:
         """Strike the client out."""
-        self._registry.pop(self._key, None)
+        client = self._registry.pop(self._key, None)
+        if client is not None and self._watcher is not None:
+            self._watcher.left(client)
 
     def _status(self, kind: ResourceType) -> TypeStatus:
         return self._registry[self._key].types.get(kind, TypeStatus())
@@ -128,7 +171,8 @@ class Connection:
 class Clients:
     """The registry. A node may have two streams for a moment, when it reconnects before the old one is found dead."""
 
-    def __init__(self) -> None:
+    def __init__(self, watcher: Watcher | None = None) -> None:
+        self._watcher = watcher
         self._clients: dict[int, Client] = {}
         self._last_key = 0
         self._totals: dict[tuple[str, ResourceType], Totals] = {}
@@ -142,14 +186,23 @@ class Clients:
         since: float,
         variant: str = "",
         resources: Callable[[], tuple[ResourceStatus, ...]] = tuple,
+        is_in_step: Callable[[ResourceType, Snapshot], bool] = _never,
+        is_returning: bool = False,
     ) -> Connection:
-        """List a client; `since` is the moment on the caller's clock, `resources` looks up where it stands."""
+        """
+        List a client; `since` is the moment on the caller's clock.
+
+        `resources` and `is_in_step` look up where it stands; `is_returning` tells whether it has a configuration from
+        an earlier stream.
+        """
         self._last_key += 1
         self._clients[self._last_key] = Client(
-            node_id=node_id, workload=workload, since=since, variant=variant, resources=resources
+            node_id=node_id, workload=workload, since=since, variant=variant, resources=resources, is_in_step=is_in_step
         )
         self._opened[variant] = self._opened.get(variant, 0) + 1
-        return Connection(self._clients, self._last_key, lambda kind: self._total(variant, kind))
+        if self._watcher is not None:
+            self._watcher.joined(self._clients[self._last_key], is_returning=is_returning)
+        return Connection(self._clients, self._last_key, lambda kind: self._total(variant, kind), self._watcher)
 
     def connected(self) -> tuple[Client, ...]:
         """Return everybody who is connected now, by node id, older streams first."""

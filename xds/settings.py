@@ -40,6 +40,18 @@ class HostPort:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Some of the clients of a policy: a number, or a part in percent."""
+
+    number: int
+    is_percent: bool = False
+
+    def of(self, total: int) -> int:
+        """Return how many of `total` that is, one at least."""
+        return max(1, -(-total * self.number // 100)) if self.is_percent else self.number
+
+
 DEFAULT_ADMIN = HostPort(host="127.0.0.1", port=18001)
 DEFAULT_HTTP = HostPort(host="127.0.0.1", port=18002)
 
@@ -77,6 +89,10 @@ class Settings:
     always_direct: tuple[DirectAddress, ...] = ()
     cluster_cidr: tuple[Network, ...] = ()
     """Where services, pods and nodes are."""
+    canary: Share | None = None
+    """How many clients of a policy get a change first; None: all at once."""
+    canary_timeout: float = 30.0
+    """How long they may take before the others follow anyhow."""
     shutdown_grace: float = 5.0
     log_format: str = "console"
     log_level: str = "info"
@@ -191,6 +207,21 @@ def parse_seconds(text: str) -> float:
     return seconds
 
 
+_MAX_SHARE = {True: 100, False: 1_000_000}
+
+
+def parse_share(text: str) -> Share | None:
+    """Parse a number, a part such as `5%`, or nothing. Raises ValueError."""
+    if not text:
+        return None
+    is_percent = text.endswith("%")
+    number = text.removesuffix("%")
+    is_number = number.isascii() and number.isdigit() and len(number) <= len(str(_MAX_SHARE[False]))
+    if not is_number or not 1 <= int(number) <= _MAX_SHARE[is_percent]:
+        raise ValueError("it must be a number of sidecars or a part of them, as in 3 or 5%")
+    return Share(number=int(number), is_percent=is_percent)
+
+
 def _parse_path(text: str) -> Path | None:
     return Path(text) if text else None
 
@@ -282,6 +313,18 @@ OPTIONS: tuple[Option, ...] = (
         field="rescan_interval",
         metavar="DURATION",
         help="Read the policies at least this often, whatever the file system reports.",
+        parse=parse_seconds,
+    ),
+    Option(
+        field="canary",
+        metavar="N|N%",
+        help="Give a changed policy to so many of its sidecars first, and to the others once these run it.",
+        parse=parse_share,
+    ),
+    Option(
+        field="canary_timeout",
+        metavar="DURATION",
+        help="Give it to the others after this long, unless one of the first refused it.",
         parse=parse_seconds,
     ),
     Option(

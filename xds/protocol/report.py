@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xds.protocol.delta import DeltaRequest
+from xds.protocol.sotw import SotwRequest
 from xds.resources import ResourceStatus, ResourceType, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from xds.protocol.stream import RequestT, Stream
-    from xds.protocol.subscription import Subscription
+    from xds.protocol.subscription import Request, Subscription
     from xds.snapshot import Snapshot
 
 
@@ -40,6 +42,17 @@ def is_in_step(stream: Stream[RequestT], kind: ResourceType, snapshot: Snapshot)
         and all(subscription.sent.get(name) == resource.version for name, resource in wanted.items())
         and not any(version is not None and name not in table for name, version in subscription.sent.items())
     )
+
+
+def is_returning(request: Request) -> bool:
+    """Tell whether the first request of a stream says that the client has resources from an earlier one."""
+    match request:
+        case DeltaRequest(initial_versions=versions):
+            return bool(versions)
+        case SotwRequest(version=version):
+            return bool(version)
+        case _:
+            return False
 
 
 def _report_subscription(subscription: Subscription) -> Iterable[ResourceStatus]:

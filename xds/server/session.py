@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 
 from xds.protocol.delta import Delta, DeltaRequest
 from xds.protocol.memo import Memo
-from xds.protocol.report import report_resources
+from xds.protocol.report import is_in_step, is_returning, report_resources
 from xds.protocol.sotw import Sotw, SotwRequest
 from xds.protocol.stream import RequestT, Response, Stream, UnknownType, Variant
 from xds.protocol.subscription import Acked, Nacked
@@ -88,7 +88,7 @@ class End:
 class Session(Generic[RequestT]):
     """One stream, from its first request to its end."""
 
-    def __init__(  # noqa: PLR0913 - what a stream stands on, each from the composition root
+    def __init__(
         self,
         method: Method[RequestT],
         cache: SnapshotCache,
@@ -180,12 +180,14 @@ class Session(Generic[RequestT]):
             self._finish(End(grpc.StatusCode.INTERNAL))  # `run` raises what it was
             raise
         self._writer = None
+        if self._connection is not None:
+            self._connection.note_settled()
 
     def _receive(self, body: bytes) -> End | None:
         """Take one request in; return how the stream must end if it is unusable."""
         try:
             node, request = self._method.decode(body)
-            self._identify(node)
+            self._identify(node, request)
         except DecodeError:
             return End(grpc.StatusCode.INVALID_ARGUMENT, "the request is not a discovery request")
         except NodeError as error:
@@ -198,7 +200,7 @@ class Session(Generic[RequestT]):
             self._report(event, self._connection)
         return None
 
-    def _identify(self, node: Node | None) -> None:
+    def _identify(self, node: Node | None, request: RequestT) -> None:
         """
         Learn who is calling from the first request.
 
@@ -215,6 +217,8 @@ class Session(Generic[RequestT]):
                 since=self._clock(),
                 variant=self._method.name,
                 resources=partial(report_resources, self._stream),
+                is_in_step=partial(is_in_step, self._stream),
+                is_returning=is_returning(request),
             )
             self._log = self._log.bind(node=self._node_id)
             self._log.info("stream opened")
