@@ -31,14 +31,16 @@ def is_in_step(stream: Stream[RequestT], kind: ResourceType, snapshot: Snapshot)
     """
     Tell whether the client runs what `snapshot` has for it of `kind`.
 
-    It must have asked, been sent exactly that, and have answered without refusing any of it.
+    It must have been sent exactly that, and have answered without refusing any of it. Every client asks for clusters
+    and listeners sooner or later; of another type that it never asked for, it wants nothing.
     """
     subscription = stream.subscriptions[kind]
+    if not subscription.has_requested:
+        return not kind.allows_wildcard
     table = snapshot.of(kind)
     wanted = subscription.select(table)
     return (
-        subscription.has_requested
-        and subscription.is_settled(table)
+        subscription.is_settled(table)
         and all(subscription.sent.get(name) == resource.version for name, resource in wanted.items())
         and not any(version is not None and name not in table for name, version in subscription.sent.items())
     )

@@ -71,6 +71,12 @@ def test_a_client_is_in_step_once_it_has_applied_all_that_it_asked_for() -> None
     assert not is_in_step(stream, CDS, snapshot(L1)), "it still has what is gone"
 
 
+def test_what_a_client_never_asks_for_need_not_be_sent_except_for_what_all_ask_for() -> None:
+    stream, now = Stream(Delta()), snapshot(A1, L1, resource(RDS, "r", "1"))
+
+    assert [is_in_step(stream, kind, now) for kind in (CDS, LDS, RDS)] == [False, False, True]
+
+
 def test_a_client_that_refused_is_not_in_step() -> None:
     stream, now = Stream(Delta()), snapshot(resource(RDS, "r", "1"))
     ask(stream, RDS, "r")
