@@ -8,7 +8,7 @@ enforces it (see `[tool.importlinter]` in pyproject.toml)::
     7  app.py  demo/                    composition root of `serve` · the main job, shown
     6  server/  sources/  client.py     edges: gRPC servicer · directory watch · xDS client
        admin/                           edge: client status, health, metrics, for operators
-    5  reconcile.py                     the only place that decides when to compile and publish
+    5  reconcile.py  judge.py           when to compile and publish · what becomes of each document
     4  protocol/  cache.py  clients.py  SotW and delta machines · current snapshots · who acked what
        canary.py ← staging.py           changes go to a few first · the cache that does so
     3  compile/  bootstrap.py  capture.py  render.py

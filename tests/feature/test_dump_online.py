@@ -11,10 +11,10 @@ from tests.support.control_plane import SETTINGS, running_control_plane
 from xds.client import Identity, fetch_resources, find_references
 from xds.errors import UnreachableError
 from xds.facts import Facts
+from xds.judge import Judge
 from xds.names import NodeId
 from xds.policy.model import Policy, Workload
 from xds.policy.selection import select_policy
-from xds.reconcile import Judge
 from xds.resources import ResourceType
 from xds.sources.directory import read_documents
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from xds.reconcile import DocumentState
+    from xds.judge import DocumentState
 
 LISTENER = ResourceType.LISTENER
 

@@ -11,14 +11,15 @@ from structlog.testing import capture_logs
 from tests.support.virtual_time import VirtualTimeLoop, run_virtually
 from xds.cache import SnapshotCache, World
 from xds.facts import Facts
+from xds.judge import SourceRead
 from xds.policy.parse import Document
-from xds.reconcile import Debounce, Reconciler, SourceRead
+from xds.reconcile import Debounce, Reconciler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from xds.errors import SourceError
-    from xds.reconcile import DocumentState, Judge, Judgement
+    from xds.judge import DocumentState, Judge, Judgement
 
 QUIET, MAXIMUM = 0.1, 1.0
 BROKEN = "httpProxy: [http://"

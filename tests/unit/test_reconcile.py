@@ -12,18 +12,20 @@ from structlog.testing import capture_logs
 
 from tests.support.virtual_time import VirtualTimeLoop, run_virtually
 from tests.unit.reconcile_bench import BROKEN, MAXIMUM, QUIET, Bench, judge_all, on_bench, policy, read, state_of
-from xds import reconcile
+from xds import judge as verdict
 from xds.cache import SnapshotCache
 from xds.compile import Compilation, compile_snapshot
 from xds.diagnostics import Diagnostic, Where
 from xds.errors import SourceError
 from xds.facts import Facts
+from xds.judge import UNREADABLE, Judge, SourceRead
 from xds.policy.model import HeldPolicy, Policy, Workload
-from xds.reconcile import Burst, Debounce, Judge, SourceRead
+from xds.policy.selection import select_policy
+from xds.reconcile import Burst, Debounce
 
 if TYPE_CHECKING:
+    from xds.judge import Judgement
     from xds.policy.parse import Document
-    from xds.reconcile import Judgement
 
 POD = Workload(pod="web-0", namespace="shop")
 
@@ -124,7 +126,7 @@ def test_a_document_that_was_never_more_than_empty_hands_nobody_to_another_polic
 
 def test_a_document_without_text_is_treated_as_a_broken_one() -> None:
     judge = Judge()
-    finding = Diagnostic(reconcile.UNREADABLE, Where("a"), "the file can't be read", "check its mode")
+    finding = Diagnostic(UNREADABLE, Where("a"), "the file can't be read", "check its mode")
     before = judge_all(judge, read(a=policy("one")))
 
     kept = judge_all(judge, SourceRead((), (finding,)))
@@ -187,7 +189,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             return Compilation(None, (Diagnostic("EX501", given.where, "too interleaved", "reorder"),))
         return compile_snapshot(given, facts)
 
-    monkeypatch.setattr(reconcile, "compile_snapshot", compile_or_fail)
+    monkeypatch.setattr(verdict, "compile_snapshot", compile_or_fail)
     return names
 
 
@@ -401,7 +403,7 @@ def test_a_bug_outside_of_one_document_keeps_the_world(monkeypatch: pytest.Monke
 
     async def scenario(bench: Bench) -> None:
         bench.notified.clear()
-        monkeypatch.setattr(reconcile, "check_names", stumble)
+        monkeypatch.setattr(verdict, "check_names", stumble)
         bench.source.write(a=policy("one", port=4000))
         await asyncio.sleep(2)
         assert bench.reconciler.state.problem is not None
@@ -426,7 +428,7 @@ def test_a_last_good_version_that_new_facts_break_is_served_as_it_was(monkeypatc
             return Compilation(None, (Diagnostic("EX501", given.where, "too interleaved", "reorder"),))
         return compile_snapshot(given, facts)
 
-    monkeypatch.setattr(reconcile, "compile_snapshot", refuse)
+    monkeypatch.setattr(verdict, "compile_snapshot", refuse)
     after = judge_all(judge, documents, Facts(addresses={"proxy.example": (ip_address("192.0.2.7"),)}))
 
     assert after.world.snapshots == before.world.snapshots
@@ -437,9 +439,58 @@ def test_a_document_that_stops_the_parser_is_held(monkeypatch: pytest.MonkeyPatc
     def stumble(document: Document) -> None:
         raise ZeroDivisionError(document.source)
 
-    monkeypatch.setattr(reconcile, "parse_document", stumble)
+    monkeypatch.setattr(verdict, "parse_document", stumble)
     with capture_logs() as logs:
         judgement = judge_all(Judge(), read(a=policy("one")))
 
     assert [item.is_unreadable for item in judgement.world.candidates if isinstance(item, HeldPolicy)] == [True]
     assert [(entry["event"], entry["source"]) for entry in logs] == [("internal error", "a")]
+
+
+PAY = Workload(pod="p", namespace="shop", labels=(("app", "pay"),))
+WEB = Workload(pod="p", namespace="shop", labels=(("app", "web"),))
+
+
+def for_app(name: str, app: str, *, is_good: bool = True) -> str:
+    text = policy(name).replace("spec:\n", f"spec:\n  selector: {{podLabels: {{matchLabels: {{app: {app}}}}}}}\n")
+    return text if is_good else f"{text}  rules: [{{to: {{domains: ['**']}}, action: deny}}]\n"
+
+
+def test_a_bad_edit_that_claims_more_pods_does_not_leave_them_to_a_wider_policy() -> None:
+    """With a memory of better days and without one, the same pods are told nothing."""
+    edited = f"{for_app('team', 'web')}---\n{for_app('strict', 'pay', is_good=False)}"
+    judge = Judge()
+    judge_all(judge, read(team=for_app("team", "web"), wide=policy("wide")))
+
+    with_history = judge_all(judge, read(team=edited, wide=policy("wide"))).world
+    without = judge_all(Judge(), read(team=edited, wide=policy("wide"))).world
+
+    for world in (with_history, without):
+        assert isinstance(select_policy(world.candidates, PAY), HeldPolicy)
+    assert with_history.snapshots.keys() == {(None, "team"), (None, "wide")}
+    chosen = select_policy(with_history.candidates, WEB)
+    assert isinstance(chosen, Policy)
+    assert chosen.name == "team"
+
+
+def test_a_last_good_version_is_in_force_for_its_own_pods_whatever_the_bad_one_claims() -> None:
+    judge = Judge()
+    judge_all(judge, read(team=policy("team", namespace="shop"), wide=policy("wide")))
+
+    world = judge_all(judge, read(team=for_app("team", "pay", is_good=False), wide=policy("wide"))).world
+
+    chosen = select_policy(world.candidates, PAY)
+    assert isinstance(chosen, Policy)
+    assert chosen.name == "team"
+
+
+@pytest.mark.parametrize("has_history", [True, False])
+def test_a_broken_copy_of_a_name_is_refused_and_not_the_good_original(has_history: bool) -> None:
+    judge = Judge()
+    if has_history:
+        judge_all(judge, read(b=policy("one")))
+
+    judgement = judge_all(judge, read(a=for_app("one", "pay", is_good=False), b=policy("one")))
+
+    assert {state.source: state.is_good for state in judgement.documents} == {"a": False, "b": True}
+    assert judgement.served[None, "one"].source == "b"

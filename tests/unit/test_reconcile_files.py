@@ -13,14 +13,15 @@ from tests.support.certificates import DAY, Authority
 from tests.support.virtual_time import VirtualTimeLoop, run_virtually
 from tests.unit.reconcile_bench import MAXIMUM, QUIET, FakeFacts, FakeSource, judge_all, policy, read, state_of
 from xds.facts import Facts, File, FileContent, FileProblem
-from xds.reconcile import Debounce, Judge, Reconciler
+from xds.judge import Judge
+from xds.reconcile import Debounce, Reconciler
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from xds.cache import World
-    from xds.reconcile import Judgement
+    from xds.judge import Judgement
     from xds.snapshot import Snapshot
 
 CANARY = "canary-password"

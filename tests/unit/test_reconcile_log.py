@@ -11,10 +11,10 @@ from structlog.testing import capture_logs
 
 from tests.support.virtual_time import run_virtually
 from tests.unit.reconcile_bench import BROKEN, QUIET, Bench, judge_all, policy, read
-from xds import reconcile
+from xds import judge as verdict
 from xds.compile import Compilation, compile_snapshot
 from xds.facts import Facts
-from xds.reconcile import Judge
+from xds.judge import Judge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -116,9 +116,9 @@ def test_a_large_document_is_told_before_and_after_each_step(monkeypatch: pytest
             raise ZeroDivisionError
         return compile_snapshot(given, facts)
 
-    monkeypatch.setattr(reconcile, "compile_snapshot", compile_or_fail)
+    monkeypatch.setattr(verdict, "compile_snapshot", compile_or_fail)
     ticks = iter((0.0, 1.25, 10.0, 52.0))
-    monkeypatch.setattr(reconcile, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(verdict, "monotonic", lambda: next(ticks))
     with capture_logs() as logs:
         judge_all(Judge(), read(a=LARGE.replace("priority: 0", f"priority: {priority}"), b=policy("two")))
 

@@ -17,9 +17,9 @@ from xds.cli.options import settings_options
 from xds.cli.output import count_of, render_json, render_table, render_yaml, style_diagnostic
 from xds.cli.places import PATH, check_policies, check_resolv_conf
 from xds.client import Identity, fetch_resources
+from xds.judge import Judge
 from xds.policy.model import HeldPolicy, Policy, Workload
 from xds.policy.selection import select_policy
-from xds.reconcile import Judge
 from xds.render import render_resource
 from xds.resources import ResourceType
 from xds.settings import load_settings, parse_seconds
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from xds.reconcile import Judgement
+    from xds.judge import Judgement
     from xds.resources import Resource
     from xds.settings import Settings
     from xds.snapshot import Snapshot

@@ -14,7 +14,7 @@ from xds.cli.places import PATH, check_policies
 from xds.diagnostics import Diagnostic, Where
 from xds.errors import SourceError
 from xds.facts import Facts
-from xds.reconcile import UNREADABLE, Judge, SourceRead
+from xds.judge import UNREADABLE, Judge, SourceRead
 from xds.settings import load_settings
 from xds.sources.directory import read_documents
 from xds.sources.files import read_files
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from xds.reconcile import Judgement
+    from xds.judge import Judgement
 
 
 @click.command(

@@ -1,8 +1,8 @@
 """
 How HTTP is spoken with a proxy: the version, what a connection carries, and the login that is added to requests.
 
-The login of requests is added here, at the proxy's cluster, so that whatever is routed to it carries it and nothing else
-does; that of tunnels, which are no requests to Envoy, is added by their chains.
+The login of requests is added here, at the proxy's cluster, so that whatever is routed to it carries it and nothing
+else does; that of tunnels, which are no requests to Envoy, is added by their chains.
 """
 
 from __future__ import annotations

@@ -100,10 +100,14 @@ def _refuse_empty(document: Document, findings: Findings) -> HeldPolicy:
 
 
 def check_names(results: Mapping[str, ParseResult]) -> tuple[Diagnostic, ...]:
-    """Report every policy whose namespace and name another source has too, at the later source by name."""
+    """
+    Report every policy whose namespace and name another source has too.
+
+    It is reported at the later source by name, but at one that is bad anyway before one that is good.
+    """
     first: dict[tuple[str | None, str], Where] = {}
     found: list[Diagnostic] = []
-    for source in sorted(results):
+    for source in sorted(results, key=lambda item: (not results[item].is_good, item)):
         for item in _named(results[source]):
             earlier = first.setdefault((item.namespace, item.name), item.where)
             if earlier.source != item.where.source:

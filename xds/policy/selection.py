@@ -30,10 +30,20 @@ def select_policy(candidates: Iterable[Policy | HeldPolicy], workload: Workload)
     """
     Return the policy in force for `workload`, or None if none selects it.
 
-    The narrowest wins, then the higher priority, then the name, then the namespace.
+    The narrowest wins, then the higher priority, then the name, then the namespace. If that one is held, and the last
+    good version of the same policy of the same document is for `workload` too, then that version.
     """
     labels = dict(workload.labels)
-    return min((item for item in candidates if _is_for(item, workload, labels)), key=_order, default=None)
+    found = sorted((item for item in candidates if _is_for(item, workload, labels)), key=_order)
+    if not found or isinstance(found[0], Policy):
+        return found[0] if found else None
+    return next(
+        (item for item in found if isinstance(item, Policy) and _identity(item) == _identity(found[0])), found[0]
+    )
+
+
+def _identity(policy: Policy | HeldPolicy) -> tuple[str, str | None, str]:
+    return policy.where.source, policy.namespace, policy.name
 
 
 def rank_policy(policy: Policy | HeldPolicy) -> Rank:

@@ -23,8 +23,8 @@ from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from xds.diagnostics import Diagnostic, Where
 from xds.errors import SourceError
+from xds.judge import UNREADABLE, SourceRead
 from xds.policy.parse import Document
-from xds.reconcile import UNREADABLE, SourceRead
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterable
