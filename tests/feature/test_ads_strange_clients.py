@@ -6,6 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import grpc
+import h2.connection
+import h2.events
+import h2.exceptions
 import pytest
 from structlog.testing import capture_logs
 
@@ -16,7 +19,7 @@ from xds.cache import SnapshotCache
 from xds.clients import Clients
 from xds.errors import ListenError
 from xds.gen import discovery_pb2 as pb
-from xds.server import session
+from xds.server import ads, session
 from xds.server.ads import SERVICE, AdsServer
 
 if TYPE_CHECKING:
@@ -215,3 +218,49 @@ async def test_a_method_that_is_not_served_is_said_to_be_unimplemented() -> None
         await call.write(pb.DiscoveryRequest().SerializeToString())
 
         assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(("interval", "survives"), [(10, True), (60_000, False)], ids=["patient", "impatient"])
+async def test_a_client_that_pings_on_an_idle_stream_is_not_sent_away(
+    monkeypatch: pytest.MonkeyPatch, interval: int, survives: bool
+) -> None:
+    """Envoys ping every 30 s, which gRPC takes for an attack unless it knows better; here everything is quicker."""
+    name = "grpc.http2.min_ping_interval_without_data_ms"
+    assert dict(ads._OPTIONS)[name] <= 15_000
+    options = tuple((key, interval if key == name else value) for key, value in ads._OPTIONS)
+    monkeypatch.setattr(ads, "_OPTIONS", options)
+    path = f"/{SERVICE}/DeltaAggregatedResources"
+    head = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "xds"), ("te", "trailers")]
+    body = pb.DeltaDiscoveryRequest(node=pb.Node(id=NODE_ID), type_url=CDS.type_url).SerializeToString()
+    async with serving() as served:
+        host, _, port = served.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        peer = h2.connection.H2Connection()
+        peer.initiate_connection()
+        peer.send_headers(1, [*head, ("content-type", "application/grpc")])
+        peer.send_data(1, b"\0" + len(body).to_bytes(4, "big") + body)
+        pings = 0
+        while pings < 20 and await _is_answered(reader, writer, peer):
+            pings += 1
+            await asyncio.sleep(0.03)  # the interval between pings is what this is about
+        writer.close()
+
+    assert (pings == 20) is survives
+
+
+async def _is_answered(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: h2.connection.H2Connection
+) -> bool:
+    """Ping, and read until the answer; False if the server ends the connection instead."""
+    peer.ping(bytes(8))
+    writer.write(peer.data_to_send())
+    try:
+        while data := await reader.read(65536):
+            events = peer.receive_data(data)
+            if any(isinstance(event, h2.events.ConnectionTerminated) for event in events):
+                return False
+            if any(isinstance(event, h2.events.PingAckReceived) for event in events):
+                return True
+    except (h2.exceptions.ProtocolError, ConnectionError):
+        return False
+    return False
