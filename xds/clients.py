@@ -146,8 +146,9 @@ class Connection:
 
     def note_settled(self) -> None:
         """Note that the client is owed nothing at the moment."""
-        if self._watcher is not None:
-            self._watcher.settled(self._registry[self._key])
+        client = self._registry.get(self._key)
+        if client is not None and self._watcher is not None:
+            self._watcher.settled(client)
 
     def note_unknown_type(self, type_url: str) -> None:
         """Note that the client asked for a type that is not served."""

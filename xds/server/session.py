@@ -127,13 +127,14 @@ class Session(Generic[RequestT]):
             end = self._end or await self._read(requests, start_writing)
         finally:
             unsubscribe()
+            # Before any wait: gRPC may cancel this once more, and a client that is gone must not stay listed.
+            if self._connection is not None:
+                self._connection.close()
+                self._log.info("stream closed", status=end.code.name, details=end.details[:_MAX_LOGGED])
             writer = self._writer
             if writer is not None:
                 writer.cancel()
                 await asyncio.wait((writer,))
-            if self._connection is not None:
-                self._connection.close()
-                self._log.info("stream closed", status=end.code.name, details=end.details[:_MAX_LOGGED])
         if writer is not None and not writer.cancelled():
             writer.result()
         if end.code is not grpc.StatusCode.OK:
@@ -180,7 +181,7 @@ class Session(Generic[RequestT]):
             self._finish(End(grpc.StatusCode.INTERNAL))  # `run` raises what it was
             raise
         self._writer = None
-        if self._connection is not None:
+        if self._connection is not None and self._end is None:
             self._connection.note_settled()
 
     def _receive(self, body: bytes) -> End | None:
