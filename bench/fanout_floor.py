@@ -31,8 +31,9 @@ class Floor:
         # With fewer pending requests, gRPC refuses most of those who come at once. All else is as it ships.
         limits = (("grpc.server.max_pending_requests", 20_000), ("grpc.server.max_pending_requests_hard_limit", 50_000))
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0), *limits))
-        handlers = {METHODS[variant]: grpc.stream_stream_rpc_method_handler(self._serve)}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        method: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._serve)
+        handlers = grpc.method_handlers_generic_handler(SERVICE, {METHODS[variant]: method})
+        self._server.add_generic_rpc_handlers((handlers,))
 
     async def start(self) -> int:
         """Listen on a free port of loopback and return it."""
@@ -62,12 +63,11 @@ class Floor:
             self._contexts.discard(context)
 
 
-async def main() -> None:
-    """Serve the variant and the bytes that the command line names."""
-    variant, path = sys.argv[1:]
-    *first, pushed = map(bytes.fromhex, Path(path).read_text(encoding="ascii").split())
+async def main(variant: str, first: list[bytes], pushed: bytes) -> None:
+    """Serve until standard input ends."""
     await obey(Floor(variant, first, pushed))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    *clusters_and_listeners, push = map(bytes.fromhex, Path(sys.argv[2]).read_text(encoding="ascii").split())
+    asyncio.run(main(sys.argv[1], clusters_and_listeners, push))

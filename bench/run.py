@@ -4,7 +4,7 @@
 A benchmark prints figures measured side by side in one run, so that what it says is a ratio and holds on a noisy
 machine. Nothing here is a test, and nothing fails because it was slow.
 
-    python bench/run.py [policy-size] [datapath] [--rounds N] [--entries N] [-o table|json]
+    python bench/run.py [policy-size] [datapath] [fanout] [--rounds N] [--entries N] [--streams N ...] [-o table|json]
 """
 
 from __future__ import annotations
@@ -22,29 +22,57 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 
 import datapath
+import fanout
+import fanout_report
 import policy_size
 
 _INSIDE = "--inside"
+_ALL = ("policy-size", "datapath", "fanout")
 
 
 def main() -> int:
     """Run what was asked for, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=("policy-size", "datapath", []), help="all if left out")
+    parser.add_argument("what", nargs="*", choices=(*_ALL, []), help="all if left out")
     parser.add_argument("--rounds", type=int, default=7, help="how often each pair is measured")
+    parser.add_argument("--streams", type=int, nargs="+", default=[100, 1000, 3000], help="Envoys of fanout; try 10000")
+    parser.add_argument("--resources", type=int, nargs="+", default=[10, 100, 1000], help="clusters of fanout")
     parser.add_argument("--entries", type=int, default=10_000, help="domains, and as many CIDRs, of the large policy")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
         return _policy_size(options)
-    wanted = options.what or ["policy-size", "datapath"]
+    wanted = options.what or _ALL
+    if "fanout" in wanted:
+        _fan_out(options)
     if "datapath" in wanted:
         _data_path(options)
     if "policy-size" in wanted:
         user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
         os.execvp("unshare", ["unshare", "--net", *user, sys.executable, __file__, _INSIDE, *sys.argv[1:]])  # noqa: S606, S607 - util-linux, wherever it is
     return 0
+
+
+def _fan_out(options: argparse.Namespace) -> None:
+    say = Console(stderr=True).print
+    points = fanout.measure(streams=options.streams, resources=options.resources, rounds=options.rounds, say=say)
+    say("sotw: 1,000 streams, beside 100 that never read")
+    deaf = fanout.measure_deaf(streams=1000, deaf=100, resources=1000, rounds=options.rounds)
+    churn = []
+    for variant in fanout.VARIANTS:
+        say(f"{variant}: 1,000 policies, 1,000 pods, 100 replaced each second")
+        churn.append(
+            fanout.measure_churn(
+                variant, policies=1000, streams=1000, per_second=100, seconds=10, rounds=options.rounds
+            )
+        )
+    if options.output == "json":
+        rows: list[fanout_report.Row] = [*points, *deaf, *churn]
+        _dump([fanout_report.flatten(row) for row in rows])
+        return
+    for part in fanout_report.report(points, deaf, churn):
+        Console().print(part)
 
 
 def _data_path(options: argparse.Namespace) -> None:
