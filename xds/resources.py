@@ -33,6 +33,9 @@ class ResourceType(Enum):
     ROUTE = TypeUrl("type.googleapis.com/envoy.config.route.v3.RouteConfiguration")
     SECRET = TypeUrl("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret")
 
+    # Members are equal if they are the same one. Enum's own hash runs in Python, and these are keys on every hot path.
+    __hash__ = object.__hash__
+
     @property
     def type_url(self) -> TypeUrl:
         """The type URL, for readers who would wonder about `.value`."""

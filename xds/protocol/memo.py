@@ -103,14 +103,14 @@ class Memo:
         """Let the subscription hold its state together with others, if there are or will be others."""
         if subscription.shared is not None or not subscription.is_wildcard or subscription.names:
             return
-        mine = Shared(subscription.sent, subscription.full)
-        if len(mine.sent) == len(table) and all(mine.sent.get(name) == item.version for name, item in table.items()):
-            common = self._states.setdefault((subscription.kind, version), mine)
-            if common.full.keys() == mine.full.keys():
-                mine = common
-        elif not is_known:
-            return
-        subscription.adopt(mine)
+        sent, full = subscription.sent, subscription.full
+        if len(sent) == len(table) and all(sent.get(name) == item.version for name, item in table.items()):
+            common = self._states.setdefault((subscription.kind, version), Shared(sent, full, version))
+            if common.full.keys() == full.keys():
+                subscription.adopt(common)
+                return
+        if is_known:
+            subscription.adopt(Shared(sent, full))
 
 
 def _endpoints(subscription: Subscription, content: Content) -> frozenset[str]:

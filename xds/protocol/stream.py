@@ -115,12 +115,19 @@ class Stream(Generic[RequestT]):
         """
         if snapshot is None:
             return None
+        behind = {
+            kind
+            for kind, subscription in self._subscriptions.items()
+            if not subscription.is_current(snapshot.versions[kind])
+        }
+        if not behind:
+            return None
         for kind in ResourceType:
-            response = self._respond(kind, snapshot, holds_removals=bool(REFERRERS[kind]))
+            response = self._respond(kind, snapshot, holds_removals=bool(REFERRERS[kind])) if kind in behind else None
             if response is not None:
                 return response
         for kind, referrers in REFERRERS.items():
-            if self._are_settled(referrers, snapshot):
+            if kind in behind and self._are_settled(referrers, snapshot):
                 response = self._respond(kind, snapshot, holds_removals=False)
                 if response is not None:
                     return response

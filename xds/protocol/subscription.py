@@ -136,6 +136,8 @@ class Shared:
 
     sent: Mapping[str, Version | None]
     full: Mapping[str, Resource]
+    version: Version | None = None
+    """The version of the type whose resources, all and no others, this is; None: of no version."""
 
 
 NOTHING_SENT = Shared(MappingProxyType({}), MappingProxyType({}))
@@ -181,6 +183,12 @@ class Subscription:
             and self.claimed is None
             and not (self.names or self.owed or self.exchange.refused or self.exchange.refused_removals)
         )
+
+    def is_current(self, version: Version) -> bool:
+        """Whether it shows without a look at the resources that nothing of `version` is owed."""
+        if not self.has_requested:
+            return True
+        return self.shared is not None and self.shared.version == version and not self.owes_all and self.is_plain
 
     def adopt(self, shared: Shared) -> None:
         """Hold `shared` in place of an equal state, or after what leads to it was sent."""
