@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 from google.protobuf.struct_pb2 import Struct
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from tests.support.control_plane import PATIENCE, SETTINGS, Running, open_stream, running_control_plane, wait_until
@@ -57,10 +57,13 @@ class Operator:
             return await call(asked)
 
     async def health(self, service: str = "") -> str:
+        call = self.channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
         async with asyncio.timeout(PATIENCE):
-            answer = await health_pb2_grpc.HealthStub(self.channel).Check(
-                health_pb2.HealthCheckRequest(service=service)
-            )
+            answer = await call(health_pb2.HealthCheckRequest(service=service))
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
     async def get(self, path: str) -> tuple[int, str]:
@@ -124,6 +127,7 @@ async def test_a_nack_is_seen_at_once_in_client_status_and_metrics_and_is_not_re
         )()
         await call.write(discovery_pb2.DeltaDiscoveryRequest(node=discovery_pb2.Node(id=NODE), type_url=LDS))
         response = await call.read()
+        assert isinstance(response, discovery_pb2.DeltaDiscoveryResponse)
         refusal = discovery_pb2.Status(code=13, message="no such filter")
         await call.write(
             discovery_pb2.DeltaDiscoveryRequest(type_url=LDS, response_nonce=response.nonce, error_detail=refusal)
@@ -183,7 +187,7 @@ async def test_a_matcher_that_can_not_be_honoured_is_refused(policies: Path) -> 
 
 async def test_client_status_is_not_to_be_had_where_sidecars_connect(policies: Path) -> None:
     async with operating(policies) as operator, grpc.aio.insecure_channel(operator.running.address) as channel:
-        call = channel.unary_unary(f"/{SERVICE}/FetchClientStatus")
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/FetchClientStatus")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(b"")
 
@@ -192,14 +196,18 @@ async def test_client_status_is_not_to_be_had_where_sidecars_connect(policies: P
 
 async def test_a_stream_of_status_requests_is_answered_one_by_one(policies: Path) -> None:
     async with operating(policies) as operator:
-        call = operator.channel.stream_stream(f"/{SERVICE}/StreamClientStatus")()
+        call = operator.channel.stream_stream(
+            f"/{SERVICE}/StreamClientStatus",
+            request_serializer=status_pb2.ClientStatusRequest.SerializeToString,
+            response_deserializer=status_pb2.ClientStatusResponse.FromString,
+        )()
         answers = []
         for _ in range(2):
-            await call.write(b"")
+            await call.write(status_pb2.ClientStatusRequest())
             answers.append(await call.read())
         await call.done_writing()
 
-        assert answers == [b"", b""]
+        assert answers == [status_pb2.ClientStatusResponse()] * 2
         assert await call.code() is grpc.StatusCode.OK
 
 
@@ -244,6 +252,7 @@ async def subscribed(address: str, secret: str) -> AsyncIterator[None]:
             discovery_pb2.DeltaDiscoveryRequest(node=node, type_url=kind, resource_names_subscribe=[secret])
         )
         response = await call.read()
+        assert isinstance(response, discovery_pb2.DeltaDiscoveryResponse)
         assert any(form in response.SerializeToString() for form in FORMS), "it is there to be leaked"
         await call.write(discovery_pb2.DeltaDiscoveryRequest(type_url=kind, response_nonce=response.nonce))
         yield
@@ -285,10 +294,12 @@ async def test_reflection_lists_the_services_under_envoys_names_and_describes_th
             request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
             response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
         )()
-        answers = []
+        answers: list[reflection_pb2.ServerReflectionResponse] = []
         for request in requests:
             await call.write(request)
-            answers.append(await call.read())
+            answer = await call.read()
+            assert isinstance(answer, reflection_pb2.ServerReflectionResponse)
+            answers.append(answer)
         await call.done_writing()
 
     names = {service.name for service in answers[0].list_services_response.service}

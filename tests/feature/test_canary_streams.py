@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.control_plane import METHOD, SETTINGS, Running, running_control_plane, wait_until
+from xds.admin.pages import build_pages
 from xds.canary import End, Stage
 from xds.gen.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status
 from xds.resources import ResourceType
@@ -57,7 +58,7 @@ class Sidecar:
     async def live(self, address: str, versions: Mapping[str, Mapping[str, str]]) -> None:
         """Subscribe, then answer every response; `versions` is what it has from an earlier stream."""
         async with grpc.aio.insecure_channel(address) as channel:
-            call: grpc.aio.StreamStreamCall[DeltaDiscoveryRequest, DeltaDiscoveryResponse] = channel.stream_stream(
+            call = channel.stream_stream(
                 METHOD,
                 request_serializer=DeltaDiscoveryRequest.SerializeToString,
                 response_deserializer=DeltaDiscoveryResponse.FromString,
@@ -181,6 +182,9 @@ async def test_a_change_that_the_canary_refuses_reaches_nobody_else_and_is_taken
         assert canary.responses >= before[canary.node] + 2, "the change, and the way back"
         assert all(sidecar.has(3128) and not sidecar.has(3129) for sidecar in found.sidecars)
         assert all(sidecar.responses == before[sidecar.node] for sidecar in found.sidecars if sidecar is not canary)
+        metrics = build_pages(found.running.parts.administration.observed)["/metrics"]().body.decode()
+        assert 'egress_xds_canary_policies{state="refused"} 1.0' in metrics
+        assert 'egress_xds_canary_trials_total{outcome="refused"} 1.0' in metrics
         (said,) = [entry for entry in logs if str(entry["event"]).startswith("a canary refused the policy")]
         assert (said["log_level"], said["policy"], said["node"]) == ("error", "default", canary.node)
 
@@ -239,7 +243,7 @@ async def test_after_a_restart_in_the_middle_of_a_trial_the_change_is_tried_agai
     policies = tmp_path / "policies"
     policies.mkdir()
     (policies / "default.yaml").write_text(policy(3129))
-    old = {kind.type_url: {"direct": "of-an-earlier-time"} for kind in KINDS}
+    old = {str(kind.type_url): {"direct": "of-an-earlier-time"} for kind in KINDS}
     first, second = Sidecar("a.shop", refuses=True), Sidecar("b.shop")
     async with running_control_plane(policies, CANARY_SETTINGS) as running:
         cache = running.parts.cache
@@ -264,7 +268,7 @@ async def test_without_the_option_everybody_is_told_at_once(tmp_path: Path, coun
     async with AsyncExitStack() as stack:
         running = await stack.enter_async_context(running_control_plane(policies))
         for sidecar in sidecars:
-            await stack.enter_async_context(sidecar_living(sidecar, running.address))
+            _ = await stack.enter_async_context(sidecar_living(sidecar, running.address))
 
         await wait_until(lambda: all(sidecar.responses >= 1 for sidecar in sidecars))
         assert not isinstance(running.parts.cache, StagedCache)

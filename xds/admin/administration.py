@@ -35,6 +35,7 @@ class Administration:
     def __init__(self, observed: Observed, settings: Settings, *, check: Callable[[HostPort], None]) -> None:
         self._settings = settings
         self._check = check
+        self.observed = observed
         self.readiness = observed.readiness
         self.health = Health(observed.readiness)
         self._grpc = AdminServer(ClientStatus(observed.clients, observed.cache), self.health)

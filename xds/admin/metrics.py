@@ -21,7 +21,9 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from xds.admin.http import Page
+from xds.canary import End, Stage
 from xds.policy.model import HeldPolicy
+from xds.staging import StagedCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -68,6 +70,8 @@ class _Collector(Collector):
         yield from self._exchanges()
         yield from self._policies()
         yield from self._passes()
+        if isinstance(self._observed.cache, StagedCache):
+            yield from _trials(self._observed.cache)
 
     def _streams(self) -> Iterable[Metric]:
         clients = self._observed.clients.connected()
@@ -138,6 +142,19 @@ class _Collector(Collector):
         yield CounterMetricFamily(
             f"{_PREFIX}_pushes", "Changes of what is served, each pushed at once.", self._observed.cache.changes
         )
+
+
+def _trials(cache: StagedCache) -> Iterable[Metric]:
+    policies = GaugeMetricFamily(
+        f"{_PREFIX}_canary_policies", "Policies whose newest version is on trial or was refused.", labels=["state"]
+    )
+    stages = Counter(rollout.stage for rollout in cache.rollouts.values())
+    for stage in (Stage.TRIAL, Stage.REFUSED):
+        policies.add_metric([stage.value], stages[stage])
+    ended = CounterMetricFamily(f"{_PREFIX}_canary_trials", "Trials that ended, by how.", labels=["outcome"])
+    for end in End:
+        ended.add_metric([end.value], cache.ended[end])
+    yield from (policies, ended)
 
 
 def _build_info() -> Metric:
