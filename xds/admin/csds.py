@@ -37,7 +37,7 @@ from xds.gen.status_pb2 import (
 from xds.resources import ResourceStatus, ResourceType, Standing, encode_varint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from xds.cache import SnapshotCache
     from xds.clients import Client, Clients, Nack
@@ -48,11 +48,11 @@ if TYPE_CHECKING:
 
 SERVICE = "envoy.service.status.v3.ClientStatusDiscoveryService"
 
-MAX_CONTENT_BYTES = 2 << 20
+MAX_RESPONSE_BYTES = 7 << 19
 """
-Bytes of resources in one response; what does not fit is left out, its status is not.
+Bytes up to which the content of resources is put into a response; their status is never left out.
 
-gRPC clients refuse responses of 4 MiB unless told otherwise, and a thousand sidecars have a thousand times the same
+gRPC clients refuse responses above 4 MiB unless told otherwise, and a thousand sidecars have a thousand times the same
 listener. Who wants to see one names its node.
 """
 
@@ -96,20 +96,28 @@ class ClientStatus:
         """Describe the clients that `request` asks about, by node id. Raises MatcherError."""
         matches_any(request.node_matchers, Node())  # refused whether somebody is connected or not
         response = ClientStatusResponse()
-        budget = 0 if request.exclude_resource_contents else MAX_CONTENT_BYTES
+        contents: list[tuple[ClientConfig.GenericXdsConfig, Resource]] = []
         by_node: dict[str, list[Client]] = {}
         for client in self._clients.connected():
             by_node.setdefault(client.node_id, []).append(client)
         for count, streams in enumerate(by_node.values(), start=1):
             node = _describe_node(streams[-1])
             if matches_any(request.node_matchers, node):
-                budget = self._describe(response.config.add(node=node, client_scope=node.id), streams, budget)
+                contents += self._describe(response.config.add(node=node, client_scope=node.id), streams)
             if count % _CLIENTS_PER_TURN == 0:
                 await asyncio.sleep(0)
+        if not request.exclude_resource_contents:
+            _fill(contents, MAX_RESPONSE_BYTES - response.ByteSize())
         return response
 
-    def _describe(self, config: ClientConfig, streams: Iterable[Client], budget: int) -> int:
-        """Describe every resource of one node; of two streams, what the newer one says counts."""
+    def _describe(
+        self, config: ClientConfig, streams: Iterable[Client]
+    ) -> Iterator[tuple[ClientConfig.GenericXdsConfig, Resource]]:
+        """
+        Describe every resource of one node, and yield those whose content is known; it is not filled in yet.
+
+        Of two streams, what the newer one says counts.
+        """
         statuses = {(status.kind, status.name): (status, client) for client in streams for status in client.resources()}
         for status, client in statuses.values():
             entry = config.generic_xds_configs.add(
@@ -124,10 +132,8 @@ class ClientStatus:
             if status.standing is Standing.REFUSED:
                 _explain(entry, status, client)
             resource = self._find(client, status)
-            if resource is not None and len(resource.body) <= budget:
-                entry.xds_config.CopyFrom(_redact(resource))
-                budget -= len(resource.body)
-        return budget
+            if resource is not None:
+                yield entry, resource
 
     def _find(self, client: Client, status: ResourceStatus) -> Resource | None:
         """Return the content that the client runs, if it is what is served now; older content is not kept."""
@@ -135,6 +141,13 @@ class ClientStatus:
         resource = None if snapshot is None else snapshot.of(status.kind).get(status.name)
         is_same = resource is not None and resource.version == status.version
         return resource if is_same and status.standing is Standing.APPLIED else None
+
+
+def _fill(contents: Iterable[tuple[ClientConfig.GenericXdsConfig, Resource]], budget: int) -> None:
+    for entry, resource in contents:
+        if len(resource.any_body) <= budget:
+            entry.xds_config.CopyFrom(_redact(resource))
+            budget -= len(resource.any_body)
 
 
 def _describe_node(client: Client) -> Node:

@@ -1,0 +1,50 @@
+"""The settings that operators' ports and canaries have."""
+
+from __future__ import annotations
+
+import pytest
+
+from xds.errors import SettingsError
+from xds.settings import DEFAULT_ADMIN, DEFAULT_HTTP, HostPort, Share, read_settings
+
+
+def test_the_ports_for_operators_are_loopback_unless_somebody_says_otherwise() -> None:
+    settings = read_settings({}, {})
+
+    assert (settings.admin_listen, settings.http_listen) == (DEFAULT_ADMIN, DEFAULT_HTTP)
+    assert {DEFAULT_ADMIN.host, DEFAULT_HTTP.host} == {"127.0.0.1"}
+
+
+def test_a_port_for_operators_is_switched_off_by_nothing() -> None:
+    settings = read_settings({"admin_listen": ""}, {"EGRESS_XDS_HTTP_LISTEN": ""})
+
+    assert (settings.admin_listen, settings.http_listen) == (None, None)
+
+
+def test_a_port_for_operators_can_be_moved() -> None:
+    settings = read_settings({"http_listen": "0.0.0.0:9090"}, {})
+
+    assert settings.http_listen == HostPort(host="0.0.0.0", port=9090)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("", None),
+        ("3", Share(number=3)),
+        ("5%", Share(number=5, is_percent=True)),
+        ("100%", Share(number=100, is_percent=True)),
+    ],
+)
+def test_canaries_are_a_number_or_a_part(text: str, share: Share | None) -> None:
+    assert read_settings({"canary": text}, {}).canary == share
+
+
+@pytest.mark.parametrize("text", ["0", "0%", "101%", "-1", "few", "5 %", "%", "1.5", "٣", "9" * 30])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="as in 3 or 5%"):
+        read_settings({"canary": text}, {})
+
+
+def test_without_the_option_there_are_no_canaries() -> None:
+    assert read_settings({}, {}).canary is None
