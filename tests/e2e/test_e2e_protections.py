@@ -30,6 +30,7 @@ from xds.demo.cast import apply_capture, save_policy, start_control_plane, start
 from xds.demo.lab import API_ADDRESS, API_ADDRESS_6, Namespace
 from xds.demo.polling import wait_until
 from xds.demo.site import NAMESPACES
+from xds.names import OUTBOUND_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,6 +157,24 @@ def _can_connect(world: World) -> bool:
     except OSError:
         return False
     return True
+
+
+@ANYWHERE
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize(
+    "words", [b"GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n", b"\x00\x01"], ids=["http", "tcp"]
+)
+def test_who_connects_to_the_listener_itself_is_refused_and_starts_no_loop(
+    world: World, address: str, words: bytes
+) -> None:
+    """Dialled directly, the connection would come back and be dialled again, until Envoy has no file left to open."""
+    before = world.envoy.admin.counter("listener.127.0.0.1_15001.downstream_cx_total")
+    with world.connect(address, OUTBOUND_PORT) as connection:
+        connection.sendall(words)
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(100) == b""
+
+    assert world.envoy.admin.counter("listener.127.0.0.1_15001.downstream_cx_total") == before + 1
 
 
 @ANYWHERE

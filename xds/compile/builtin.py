@@ -19,7 +19,7 @@ from xds.policy.model import Destination, Direct, DomainPattern, Endpoint, Polic
 if TYPE_CHECKING:
     from xds.facts import Address, Facts
 
-_LOOPBACK = ("127.0.0.0/8", "::1/128")
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 _LINK_LOCAL = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
 """Link-local covers the metadata service of the clouds at 169.254.169.254; AWS has it on fd00:ec2::254 too."""
 _CLUSTER_LOCAL = ("svc", "cluster.local")
@@ -28,11 +28,11 @@ _CLUSTER_LOCAL = ("svc", "cluster.local")
 def builtin_rules(policy: Policy, facts: Facts) -> tuple[Rule, ...]:
     """Return the built-in rules of `policy`, which come before its own."""
     chosen = policy.always_direct
-    networks = [*_LOOPBACK] * chosen.loopback + [*_LINK_LOCAL] * chosen.link_local
+    networks = [*LOOPBACK] * chosen.loopback + [*map(ip_network, _LINK_LOCAL)] * chosen.link_local
     inside = "built-in: names inside the cluster"
     parts = {
         "built-in: the proxy itself": _proxies(policy, facts),
-        "built-in: this host and its links": tuple(Destination(ip_network(network)) for network in networks),
+        "built-in: this host and its links": tuple(Destination(network) for network in networks),
         inside: tuple(Destination(DomainPattern(name, apex=False)) for name in _CLUSTER_LOCAL if chosen.cluster_local),
         **_found(facts),
     }

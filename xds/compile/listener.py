@@ -29,6 +29,7 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
 from xds import names
 from xds.compile.access_log import build_refusal_log
+from xds.compile.builtin import LOOPBACK
 from xds.compile.decisions import AddressSegment, Aspect, Plan, Segment
 from xds.compile.hosts import NAME, SERVER_NAME_ADDRESS
 from xds.compile.http import build_http_chain
@@ -40,6 +41,7 @@ from xds.compile.matchers import (
     build_extension,
     build_map,
     build_names,
+    build_networks,
     build_patterns,
     build_segments,
 )
@@ -179,7 +181,18 @@ def _build_tree(policy: Policy, plan: Plan, http_plan: Plan, synthetic: Syntheti
     # Envoy quotes the values of this input; the quotes belong to the keys.
     by_application = build_map(APPLICATION_PROTOCOL, {"'http/1.0'": http, "'http/1.1'": http}, unnamed)
     by_transport = build_map(TRANSPORT_PROTOCOL, {"tls": build_names([(["*"], claimed)], unnamed)}, by_application)
-    return admit(synthetic, deny, build_segments(common, CONNECTION, tcp_leaf, by_transport))
+    tree = admit(synthetic, deny, build_segments(common, CONNECTION, tcp_leaf, by_transport))
+    return _refuse_itself(deny, tree) if policy.always_direct.loopback else tree
+
+
+def _refuse_itself(deny: MatcherOnMatch, otherwise: MatcherOnMatch) -> MatcherOnMatch:
+    """
+    Refuse what was not redirected here but sent: dialled directly, it would come back until no connection is left.
+
+    Where loopback is not always direct, that is how connections arrive without capture, and names decide.
+    """
+    own_port = build_map(CONNECTION.port, {str(names.OUTBOUND_PORT): deny}, None)
+    return build_networks([(LOOPBACK, own_port)], CONNECTION, otherwise)
 
 
 def _common_leading(plan: Plan, http_plan: Plan) -> tuple[Segment, ...]:

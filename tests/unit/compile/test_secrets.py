@@ -8,7 +8,11 @@ from datetime import timedelta
 
 import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
+from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.extensions.filters.http.credential_injector.v3 import CredentialInjector
+from envoy_data_plane.envoy.extensions.filters.network.set_filter_state.v3 import Config as SetFilterState
+from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy.v3 import TcpProxy
+from envoy_data_plane.envoy.extensions.formatter.generic_secret.v3 import GenericSecret as GenericSecretFormatter
 from envoy_data_plane.envoy.extensions.http.injected_credentials.generic.v3 import Generic
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     Secret,
@@ -78,7 +82,7 @@ def tls_of(cluster: Cluster) -> UpstreamTlsContext:
     return found
 
 
-def test_a_login_is_one_secret_that_the_proxys_cluster_alone_refers_to() -> None:
+def test_a_login_is_one_secret_for_requests_at_the_cluster_and_for_tunnels_at_the_listeners() -> None:
     snapshot = compiled()
     login = names.proxy_login("corp", "/login")
     secret = Secret.parse(snapshot.of(ResourceType.SECRET)[login].body)
@@ -92,7 +96,31 @@ def test_a_login_is_one_secret_that_the_proxys_cluster_alone_refers_to() -> None
     assert secret.generic_secret is not None
     assert secret.generic_secret.secret is not None
     assert secret.generic_secret.secret.inline_string == "Basic " + b64encode(b"u:p").decode()
-    assert referring == {names.proxy_cluster("corp")}
+    tunnels = {names.http_tunnel("corp"), names.http_address_tunnel("corp")}
+    assert referring == {names.proxy_cluster("corp"), names.OUTBOUND_LISTENER, *tunnels}
+
+
+def test_a_tunnel_remembers_the_login_and_names_only_its_secret() -> None:
+    listener = Listener.parse(compiled().of(ResourceType.LISTENER)[names.OUTBOUND_LISTENER].body)
+    chain = next(chain for chain in listener.filter_chains if chain.name == names.tls_tunnel_chain("corp"))
+    remembering, tunnelling = chain.filters
+    assert remembering.typed_config is not None
+    assert tunnelling.typed_config is not None
+    state, proxy = remembering.typed_config.unpack(), tunnelling.typed_config.unpack()
+    assert isinstance(state, SetFilterState)
+    assert isinstance(proxy, TcpProxy)
+    assert proxy.tunneling_config is not None
+    (value,) = state.on_new_connection
+    assert value.format_string is not None
+    formatter = value.format_string.formatters[0].typed_config
+    assert formatter is not None
+    secrets = formatter.unpack()
+    assert isinstance(secrets, GenericSecretFormatter)
+
+    assert [config.name for config in secrets.secret_configs.values()] == [names.proxy_login("corp", "/login")]
+    (added,) = proxy.tunneling_config.headers_to_add
+    assert added.header is not None
+    assert (added.header.key, added.header.value) == ("proxy-authorization", "%FILTER_STATE(egress-xds.login:PLAIN)%")
 
 
 def test_the_login_is_added_last_before_the_codec_over_whatever_the_application_sent() -> None:
