@@ -9,6 +9,7 @@ grow.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -109,6 +110,9 @@ class Client:
         return any(status.is_rejected for status in self.types.values())
 
 
+_NO_STATUS = TypeStatus()
+
+
 class Connection:
     """A stream's own line in the registry; `close` strikes it out."""
 
@@ -116,11 +120,15 @@ class Connection:
         self,
         registry: dict[int, Client],
         key: int,
+        types: dict[ResourceType, TypeStatus],
         totals: Callable[[ResourceType], Totals],
         watcher: Watcher | None = None,
     ) -> None:
         self._registry = registry
         self._key = key
+        # The line in the registry shows this very mapping: to write the line anew for each answer costs more than all
+        # the rest of an answer.
+        self._types = types
         self._totals = totals
         self._watcher = watcher
 
@@ -129,18 +137,20 @@ class Connection:
         totals = self._totals(kind)
         totals.responses += 1
         totals.sent_bytes += size
-        self._update(kind, replace(self._status(kind), sent=version))
+        status = self._status(kind)
+        self._types[kind] = TypeStatus(version, status.acked, status.nack, status.is_rejected)
 
     def note_ack(self, kind: ResourceType, version: Version) -> None:
         """Note that the client applied a response."""
         self._totals(kind).acks += 1
-        self._update(kind, replace(self._status(kind), acked=version, is_rejected=False))
+        status = self._status(kind)
+        self._types[kind] = TypeStatus(status.sent, version, status.nack, is_rejected=False)
 
     def note_nack(self, kind: ResourceType, version: Version, text: str, at: float = 0.0) -> None:
         """Note that the client refused a response; `at` is the moment on the caller's clock."""
         self._totals(kind).nacks += 1
         nack = Nack(version, text[:MAX_NACK_TEXT], at)
-        self._update(kind, replace(self._status(kind), nack=nack, is_rejected=True))
+        self._types[kind] = replace(self._status(kind), nack=nack, is_rejected=True)
         if self._watcher is not None:
             self._watcher.refused(self._registry[self._key], kind, nack)
 
@@ -162,11 +172,7 @@ class Connection:
             self._watcher.left(client)
 
     def _status(self, kind: ResourceType) -> TypeStatus:
-        return self._registry[self._key].types.get(kind, TypeStatus())
-
-    def _update(self, kind: ResourceType, status: TypeStatus) -> None:
-        client = self._registry[self._key]
-        self._registry[self._key] = replace(client, types=MappingProxyType({**client.types, kind: status}))
+        return self._types.get(kind, _NO_STATUS)
 
 
 class Clients:
@@ -197,17 +203,27 @@ class Clients:
         an earlier stream.
         """
         self._last_key += 1
+        types: dict[ResourceType, TypeStatus] = {}
         self._clients[self._last_key] = Client(
-            node_id=node_id, workload=workload, since=since, variant=variant, resources=resources, is_in_step=is_in_step
+            node_id=node_id,
+            workload=workload,
+            since=since,
+            variant=variant,
+            types=MappingProxyType(types),
+            resources=resources,
+            is_in_step=is_in_step,
         )
         self._opened[variant] = self._opened.get(variant, 0) + 1
         if self._watcher is not None:
             self._watcher.joined(self._clients[self._last_key], is_returning=is_returning)
-        return Connection(self._clients, self._last_key, lambda kind: self._total(variant, kind), self._watcher)
+        return Connection(self._clients, self._last_key, types, partial(self._total, variant), self._watcher)
 
     def connected(self) -> tuple[Client, ...]:
         """Return everybody who is connected now, by node id, older streams first."""
-        return tuple(client for _, client in sorted(self._clients.items(), key=_by_node))
+        return tuple(
+            replace(client, types=MappingProxyType(dict(client.types)))
+            for _, client in sorted(self._clients.items(), key=_by_node)
+        )
 
     @property
     def totals(self) -> Mapping[tuple[str, ResourceType], Totals]:

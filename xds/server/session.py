@@ -118,13 +118,12 @@ class Session(Generic[RequestT]):
 
     async def run(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Serve the stream until the client, an error or `close` ends it; raises what `context.abort` raises."""
-        start_writing = partial(self._start_writing, context)
-        unsubscribe = self._cache.subscribe(start_writing)
+        unsubscribe = self._cache.subscribe(partial(self._start_writing, context))
         end = End(grpc.StatusCode.CANCELLED)
         try:
             # Sent now, because a status can't follow a response whose write was cancelled half-way otherwise.
             await context.send_initial_metadata(())
-            end = self._end or await self._read(requests, start_writing)
+            end = self._end or await self._read(requests, context)
         finally:
             unsubscribe()
             # Before any wait: gRPC may cancel this once more, and a client that is gone must not stay listed.
@@ -147,14 +146,14 @@ class Session(Generic[RequestT]):
             if self._reader is not None:
                 self._reader.cancel()
 
-    async def _read(self, requests: AsyncIterator[bytes], start_writing: Callable[[], None]) -> End:
+    async def _read(self, requests: AsyncIterator[bytes], context: Context) -> End:
         self._reader = asyncio.current_task()
         try:
             async for body in requests:
                 end = self._receive(body)
                 if end is not None:
                     return end
-                start_writing()
+                self._answer(context)
         except asyncio.CancelledError:
             # `_finish` interrupts the wait for a request; any other cancellation is gRPC's and goes its way.
             if self._end is None or self._reader is None:
@@ -164,17 +163,29 @@ class Session(Generic[RequestT]):
             self._reader = None
         return self._end or End(grpc.StatusCode.OK)
 
-    def _start_writing(self, context: Context) -> None:
-        """Write what is owed, unless that is being done."""
-        if self._writer is None and self._end is None and self._connection is not None:
-            self._writer = asyncio.create_task(self._write(context))
+    def _answer(self, context: Context) -> None:
+        """Write what a request made due. Most are answers that make nothing due, and those need no task."""
+        if self._writer is not None or self._end is not None:
+            return
+        response = self._next_response()
+        if response is not None:
+            self._writer = asyncio.create_task(self._write(context, response))
+        elif self._connection is not None:
+            self._connection.note_settled()
 
-    async def _write(self, context: Context) -> None:
+    def _start_writing(self, context: Context) -> None:
+        """Write what a new world made due, unless something is being written; the writer then finds that too."""
+        if self._writer is None and self._end is None and self._connection is not None:
+            self._writer = asyncio.create_task(self._write(context, None))
+
+    async def _write(self, context: Context, response: Response | None) -> None:
         try:
-            while (response := self._next_response()) is not None:
+            response = response or self._next_response()
+            while response is not None:
                 body = self._encode(response)
                 self._note_sent(response, len(body))
                 await context.write(body)
+                response = self._next_response()
         except grpc.aio.InternalError:  # the connection broke under the write
             self._finish(End(grpc.StatusCode.CANCELLED))
         except BaseException:
