@@ -36,6 +36,7 @@ def test_a_client_is_rejecting_until_it_accepts() -> None:
     connection.note_ack(LDS, Version("2"))
 
     assert before.is_rejecting
-    assert before.types[LDS].nack is not None
-    assert before.types[LDS].nack.at == 7.0
+    nack = before.types[LDS].nack
+    assert nack is not None
+    assert nack.at == 7.0
     assert not clients.connected()[0].is_rejecting
