@@ -45,6 +45,8 @@ needs its old clusters.
 """
 
 _MAX_UNKNOWN_TYPES = 16
+_MAX_UNKNOWN_TYPE = 256
+"""Characters kept of one: a client decides how long it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ class Stream(Generic[RequestT]):
         return all(self._subscriptions[kind].is_settled(snapshot.of(kind)) for kind in kinds)
 
     def _note_unknown(self, type_url: str) -> UnknownType | None:
+        type_url = type_url[:_MAX_UNKNOWN_TYPE]
         if type_url in self._unknown or len(self._unknown) >= _MAX_UNKNOWN_TYPES:
             return None
         self._unknown.add(type_url)

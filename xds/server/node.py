@@ -26,7 +26,7 @@ _POD = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 """RFC 1123 subdomain: a pod's name may hold dots."""
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 """RFC 1123 label."""
-_MAX_LABELS = 1024
+_MAX_LABELS = 128
 _MAX_LABEL_KEY = 317
 """A prefix of 253 characters, a slash, a name of 63 (Kubernetes, "Labels and Selectors")."""
 _MAX_LABEL_VALUE = 63
