@@ -24,6 +24,7 @@ from xds.protocol.stream import Response
 from xds.protocol.wire import encode_delta, encode_sotw
 from xds.resources import Resource, ResourceType, build_resource
 from xds.server.ads import AdsServer
+from xds.server.collection import relax_collection
 from xds.settings import Settings
 from xds.snapshot import build_snapshot
 
@@ -118,7 +119,9 @@ async def main() -> None:
     parser.add_argument("--policies", type=int, default=0)
     options = parser.parse_args()
     configure_logging(Settings())
-    await obey(Ours(options.resources, options.policies))
+    ours = Ours(options.resources, options.policies)
+    relax_collection()
+    await obey(ours)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from xds.clients import Clients
 from xds.errors import EgressXdsError, ListenError
 from xds.reconcile import Debounce, Reconciler
 from xds.server.ads import AdsServer
+from xds.server.collection import relax_collection
 from xds.server.trials import expire_trials, log_outcome
 from xds.sources.directory import DirectorySource
 from xds.sources.facts import NetworkFacts
@@ -105,6 +106,7 @@ async def run_control_plane(
             try:
                 await control_plane.administration.start()
                 await _first(control_plane.first_world, stop)
+                relax_collection()
                 if not stop.is_set():
                     listen = control_plane.settings.listen
                     await asyncio.to_thread(check_address, listen)
