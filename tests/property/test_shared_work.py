@@ -1,0 +1,116 @@
+"""Streams that share their work are told, byte for byte, what each would be told alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from tests.unit.protocol.values import CDS, EDS, LDS, SDS, resource, snapshot
+from xds.protocol.delta import Delta, DeltaRequest
+from xds.protocol.memo import Memo
+from xds.protocol.sotw import Sotw, SotwRequest
+from xds.protocol.stream import RequestT, Stream, Variant
+from xds.protocol.wire import Encoder, encode_delta, encode_delta_body, encode_sotw, encode_sotw_body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xds.protocol.stream import Response
+    from xds.resources import ResourceType
+    from xds.snapshot import Snapshot
+
+STREAMS = 3
+NAMES = ("a", "b", "c")
+ORDERS = st.lists(
+    st.one_of(
+        st.tuples(st.just("publish"), st.sets(st.sampled_from(NAMES)), st.sampled_from("12"), st.booleans()),
+        st.tuples(
+            st.just("request"),
+            st.integers(0, STREAMS - 1),
+            st.sampled_from([CDS, CDS, LDS, EDS, SDS]),
+            st.sampled_from([(), (), ("*",), ("a",), ("*", "b")]),
+            st.sampled_from(["", "newest", "newest", "old"]),
+            st.sampled_from([None, None, None, "refused"]),
+        ),
+        st.tuples(st.just("listen")),
+        st.tuples(st.just("reconnect"), st.integers(0, STREAMS - 1)),
+    ),
+    max_size=40,
+)
+BEGIN: list[tuple[Any, ...]] = [("publish", set(NAMES), "1", True)] + [
+    ("request", index, kind, (), "", None) for index in range(STREAMS) for kind in (CDS, LDS)
+]
+
+
+def world(names: set[str], content: str, *, is_warm: bool) -> Snapshot:
+    endpoints = [resource(EDS, name) for name in sorted(names)] if is_warm else []
+    clusters = [resource(CDS, name, content, endpoint=name if is_warm else None) for name in sorted(names)]
+    return snapshot(*clusters, *endpoints, resource(LDS, "egress", content), resource(SDS, "a", content))
+
+
+class Crowd(Generic[RequestT]):
+    """Some streams that share a memo and an encoder, each with a twin that shares nothing."""
+
+    def __init__(
+        self, variant: Variant[RequestT], encode: Callable[[Response], bytes], body: Callable[[Response], bytes]
+    ) -> None:
+        self.variant, self.encode, self.encoder, self.memo = variant, encode, Encoder(body), Memo(variant)
+        self.pairs = [self.pair() for _ in range(STREAMS)]
+        self.newest: list[dict[ResourceType, str]] = [{} for _ in range(STREAMS)]
+        self.snapshot: Snapshot | None = None
+        self.heard = 0
+
+    def pair(self) -> tuple[Stream[RequestT], Stream[RequestT]]:
+        return Stream(self.variant, self.memo), Stream(self.variant)
+
+    def publish(self, names: set[str], content: str, is_warm: bool) -> None:
+        self.memo.forget()
+        self.encoder.forget()
+        self.snapshot = world(names, content, is_warm=is_warm)
+
+    def listen(self) -> None:
+        for newest, (one, twin) in zip(self.newest, self.pairs, strict=True):
+            while True:
+                twin._memo.forget()
+                told, expected = one.next_response(self.snapshot), twin.next_response(self.snapshot)
+                assert told == expected
+                if told is None or expected is None:
+                    break
+                assert self.encoder.encode(told) == self.encode(expected)
+                newest[told.kind] = told.nonce
+                self.heard += 1
+
+    def reconnect(self, index: int) -> None:
+        self.pairs[index], self.newest[index] = self.pair(), {}
+
+
+def request(variant: str, kind: ResourceType, names: tuple[str, ...], nonce: str, error: str | None) -> Any:  # noqa: ANN401  # of either variant
+    if variant == "sotw":
+        return SotwRequest(type_url=kind.type_url, nonce=nonce, error=error, names=names)
+    return DeltaRequest(type_url=kind.type_url, nonce=nonce, error=error, subscribe=names)
+
+
+@pytest.mark.parametrize("variant", ["sotw", "delta"])
+@given(orders=ORDERS)
+def test_streams_that_share_their_work_are_told_what_each_would_be_told_alone(
+    variant: str, orders: list[tuple[Any, ...]]
+) -> None:
+    crowd: Crowd[Any] = Crowd(Sotw(), encode_sotw, encode_sotw_body) if variant == "sotw" else _delta_crowd()
+
+    for what, *words in [*BEGIN, ("listen",), *orders, ("listen",)]:
+        if what == "request":
+            index, kind, names, nonce, error = words
+            newest = crowd.newest[index].get(kind, "")
+            asked = request(variant, kind, names, {"newest": newest, "old": "1"}.get(nonce, ""), error)
+            assert len({crowd.pairs[index][0].receive(asked), crowd.pairs[index][1].receive(asked)}) == 1
+        else:
+            getattr(crowd, str(what))(*words)
+
+    assert crowd.heard >= 2 * STREAMS
+
+
+def _delta_crowd() -> Crowd[DeltaRequest]:
+    return Crowd(Delta(), encode_delta, encode_delta_body)
