@@ -100,6 +100,15 @@ def test_a_server_that_is_not_synced_is_alive_but_not_ready(policies: Path) -> N
         assert get(port, "/readyz") == (503, "the policies were not read and compiled yet\n")
 
 
+@pytest.mark.parametrize(("host", "count"), [("127.0.0.1", 0), ("localhost", 0), ("0.0.0.0", 1)])
+def test_client_status_for_everybody_is_warned_of(policies: Path, host: str, count: int) -> None:
+    with serving(policies, "--admin-listen", f"{host}:0", "--http-listen", "") as log:
+        log.wait("listening")
+
+        warnings = [entry for entry in log.events() if "client status is not for sidecars" in str(entry["event"])]
+        assert len(warnings) == count
+
+
 def test_ports_for_operators_can_be_switched_off(policies: Path) -> None:
     with serving(policies, "--admin-listen", "", "--http-listen", "") as log:
         log.wait("listening")

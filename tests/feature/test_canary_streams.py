@@ -142,7 +142,7 @@ async def fleet(tmp_path: Path, **settings: float) -> AsyncIterator[Fleet]:
     (policies / "default.yaml").write_text(policy(3128))
     async with AsyncExitStack() as stack:
         running = await stack.enter_async_context(
-            running_control_plane(policies, replace(CANARY_SETTINGS, **settings))  # type: ignore[arg-type]  # floats
+            running_control_plane(policies, replace(CANARY_SETTINGS, **settings))  # type: ignore[arg-type]  # durations only
         )
         cache = running.parts.cache
         assert isinstance(cache, StagedCache)

@@ -9,6 +9,7 @@ machine; an address that somebody chose must be had.
 from __future__ import annotations
 
 import asyncio
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import structlog
@@ -50,6 +51,7 @@ class Administration:
         await self.health.update()
         settings = self._settings
         if settings.admin_listen is not None:
+            _warn_if_open(settings.admin_listen)
             self.admin_port = await self._listen(settings.admin_listen, DEFAULT_ADMIN, self._start_grpc)
         if settings.http_listen is not None:
             self.http_port = await self._listen(settings.http_listen, DEFAULT_HTTP, self._start_http)
@@ -81,3 +83,16 @@ class Administration:
 
     async def _start_http(self, address: HostPort) -> int:
         return await self._http.start(address.host, address.port)
+
+
+def _warn_if_open(address: HostPort) -> None:
+    try:
+        is_loopback = ip_address(address.host).is_loopback
+    except ValueError:  # a name
+        is_loopback = address.host == "localhost"
+    if not is_loopback:
+        _log.warning(
+            "client status is not for sidecars, and asks nobody who he is: whoever reaches this address can read what "
+            "every client is told, but for secrets",
+            address=str(address),
+        )

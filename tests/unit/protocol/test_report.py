@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.unit.protocol.values import CDS, LDS, RDS, resource, snapshot
 from xds.protocol.delta import Delta, DeltaRequest
-from xds.protocol.report import is_in_step, report_resources
+from xds.protocol.report import is_in_step, is_returning, report_resources
+from xds.protocol.sotw import SotwRequest
 from xds.protocol.stream import Stream
+from xds.protocol.subscription import Request
 from xds.resources import ResourceStatus, ResourceType, Standing
 
 A1, A2, B1, L1 = resource(CDS, "a", "1"), resource(CDS, "a", "2"), resource(CDS, "b", "1"), resource(LDS, "l", "1")
@@ -75,6 +79,20 @@ def test_what_a_client_never_asks_for_need_not_be_sent_except_for_what_all_ask_f
     stream, now = Stream(Delta()), snapshot(A1, L1, resource(RDS, "r", "1"))
 
     assert [is_in_step(stream, kind, now) for kind in (CDS, LDS, RDS)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (DeltaRequest(type_url=CDS.type_url), False),
+        (DeltaRequest(type_url=CDS.type_url, initial_versions={"a": "1"}), True),
+        (SotwRequest(type_url=CDS.type_url), False),
+        (SotwRequest(type_url=CDS.type_url, version="1"), True),
+        (Request(type_url=CDS.type_url), False),
+    ],
+)
+def test_a_client_that_comes_back_says_what_it_has(request_: Request, *, expected: bool) -> None:
+    assert is_returning(request_) is expected
 
 
 def test_a_client_that_refused_is_not_in_step() -> None:
