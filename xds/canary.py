@@ -217,7 +217,7 @@ class Canary:
 
     def _refill(self, key: Key, rollout: Rollout, members: Collection[NodeId], now: float) -> tuple[Outcome, ...]:
         """Go on with a trial: other documents may have changed who belongs to the policy."""
-        if rollout.stage is not Stage.TRIAL or rollout.first <= frozenset(members):
+        if rollout.stage is not Stage.TRIAL or (rollout.first and rollout.first <= frozenset(members)):
             return ()
         return self._try(key, replace(rollout, first=rollout.first & frozenset(members)), members, now)
 

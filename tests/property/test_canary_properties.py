@@ -67,6 +67,15 @@ class Trials(RuleBasedStateMachine):
             self.members[key].discard(node)
             self._take(self.canary.leave(key, node, self.members[key], self.now))
 
+    @rule(node=nodes, key=keys)
+    def change_policies(self, node: NodeId, key: Key) -> None:
+        """A selector changed: a node that is connected belongs to another policy in the new world."""
+        if any(node in members for members in self.members.values()):
+            for members in self.members.values():
+                members.discard(node)
+            self.members[key].add(node)
+            self._take(self.canary.publish(self.offered, self.members, self.now))
+
     @rule(key=keys, node=nodes, kinds=st.sets(st.sampled_from([CDS, LDS])))
     def settle(self, key: Key, node: NodeId, kinds: set[ResourceType]) -> None:
         given = self.canary.pick(key, node, None, has_config=True)
