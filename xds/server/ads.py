@@ -13,6 +13,7 @@ import grpc
 import structlog
 
 from xds.errors import ListenError
+from xds.server.services import build_handlers
 from xds.server.session import DELTA, SOTW, Common, Method, Session
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class AdsServer:
         self._closers: set[Callable[[], None]] = set()
         self._is_closing = False
         self._server = grpc.aio.server(options=(*_OPTIONS, ("grpc.max_receive_message_length", max_receive_bytes)))
-        self._server.add_generic_rpc_handlers((self._handlers(),))
+        self._server.add_generic_rpc_handlers((self._handlers(), *build_handlers(self._serve)))
 
     @property
     def grpc_server(self) -> grpc.aio.Server:

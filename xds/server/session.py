@@ -77,6 +77,10 @@ class Common(Generic[RequestT]):
         self.encoder.forget()
 
 
+class RequestError(ValueError):
+    """The request can't be used where it was sent. The message is meant for the client's operator."""
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """How a stream ends: the gRPC status and what the client is told."""
@@ -202,6 +206,8 @@ class Session(Generic[RequestT]):
             self._identify(node, request)
         except DecodeError:
             return End(grpc.StatusCode.INVALID_ARGUMENT, "the request is not a discovery request")
+        except RequestError as error:
+            return End(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except NodeError as error:
             self._log.warning("node refused", reason=str(error))
             return End(grpc.StatusCode.INVALID_ARGUMENT, str(error))
