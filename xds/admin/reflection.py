@@ -102,8 +102,14 @@ SERVICES: Mapping[str, tuple[Method, ...]] = {
         Method("StreamClientStatus", *_STATUS_MESSAGES),
         Method("FetchClientStatus", *_STATUS_MESSAGES, is_streaming=False),
     ),
+} | {
+    f"envoy.service.{noun}.v3.{noun.capitalize()}DiscoveryService": (
+        _stream(f"Stream{noun.capitalize()}s", "Discovery"),
+        _stream(f"Delta{noun.capitalize()}s", "DeltaDiscovery"),
+    )
+    for noun in ("cluster", "endpoint", "listener", "route", "secret")
 }
-"""The services with Envoy's names that can be shown."""
+"""The services with Envoy's names: this address serves the status of clients, the main one the others."""
 
 
 def build_pool() -> DescriptorPool:

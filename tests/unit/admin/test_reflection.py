@@ -7,6 +7,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from xds.admin.reflection import SERVICES, build_pool
 from xds.gen import discovery_pb2, status_pb2
+from xds.server import services
 
 
 @pytest.mark.parametrize("service", [*SERVICES, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"])
@@ -15,6 +16,14 @@ def test_a_service_is_described_with_all_its_messages(service: str) -> None:
 
     assert found.methods
     assert all(method.output_type.fields for method in found.methods)
+
+
+def test_the_separate_services_are_those_that_are_served() -> None:
+    pool = build_pool()
+    shown = {name: [method.name for method in pool.FindServiceByName(name).methods] for name in SERVICES}
+
+    for service in services.SERVICES:
+        assert shown[service.name] == [f"Stream{service.noun}", f"Delta{service.noun}"]
 
 
 @pytest.mark.parametrize(
