@@ -76,7 +76,7 @@ def build_control_plane(policies: Path, settings: Settings, *, clock: Callable[[
         debounce=Debounce(settings.debounce_quiet, settings.debounce_max),
         clock=clock,
     )
-    server = AdsServer(cache, clients, clock=clock)
+    server = AdsServer(cache, clients, clock=clock, identifier=settings.identifier or socket.gethostname())
     observed = Observed(clients=clients, cache=cache, reconciler=reconciler, readiness=readiness)
     administration = Administration(observed, settings, check=check_address)
     administration.health.register(server.grpc_server)

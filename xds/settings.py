@@ -94,6 +94,8 @@ class Settings:
     canary_timeout: float = 30.0
     """How long they may take before the others follow anyhow."""
     shutdown_grace: float = 5.0
+    identifier: str = ""
+    """What clients are told as `control_plane.identifier`; empty: the name of this host."""
     log_format: str = "console"
     log_level: str = "info"
 
@@ -222,6 +224,15 @@ def parse_share(text: str) -> Share | None:
     return Share(number=int(number), is_percent=is_percent)
 
 
+_IDENTIFIER = re.compile(r"[A-Za-z0-9._-]{0,253}")
+
+
+def _parse_identifier(text: str) -> str:
+    if not _IDENTIFIER.fullmatch(text):
+        raise ValueError("it must be at most 253 letters, digits, dots, hyphens and underscores")
+    return text
+
+
 def _parse_path(text: str) -> Path | None:
     return Path(text) if text else None
 
@@ -332,6 +343,12 @@ OPTIONS: tuple[Option, ...] = (
         metavar="DURATION",
         help="How long open streams get on SIGTERM.",
         parse=parse_seconds,
+    ),
+    Option(
+        field="identifier",
+        metavar="NAME",
+        help="Name of this replica, which Envoys show; empty for the host name.",
+        parse=_parse_identifier,
     ),
     Option(
         field="address_file",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from xds.resources import ResourceType
     from xds.server.services import Service
 
+    Fetch = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
+
 VARIANTS = pytest.mark.parametrize("variant", [SOTW, DELTA])
 EACH = pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.noun.lower())
 OF = {service.kind: service for service in SERVICES}
@@ -101,10 +103,8 @@ async def test_fetching_is_refused_in_words(service: Service) -> None:
     body = pb.DiscoveryRequest(node=pb.Node(id=NODE_ID)).SerializeToString()
     async with serving() as served, grpc.aio.insecure_channel(served.address, options=OPTIONS) as channel:
         served.cache.publish(world(*EVERYTHING))
+        fetch: Fetch = channel.unary_unary(f"/{service.name}/Fetch{service.noun}")
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
-            fetch: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
-                f"/{service.name}/Fetch{service.noun}"
-            )
             await fetch(body, timeout=PATIENCE)
 
     assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from xds.protocol.subscription import Content
 
 CONTROL_PLANE = "egress-xds"
-"""Shown by an Envoy as `control_plane.identifier`."""
+"""
+`control_plane.identifier` of a server that was given no other; an Envoy shows it. It stands beside what is sent and
+is no part of any version: replicas tell the same under names of their own.
+"""
 
 
 @dataclass(slots=True)
@@ -103,17 +106,17 @@ def encode_delta(response: Response) -> bytes:
     return encode_delta_body(response) + encode_nonce(response.nonce)
 
 
-def encode_sotw_body(response: Response) -> bytes:
+def encode_sotw_body(response: Response, identifier: str = CONTROL_PLANE) -> bytes:
     """Encode all of a `DiscoveryResponse` but its nonce."""
     return discovery_pb2.DiscoveryResponse(
         version_info=response.version,
         type_url=response.kind.type_url,
         resources=[resource.any_body for resource in response.resources],
-        control_plane=discovery_pb2.ControlPlane(identifier=CONTROL_PLANE),
+        control_plane=discovery_pb2.ControlPlane(identifier=identifier),
     ).SerializeToString()
 
 
-def encode_delta_body(response: Response) -> bytes:
+def encode_delta_body(response: Response, identifier: str = CONTROL_PLANE) -> bytes:
     """Encode all of a `DeltaDiscoveryResponse` but its nonce."""
     return discovery_pb2.DeltaDiscoveryResponse(
         system_version_info=response.version,
@@ -125,7 +128,7 @@ def encode_delta_body(response: Response) -> bytes:
             for resource in response.resources
         ],
         removed_resources=response.removed,
-        control_plane=discovery_pb2.ControlPlane(identifier=CONTROL_PLANE),
+        control_plane=discovery_pb2.ControlPlane(identifier=identifier),
     ).SerializeToString()
 
 

@@ -13,6 +13,7 @@ import grpc
 import structlog
 
 from xds.errors import ListenError
+from xds.protocol.wire import CONTROL_PLANE
 from xds.server.services import build_handlers
 from xds.server.session import DELTA, SOTW, Common, Method, Session
 
@@ -55,7 +56,8 @@ class AdsServer:
     """
     Serves snapshots to Envoys.
 
-    `clock` tells the time of connections in seconds, for the registry only. Create it inside a running loop.
+    `clock` tells the time of connections in seconds, for the registry only. `identifier` is told to clients as
+    `control_plane.identifier`. Create it inside a running loop.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class AdsServer:
         *,
         clock: Callable[[], float],
         max_receive_bytes: int = MAX_RECEIVE_BYTES,
+        identifier: str = CONTROL_PLANE,
     ) -> None:
+        self._identifier = identifier
         self._cache = cache
         self._clients = clients
         self._clock = clock
@@ -111,7 +115,7 @@ class AdsServer:
         )
 
     def _serve(self, method: Method[RequestT]) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
-        common = Common(method)
+        common = Common(method, self._identifier)
         # Before any stream subscribes, so that each finds it fit for the world that it is woken for.
         self._cache.subscribe(common.forget)
 

@@ -26,7 +26,14 @@ from xds.protocol.report import is_in_step, is_returning, report_resources
 from xds.protocol.sotw import Sotw, SotwRequest
 from xds.protocol.stream import RequestT, Response, Stream, UnknownType, Variant
 from xds.protocol.subscription import Acked, Nacked
-from xds.protocol.wire import Encoder, decode_delta, decode_sotw, encode_delta_body, encode_sotw_body
+from xds.protocol.wire import (
+    CONTROL_PLANE,
+    Encoder,
+    decode_delta,
+    decode_sotw,
+    encode_delta_body,
+    encode_sotw_body,
+)
 from xds.server.node import NodeError, parse_node
 
 if TYPE_CHECKING:
@@ -57,7 +64,8 @@ class Method(Generic[RequestT]):
     """`sotw` or `delta`."""
     variant: Variant[RequestT]
     decode: Callable[[bytes], tuple[Node | None, RequestT]]
-    encode_body: Callable[[Response], bytes]
+    encode_body: Callable[[Response, str], bytes]
+    """Encodes all but the nonce; the second argument is `control_plane.identifier`."""
 
 
 SOTW: Method[SotwRequest] = Method("sotw", Sotw(), decode_sotw, encode_sotw_body)
@@ -67,9 +75,9 @@ DELTA: Method[DeltaRequest] = Method("delta", Delta(), decode_delta, encode_delt
 class Common(Generic[RequestT]):
     """What the streams of one RPC have in common: work that is done once for those in the same state."""
 
-    def __init__(self, method: Method[RequestT]) -> None:
+    def __init__(self, method: Method[RequestT], identifier: str = CONTROL_PLANE) -> None:
         self.memo = Memo(method.variant)
-        self.encoder = Encoder(method.encode_body)
+        self.encoder = Encoder(lambda response: method.encode_body(response, identifier))
 
     def forget(self) -> None:
         """Drop what was worked out for an older world."""
