@@ -327,10 +327,11 @@ class Load:
         return {"heard": [stream.last for stream in self._streams if stream.heard], "ended": self._ended}
 
     def _deafen(self, order: dict[str, int]) -> object:
-        """Read none of the streams any more."""
+        """Read none of the streams any more, nor let the kernel take in more than a little."""
         del order
         for stream in self._streams:
             self._selector.unregister(stream.socket)
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         return {"deaf": len(self._streams)}
 
     def _churn(self, order: dict[str, int]) -> object:
