@@ -9,8 +9,8 @@ import grpc
 import pytest
 
 from tests.feature.ads_peer import DELTA, NODE_ID, OPTIONS, SOTW, Peer, serving, world
-from tests.support.control_plane import PATIENCE
-from tests.unit.protocol.values import CDS, EDS, LDS, RDS, SDS, resource
+from tests.support.control_plane import PATIENCE, wait_until
+from tests.unit.protocol.values import CDS, EDS, LDS, RDS, SDS, resource, snapshot
 from xds.gen import discovery_pb2 as pb
 from xds.server.services import SERVICES
 
@@ -96,6 +96,23 @@ async def test_streams_of_one_node_speak_of_the_same_world(variant: str) -> None
         assert [(item.type_url, item.resources) for item in told] == [(kind.type_url, ("a=2",)) for _, kind in asked]
         assert told[0].version == told[2].version
         assert [client.node_id for client in served.clients.connected()] == [NODE_ID] * 3
+
+
+@VARIANTS
+async def test_a_stream_of_one_type_is_in_step_without_the_others(variant: str) -> None:
+    """A canary waits for what a stream can have, and for no more."""
+    async with serving() as served, connect(served, OF[CDS], variant) as peer:
+        served.cache.publish(world(*EVERYTHING))
+        await peer.ask(CDS)
+        told = await peer.hear()
+        (client,) = served.clients.connected()
+        new = snapshot(*EVERYTHING)
+        before = client.is_in_step(CDS, new)
+        await peer.acknowledge(told)
+        await wait_until(lambda: client.is_in_step(CDS, new))
+
+        assert not before
+        assert all(client.is_in_step(kind, new) for kind in (EDS, LDS, RDS, SDS))
 
 
 @EACH

@@ -81,7 +81,7 @@ def restrict(method: Method[RequestT], kind: ResourceType) -> Method[RequestT]:
             raise RequestError(f"this service is for {kind.type_url}, not for {request.type_url[:_SHOWN]}")
         return node, replace(request, type_url=kind.type_url)
 
-    return replace(method, decode=decode)
+    return replace(method, decode=decode, kind=kind)
 
 
 async def _refuse_fetch(_: bytes, context: Context) -> None:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from xds.gen.discovery_pb2 import Node
     from xds.names import NodeId
     from xds.policy.model import Workload
+    from xds.resources import ResourceType
+    from xds.snapshot import Snapshot
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -66,6 +68,8 @@ class Method(Generic[RequestT]):
     decode: Callable[[bytes], tuple[Node | None, RequestT]]
     encode_body: Callable[[Response, str], bytes]
     """Encodes all but the nonce; the second argument is `control_plane.identifier`."""
+    kind: ResourceType | None = None
+    """The only type of its streams; None: all."""
 
 
 SOTW: Method[SotwRequest] = Method("sotw", Sotw(), decode_sotw, encode_sotw_body)
@@ -243,7 +247,7 @@ class Session(Generic[RequestT]):
                 since=self._clock(),
                 variant=self._method.name,
                 resources=partial(report_resources, self._stream),
-                is_in_step=partial(is_in_step, self._stream),
+                is_in_step=self._is_in_step,
                 is_returning=is_returning(request),
             )
             self._log = self._log.bind(node=self._node_id)
@@ -255,6 +259,10 @@ class Session(Generic[RequestT]):
         if self._workload is None or self._connection is None:
             return None
         return self._stream.next_response(self._cache.snapshot_for(self._workload))
+
+    def _is_in_step(self, kind: ResourceType, snapshot: Snapshot) -> bool:
+        """Whether the client runs what `snapshot` has of `kind`; of a type that never comes here it wants nothing."""
+        return self._method.kind not in {None, kind} or is_in_step(self._stream, kind, snapshot)
 
     def _note_sent(self, response: Response, size: int) -> None:
         if self._connection is not None:
