@@ -75,6 +75,8 @@ class Sotw:
             if not _owes_state(subscription, wanted, is_due=bool(due), holds_removals=holds_removals):
                 return None
             return _full_state(subscription, table, version, holds_removals=holds_removals)
+        # Its parent may go and come back with it; the client then warms until it is told again, though it is unchanged.
+        subscription.forget_absent(table)
         # "Grouping Resources into Responses": other types may be sent one by one. A name that does not exist is
         # met with silence ("Knowing When a Requested Resource Does Not Exist"); so is a removal ("Deleting
         # Resources": the client learns it from the parent).

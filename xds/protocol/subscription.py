@@ -243,6 +243,12 @@ class Subscription:
         self.shared = None if self.sent else NOTHING_SENT
         self.owes_all = self.owes_all and not versions
 
+    def forget_absent(self, table: Mapping[str, Resource]) -> None:
+        """Forget what is in `table` no more, so that it is sent when it is back, even as it was."""
+        if not self.sent.keys() <= table.keys():
+            self.sent = {name: version for name, version in self.sent.items() if name in table}
+            self.shared = None
+
     def mark_sent(self, resources: Iterable[Resource], removed: Iterable[str]) -> None:
         """Note what a response told the client."""
         sent = dict(self.sent)

@@ -98,6 +98,19 @@ SOTW_ROWS = (
         [world(A1, B1), sotw(CDS), expect(("cluster", "a=1", "b=1")), world(A1), expect(("cluster", "a=1", "-b"))],
     ),
     Row(
+        "what was gone and is back as it was is sent again, for its parent may have gone with it",
+        "Resource warming",
+        [
+            world(E1),
+            sotw(EDS, "e"),
+            expect(("endpoint", "e=1")),
+            world(),
+            expect(),
+            world(E1),
+            expect(("endpoint", "e=1")),
+        ],
+    ),
+    Row(
         "what was there before is not sent to who comes back with its version",
         "ACK/NACK and resource type instance version",
         [world(A1), sotw(CDS, version=V1), expect()],
