@@ -288,13 +288,15 @@ def start_origins(lab: Lab) -> None:
 
 
 @contextmanager
-def open_world(kind: ProxyKind, *, envoy_options: tuple[str, ...] = (), server: str = SERVER) -> Iterator[World]:
+def open_world(
+    kind: ProxyKind, *, envoy_options: tuple[str, ...] = (), server: str = SERVER, server_options: tuple[str, ...] = ()
+) -> Iterator[World]:
     """Build a world and take it down again."""
     with open_lab() as lab:
         proxy = _STARTERS[kind](lab)
         start_origins(lab)
         save_policy(lab, POLICY_FILE, render_policy())
-        control_plane = start_control_plane(lab, server)
+        control_plane = start_control_plane(lab, server, *server_options)
         sidecar = start_envoy(lab, server, envoy_options=envoy_options)
         sidecar.wait_until_live()
         apply_capture(lab)

@@ -3,7 +3,8 @@ The facts of this machine: what the proxies' names resolve to, and the addresses
 
 Always direct are the name servers of resolv.conf, the Kubernetes API server, the address that the control
 plane itself listens on, and what the operator named. Names are looked up again regularly; one that fails keeps its last
-addresses. Nothing here decides what a fact is good for. OSError and UnicodeError do not leave this module.
+addresses, and a resolv.conf without any name server, as while it is written, leaves those before. Nothing here decides
+what a fact is good for. OSError and UnicodeError do not leave this module.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class NetworkFacts:
         self._pool = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="resolve")
         self._known: dict[str, tuple[Address, ...]] = {}
         self._failed: set[str] = set()
+        self._name_servers: tuple[Address, ...] = ()
 
     async def collect(self, hosts: frozenset[str]) -> Facts:
         """Return the facts for `hosts`, looking up what is not known yet, and forget all other names."""
@@ -93,7 +95,9 @@ class NetworkFacts:
         self._failed.add(host)
 
     def _always_direct(self) -> Iterable[DirectEndpoint]:
-        for address in () if self._settings.resolv_conf is None else read_name_servers(self._settings.resolv_conf):
+        if self._settings.resolv_conf is not None:
+            self._name_servers = read_name_servers(self._settings.resolv_conf) or self._name_servers
+        for address in self._name_servers:
             yield DirectEndpoint(reason="DNS servers", network=ip_network(address), ports=(DNS_PORT,))
         if self._settings.api_server is not None:
             yield from _endpoints("the API server", self._settings.api_server, self._known)

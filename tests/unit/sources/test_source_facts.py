@@ -169,6 +169,22 @@ def test_name_servers_are_those_of_other_hosts(tmp_path: Path) -> None:
     assert read_name_servers(tmp_path / "none") == ()
 
 
+@pytest.mark.parametrize("is_there", [True, False], ids=["empty", "missing"])
+async def test_name_servers_stay_while_resolv_conf_is_written_anew(tmp_path: Path, is_there: bool) -> None:
+    file = tmp_path / "resolv.conf"
+    file.write_text("nameserver 10.96.0.10\n")
+    source = NetworkFacts(settings(resolv_conf=file))
+    before = await collect(source)
+
+    file.write_text("") if is_there else file.unlink()
+    meanwhile = await collect(source)
+    file.write_text("nameserver 10.96.0.11\n")
+    after = await collect(source)
+
+    assert meanwhile == before
+    assert [str(direct.network) for direct in after.always_direct] == ["10.96.0.11/32"]
+
+
 async def test_what_is_always_direct_has_a_reason_and_ports(names: Names, tmp_path: Path) -> None:
     (tmp_path / "resolv.conf").write_text("nameserver 10.96.0.10\n")
     names.known["api.example"] = ["10.0.0.6"]
