@@ -137,6 +137,12 @@ async def serve(policies: Path, settings: Settings) -> None:
         if settings.address_file is not None:
             write_address(settings.address_file, address)
 
+    if not settings.listen.is_loopback:
+        _log.warning(
+            "clients are not authenticated: whoever reaches this address is served, logins of proxies included; keep "
+            "others away with a network policy or a firewall",
+            address=str(settings.listen),
+        )
     if not settings.cluster_cidr:
         _log.warning(
             "names below .svc and .cluster.local go direct wherever they lead, as clients claim; give the ranges of "

@@ -39,6 +39,14 @@ class HostPort:
         """`host:port`, or `[host]:port` for IPv6."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether no other host can reach it; of names, only `localhost` tells."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:

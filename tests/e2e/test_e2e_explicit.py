@@ -144,6 +144,26 @@ def test_an_address_is_decided_by_the_rules_for_networks(world: World) -> None:
         assert connection.recv(100) == b"there and back"
 
 
+MAPPED = [
+    f"[::ffff:{API_ADDRESS}]",
+    "[::ffff:cb00:710a]",
+    f"[0:0:0:0:0:ffff:{API_ADDRESS}]",
+    "[0:0:0:0:0:FFFF:CB00:710A]",
+]
+
+
+@ANYWHERE
+@pytest.mark.parametrize("authority", MAPPED)
+def test_an_ipv4_address_in_ipv6_clothes_does_not_get_past_a_rule(world: World, authority: str) -> None:
+    set_policy(world, f"[{{name: api, to: {{cidrs: [{API_ADDRESS}/32]}}, action: deny}}]")
+    mark = world.proxy.mark()
+
+    assert status_of_connect(world, f"{API_ADDRESS}:443") == 403
+    assert status_of_connect(world, f"{authority}:443") == 403
+    assert b" 403 " in say(world, f"GET http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\n\r\n")
+    assert "ffff" not in world.proxy.text(mark).lower()
+
+
 @SQUID
 def test_ports_of_rules_and_ports_that_a_proxy_takes_are_honoured(world: World) -> None:
     """N8, N19; a URL without a port means port 80."""

@@ -93,6 +93,15 @@ def test_names_of_the_cluster_that_anybody_may_claim_are_told_of_once(
         assert sum("--cluster-cidr" in str(event["event"]) for event in server.events()) == count
 
 
+@pytest.mark.parametrize(("listen", "count"), [("127.0.0.1:0", 0), ("0.0.0.0:0", 1)])
+def test_an_address_that_others_reach_is_warned_of_once(
+    policies: Path, tmp_path: Path, listen: str, count: int
+) -> None:
+    with serving(policies, tmp_path, "--listen", listen) as server:
+        assert server.address
+        assert sum("not authenticated" in str(event["event"]) for event in server.events()) == count
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_order(policies: Path, tmp_path: Path, number: signal.Signals) -> None:
     with serving(policies, tmp_path) as server:

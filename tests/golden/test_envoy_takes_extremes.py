@@ -48,7 +48,7 @@ def restless(times: int, kinds: tuple[str, str] = ("host{}.example", "10.{}.0.0/
         pytest.param(
             dataclasses.replace(
                 policy(
-                    *restless(MAX_SEGMENTS - 2, ("host{}.example", "*")),
+                    *restless(MAX_SEGMENTS - 3, ("host{}.example", "*")),
                     proxies=(proxy(connect_ports=(443, 8443)),),
                     otherwise=default(unknown=UnknownName.DENY),
                 ),

@@ -155,3 +155,11 @@ def test_a_port_of_every_address_is_not_everything() -> None:
 def test_an_empty_path_switches_a_file_off() -> None:
     assert read_settings({"resolv_conf": ""}, {}).resolv_conf is None
     assert read_settings({}, {"EGRESS_XDS_RESOLV_CONF": "/tmp/r"}).resolv_conf == Path("/tmp/r")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("xds", False)],
+)
+def test_only_addresses_of_this_host_alone_are_loopback(host: str, expected: bool) -> None:
+    assert HostPort(host=host, port=1).is_loopback is expected

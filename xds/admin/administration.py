@@ -9,7 +9,6 @@ machine; an address that somebody chose must be had.
 from __future__ import annotations
 
 import asyncio
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import structlog
@@ -86,11 +85,7 @@ class Administration:
 
 
 def _warn_if_open(address: HostPort) -> None:
-    try:
-        is_loopback = ip_address(address.host).is_loopback
-    except ValueError:  # a name
-        is_loopback = address.host == "localhost"
-    if not is_loopback:
+    if not address.is_loopback:
         _log.warning(
             "client status is not for sidecars, and asks nobody who he is: whoever reaches this address can read what "
             "every client is told, but for secrets",

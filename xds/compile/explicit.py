@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from ipaddress import IPv6Network
 from typing import TYPE_CHECKING, assert_never
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
@@ -93,11 +94,13 @@ from xds.diagnostics import Where
 from xds.policy.model import Action, Deny, Destination, Direct, DnsMode, DomainPattern, Policy, Rule, Tunnel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
     from envoy_data_plane.envoy.extensions.filters.http.set_filter_state.v3 import Config as SetFilterState
     from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
+
+    from xds.policy.model import Network
 
 _CONNECT = "CONNECT"
 _NAMESPACE = HOST_METADATA[0]
@@ -106,6 +109,8 @@ _AUTHORITY_HEADER = "x-egress-xds-authority"
 _PORT = f"%DYNAMIC_METADATA({_NAMESPACE}:port)%"
 _ASKED = f"{HOST_OF_METADATA}:{_PORT}"
 _REQUESTS = Requests(_ASKED, _PORT, names.DIRECT_BY_NAME_CLUSTER, kept_back=("proxy-authorization",))
+_MAPPED = IPv6Network("::ffff:0:0/96")
+"""IPv4 as IPv6 writes it (RFC 4291, section 2.5.5.2): no rule for the IPv4 network would match it (N7)."""
 _MAX_HOSTS = 65536
 """Names that Envoy remembers; each is forgotten when nothing has asked for it for five minutes."""
 
@@ -131,7 +136,8 @@ class ExplicitPlans:
 def build_explicit_plans(rules: Sequence[Rule], policy: Policy) -> ExplicitPlans:
     """Put the loop guard before `rules`."""
     is_captured = policy.dns_mode is DnsMode.CAPTURE
-    guarded = [*_guards(policy), *(_refuse_synthetic(policy) if is_captured else []), *rules]
+    refused = [_MAPPED, *(policy.synthetic_ranges if is_captured else ())]
+    guarded = [*_guards(policy), _refuse_networks(refused), *rules]
     shields = () if is_captured else policy.synthetic_ranges
     return ExplicitPlans(
         build_plan(guarded, lambda rule: rule.action, policy.default.action, shields),
@@ -170,11 +176,11 @@ def _guards(policy: Policy) -> list[Rule]:
     return [own, direct]
 
 
-def _refuse_synthetic(policy: Policy) -> list[Rule]:
-    """Refuse addresses that stand for names: whoever asks for one knew the name."""
-    ranges = tuple(Destination(network) for network in policy.synthetic_ranges)
+def _refuse_networks(networks: Iterable[Network]) -> Rule:
+    """Refuse addresses that stand for names: whoever asks for one knew the name. And other spellings of IPv4."""
+    ranges = tuple(Destination(network) for network in networks)
     where = Where("built-in")
-    return [Rule(name="built-in: names", destinations=ranges, action=Deny(), http_action=Deny(), where=where)]
+    return Rule(name="built-in: no such address", destinations=ranges, action=Deny(), http_action=Deny(), where=where)
 
 
 def build_explicit_listener(policy: Policy, *, has_ipv6: bool) -> Listener:
