@@ -61,6 +61,20 @@ def _matches_struct(matcher: StructMatcher, struct: Struct) -> bool:
 def _matches_value(matcher: ValueMatcher, value: Value | None, depth: int) -> bool:
     if depth == 0:
         raise MatcherError(f"value matchers may be nested {_MAX_DEPTH} deep")
+    match matcher.WhichOneof("match_pattern"):
+        case "list_match":
+            is_list = value is not None and value.WhichOneof("kind") == "list_value"
+            items = value.list_value.values if value is not None and is_list else ()
+            results = [_matches_value(matcher.list_match.one_of, item, depth - 1) for item in items]
+            return any(results)
+        case "or_match":
+            results = [_matches_value(item, value, depth - 1) for item in matcher.or_match.value_matchers]
+            return any(results)
+        case _:
+            return _matches_scalar(matcher, value)
+
+
+def _matches_scalar(matcher: ValueMatcher, value: Value | None) -> bool:
     kind = None if value is None else value.WhichOneof("kind")
     match matcher.WhichOneof("match_pattern"):
         case "null_match":
@@ -75,13 +89,6 @@ def _matches_value(matcher: ValueMatcher, value: Value | None, depth: int) -> bo
             return value is not None and kind == "bool_value" and value.bool_value == matcher.bool_match
         case "present_match":
             return (kind is not None) == matcher.present_match
-        case "list_match":
-            items = value.list_value.values if value is not None and kind == "list_value" else ()
-            results = [_matches_value(matcher.list_match.one_of, item, depth - 1) for item in items]
-            return any(results)
-        case "or_match":
-            results = [_matches_value(item, value, depth - 1) for item in matcher.or_match.value_matchers]
-            return any(results)
         case _:
             raise MatcherError("a value matcher without a pattern that is served")
 
