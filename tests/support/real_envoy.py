@@ -15,7 +15,7 @@ import ssl
 import subprocess
 import threading
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from socket import create_connection
 from typing import TYPE_CHECKING, ClassVar
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from socket import socket
 
+    from xds.policy.model import Policy
     from xds.snapshot import Snapshot
 
 PATIENCE = 20.0
@@ -154,6 +155,11 @@ def client_hello(name: str) -> bytes:
     except ssl.SSLWantReadError:
         return outgoing.read().replace(entry + plain.encode(), entry + name.encode(), 1)
     raise AssertionError("a handshake with nobody succeeded")
+
+
+def without_logins(policy: Policy) -> Policy:
+    """Return `policy` without logins: there is no control plane here whose secrets a listener could wait for."""
+    return replace(policy, proxies=tuple(replace(proxy, login=None) for proxy in policy.proxies))
 
 
 @contextmanager
