@@ -150,7 +150,7 @@ def _make_programs(directory: Path) -> None:
     """Put `xds` and `envoy` on the PATH, as an installation would."""
     programs = {
         "xds": f'exec {sys.executable} -c "from xds.cli import main; main()" "$@"',
-        "envoy": 'exec /run/envoy --disable-hot-restart "$@"',
+        "envoy": 'exec /run/envoy "$@"',
     }
     for name, line in programs.items():
         (directory / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")

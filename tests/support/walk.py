@@ -27,6 +27,7 @@ from envoy_data_plane.envoy.extensions.filters.network.direct_response.v3 import
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
 from envoy_data_plane.envoy.extensions.filters.network.set_filter_state.v3 import Config as SetFilterState
 from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy.v3 import TcpProxy
+from envoy_data_plane.envoy.extensions.formatter.generic_secret.v3 import GenericSecret
 from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import (
     ApplicationProtocolInput,
     DestinationIpInput,
@@ -35,6 +36,7 @@ from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import 
     ServerNameInput,
     TransportProtocolInput,
 )
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
 from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput
 from envoy_data_plane.google.protobuf import Any, StringValue
 
@@ -117,7 +119,7 @@ class Envoy:
         for item in chain.filters:
             match unpack(item):
                 case SetFilterState() as config:
-                    seen = _remember(config.on_new_connection, seen)
+                    seen = self._remember(config.on_new_connection, seen)
                 case TcpProxy() as config:
                     return _tunnel(config, seen)
                 case DirectResponse():
@@ -135,9 +137,26 @@ class Envoy:
         if inside is None:
             return outcome
         (chain,) = Listener.parse(inside.body).filter_chains
-        (config,) = map(unpack, chain.filters)
-        assert isinstance(config, TcpProxy)
-        return _tunnel(config, seen)
+        return self._run(chain, seen, connection)
+
+    def _remember(self, values: Sequence[FilterStateValue], seen: Seen) -> Seen:
+        secrets: Seen = {}
+        for item in values:
+            assert isinstance(item.format_string, SubstitutionFormatString)
+            for extension in item.format_string.formatters:
+                formatter = unpack(extension)
+                assert isinstance(formatter, GenericSecret)
+                secrets |= {
+                    f"SECRET({key})": self._secret(asked.name) for key, asked in formatter.secret_configs.items()
+                }
+        return seen | _remember(values, seen | secrets)
+
+    def _secret(self, name: str) -> str:
+        found = Secret.parse(self.snapshot.of(ResourceType.SECRET)[name].body).generic_secret
+        assert found is not None
+        assert found.secret is not None
+        assert found.secret.inline_string is not None
+        return found.secret.inline_string
 
     def _routes_of(self, manager: HttpConnectionManager) -> RouteConfiguration:
         if manager.rds is not None:
@@ -299,13 +318,17 @@ def _remember(values: Sequence[FilterStateValue], seen: Seen) -> Seen:
         assert source.inline_string is not None
         kept[f"state:{item.object_key}"] = expand(source.inline_string, seen)
         kept[f"FILTER_STATE({item.object_key}:PLAIN)"] = kept[f"state:{item.object_key}"]
-    return seen | kept
+    return kept
 
 
 def _tunnel(config: TcpProxy, seen: Seen) -> Outcome:
     assert config.cluster
     if config.tunneling_config is None:
         return Outcome(Fate.DIRECT, config.cluster)
+    for option in config.tunneling_config.headers_to_add:
+        assert option.header is not None
+        assert option.header.key == "proxy-authorization"
+        assert expand(option.header.value, seen).startswith("Basic ")
     return Outcome(Fate.TUNNELLED, config.cluster, expand(config.tunneling_config.hostname, seen))
 
 
@@ -325,7 +348,7 @@ def _forward(
             case HeaderToMetadata() as config:
                 seen |= _read_header(config, host)
             case HttpSetFilterState() as config:
-                seen = _remember(config.on_request_headers, seen)
+                seen |= _remember(config.on_request_headers, seen)
             case Router():
                 return _route(routes, host, seen), seen
             case other:
