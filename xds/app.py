@@ -26,7 +26,9 @@ from xds.clients import Clients
 from xds.errors import EgressXdsError, ListenError
 from xds.reconcile import Debounce, Reconciler
 from xds.server.ads import AdsServer
+from xds.server.authentication import Authentication
 from xds.server.collection import relax_collection
+from xds.server.limits import Limits
 from xds.server.trials import expire_trials, log_outcome
 from xds.sources.directory import DirectorySource
 from xds.sources.facts import NetworkFacts
@@ -52,6 +54,7 @@ class ControlPlane:
     clients: Clients
     reconciler: Reconciler
     server: AdsServer
+    authentication: Authentication
     first_world: asyncio.Event
     administration: Administration
 
@@ -76,11 +79,19 @@ def build_control_plane(policies: Path, settings: Settings, *, clock: Callable[[
         debounce=Debounce(settings.debounce_quiet, settings.debounce_max),
         clock=clock,
     )
-    server = AdsServer(cache, clients, clock=clock, identifier=settings.identifier or socket.gethostname())
+    authentication = Authentication(settings)
+    server = AdsServer(
+        cache,
+        clients,
+        clock=clock,
+        identifier=settings.identifier or socket.gethostname(),
+        authentication=authentication,
+        limits=Limits(streams_per_node=settings.max_streams_per_node, connection_age=settings.max_connection_age),
+    )
     observed = Observed(clients=clients, cache=cache, reconciler=reconciler, readiness=readiness)
     administration = Administration(observed, settings, check=check_address)
     administration.health.register(server.grpc_server)
-    return ControlPlane(settings, cache, clients, reconciler, server, first_world, administration)
+    return ControlPlane(settings, cache, clients, reconciler, server, authentication, first_world, administration)
 
 
 def _build_registry(settings: Settings, clock: Callable[[], float]) -> tuple[SnapshotCache, Clients]:
@@ -96,13 +107,17 @@ async def run_control_plane(
     """
     Serve until `stop` is set; `announce` is called with the address once it is taken.
 
-    Raises SourceError if the policies can't be read at the start, and ListenError.
+    Raises SourceError if the policies can't be read at the start, SettingsError if the server's own files can't be
+    used then, and ListenError.
     """
+    files = WatchedFiles()
+    control_plane.authentication.load(await files.collect(control_plane.authentication.files))
     try:
         async with asyncio.TaskGroup() as group:
             reconciling = group.create_task(control_plane.reconciler.run())
             following = group.create_task(control_plane.administration.health.run())
             ticking = group.create_task(expire_trials(control_plane.cache))
+            renewing = group.create_task(_follow_files(files, control_plane.authentication))
             try:
                 await control_plane.administration.start()
                 await _first(control_plane.first_world, stop)
@@ -120,11 +135,18 @@ async def run_control_plane(
                 reconciling.cancel()
                 following.cancel()
                 ticking.cancel()
+                renewing.cancel()
     except BaseExceptionGroup as group:
         expected = group.subgroup(EgressXdsError)
         if expected is None:
             raise
         raise _innermost(expected) from None
+
+
+async def _follow_files(files: WatchedFiles, authentication: Authentication) -> None:
+    """Hand over what changed in the server's own files until cancelled."""
+    async for _ in files.changes():
+        authentication.reload(await files.collect(authentication.files))
 
 
 async def serve(policies: Path, settings: Settings) -> None:
@@ -137,10 +159,10 @@ async def serve(policies: Path, settings: Settings) -> None:
         if settings.address_file is not None:
             write_address(settings.address_file, address)
 
-    if not settings.listen.is_loopback:
+    if not settings.listen.is_loopback and settings.jwks is None and settings.client_ca is None:
         _log.warning(
-            "clients are not authenticated: whoever reaches this address is served, logins of proxies included; keep "
-            "others away with a network policy or a firewall",
+            "clients are not authenticated: whoever reaches this address is served, logins of proxies included; demand "
+            "tokens with --jwks or certificates with --client-ca, or keep others away with a network policy",
             address=str(settings.listen),
         )
     if not settings.cluster_cidr:

@@ -102,6 +102,17 @@ class Settings:
     canary_timeout: float = 30.0
     """How long they may take before the others follow anyhow."""
     shutdown_grace: float = 5.0
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    """PEM files; both or none. None: the server speaks no TLS."""
+    client_ca: Path | None = None
+    """PEM; every client needs a certificate that it signed."""
+    jwks: Path | None = None
+    """A JSON Web Key Set; every client needs a token that one of its keys signed."""
+    token_audience: tuple[str, ...] = ("egress-xds",)
+    token_issuer: str = ""
+    max_connection_age: float = 1800.0
+    max_streams_per_node: int = 32
     identifier: str = ""
     """What clients are told as `control_plane.identifier`; empty: the name of this host."""
     log_format: str = "console"
@@ -241,6 +252,18 @@ def _parse_identifier(text: str) -> str:
     return text
 
 
+def _parse_text(text: str) -> str:
+    if not text or not text.isprintable() or " " in text:
+        raise ValueError("it must be printable text without spaces")
+    return text
+
+
+def _parse_streams(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= _PORT_DIGITS and int(text) > 0):
+        raise ValueError("it must be a number from 1 to 99999")
+    return int(text)
+
+
 def _parse_path(text: str) -> Path | None:
     return Path(text) if text else None
 
@@ -353,6 +376,50 @@ OPTIONS: tuple[Option, ...] = (
         parse=parse_seconds,
     ),
     Option(
+        field="tls_certificate",
+        metavar="FILE",
+        help="The server's certificate and those that lead to its authority, PEM; followed when it changes.",
+        parse=_parse_path,
+    ),
+    Option(field="tls_key", metavar="FILE", help="Its private key, PEM.", parse=_parse_path),
+    Option(
+        field="client_ca",
+        metavar="FILE",
+        help="Demand of clients a certificate that this authority signed, with a SPIFFE ID that names their namespace.",
+        parse=_parse_path,
+    ),
+    Option(
+        field="jwks",
+        metavar="FILE",
+        help="Demand of clients a bearer token that a key of this set signed, such as a service account's.",
+        parse=_parse_path,
+    ),
+    Option(
+        field="token_audience",
+        metavar="NAME",
+        help="For whom a token must be made.",
+        parse=_parse_text,
+        is_repeatable=True,
+    ),
+    Option(
+        field="token_issuer",
+        metavar="URL",
+        help="Who must have made it; empty for anybody whose key is in the set.",
+        parse=lambda text: _parse_text(text) if text else "",
+    ),
+    Option(
+        field="max_connection_age",
+        metavar="DURATION",
+        help="Have clients connect anew after about this long, so that they spread over the replicas.",
+        parse=parse_seconds,
+    ),
+    Option(
+        field="max_streams_per_node",
+        metavar="N",
+        help="Streams that one node may have open.",
+        parse=_parse_streams,
+    ),
+    Option(
         field="identifier",
         metavar="NAME",
         help="Name of this replica, which Envoys show; empty for the host name.",
@@ -404,7 +471,23 @@ def read_settings(flags: Mapping[str, str | tuple[str, ...] | None], environ: Ma
             f"--debounce-max ({settings.debounce_max:g} s) is shorter than --debounce-quiet "
             f"({settings.debounce_quiet:g} s); raise EGRESS_XDS_DEBOUNCE_MAX or lower EGRESS_XDS_DEBOUNCE_QUIET"
         )
+    _check_authentication(settings)
     return settings
+
+
+def _check_authentication(settings: Settings) -> None:
+    """Refuse demands that could not be met, or would be met in the open. Raises SettingsError."""
+    if (settings.tls_certificate is None) is not (settings.tls_key is None):
+        raise SettingsError("--tls-certificate and --tls-key belong together; give both, or neither")
+    if settings.client_ca is not None and settings.tls_certificate is None:
+        raise SettingsError("--client-ca needs TLS; add --tls-certificate and --tls-key")
+    if settings.jwks is not None and settings.tls_certificate is None and not settings.listen.is_loopback:
+        raise SettingsError(
+            f"--jwks without TLS would have tokens cross the network to {settings.listen} readable by all; "
+            "add --tls-certificate and --tls-key"
+        )
+    if settings.token_issuer and settings.jwks is None:
+        raise SettingsError("--token-issuer without --jwks checks nothing; add --jwks FILE")
 
 
 def _parse_all(option: Option, origin: str, texts: tuple[str, ...], given_as: str = "") -> object:

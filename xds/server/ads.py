@@ -7,6 +7,7 @@ module owns the socket and the life of the streams; it knows neither policies no
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import grpc
@@ -14,8 +15,10 @@ import structlog
 
 from xds.errors import ListenError
 from xds.protocol.wire import CONTROL_PLANE
+from xds.server.identity import IdentityError
+from xds.server.limits import Limits, StreamCounter
 from xds.server.services import build_handlers
-from xds.server.session import DELTA, SOTW, Common, Method, Session
+from xds.server.session import DELTA, SOTW, Common, Guard, Method, Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from xds.cache import SnapshotCache
     from xds.clients import Clients
     from xds.protocol.stream import RequestT
+    from xds.server.authentication import Authentication
+    from xds.server.identity import Caller
     from xds.server.session import Context
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
@@ -47,7 +52,18 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     # Clients may ping too; an idle ADS stream is normal.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Whoever connects has to say what for: a connection without a handshake or without a stream is closed.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 60_000),
+    ("grpc.max_concurrent_streams", 100),
+    # A connection that has reached its age lets its streams end, and gets little time for it: they never do.
+    ("grpc.max_connection_age_grace_ms", 1_000),
 )
+
+_CLOSING_INTERVAL = 0.01
+"""Seconds from one group of streams that a server ends when it stops to the next."""
+_CLOSING_GROUP = 4
+"""Streams that end at a time, unless the time is too short for all."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -56,8 +72,8 @@ class AdsServer:
     """
     Serves snapshots to Envoys.
 
-    `clock` tells the time of connections in seconds, for the registry only. `identifier` is told to clients as
-    `control_plane.identifier`. Create it inside a running loop.
+    `clock` gives seconds since the epoch. `identifier` is told to clients as `control_plane.identifier`. Without
+    `authentication` everybody is believed. Create it inside a running loop.
     """
 
     def __init__(
@@ -68,14 +84,22 @@ class AdsServer:
         clock: Callable[[], float],
         max_receive_bytes: int = MAX_RECEIVE_BYTES,
         identifier: str = CONTROL_PLANE,
+        authentication: Authentication | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._identifier = identifier
+        self._authentication = authentication
+        limits = limits or Limits()
+        self._guard = Guard(limits, StreamCounter(limits.streams_per_node))
         self._cache = cache
         self._clients = clients
         self._clock = clock
         self._closers: set[Callable[[], None]] = set()
         self._is_closing = False
-        self._server = grpc.aio.server(options=(*_OPTIONS, ("grpc.max_receive_message_length", max_receive_bytes)))
+        options = [*_OPTIONS, ("grpc.max_receive_message_length", max_receive_bytes)]
+        if limits.connection_age is not None:
+            options.append(("grpc.max_connection_age_ms", int(limits.connection_age * 1000)))
+        self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((self._handlers(), *build_handlers(self._serve)))
 
     @property
@@ -85,8 +109,12 @@ class AdsServer:
 
     async def start(self, address: str) -> int:
         """Listen on `address` (`host:port`, port 0 for any) and return the port. Raises ListenError."""
+        credentials = None if self._authentication is None else self._authentication.credentials()
         try:
-            port = self._server.add_insecure_port(address)
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ListenError(f"can't listen on {address}: choose another address, or stop what uses it") from error
         await self._server.start()
@@ -97,12 +125,19 @@ class AdsServer:
         """
         Stop accepting, end every stream with UNAVAILABLE, and cut what has not ended after `grace` seconds.
 
-        An Envoy keeps its configuration and reconnects, to another replica if there is one.
+        An Envoy keeps its configuration and reconnects, to another replica if there is one. Streams end one after the
+        other within the first half of `grace`, so that the other replicas do not get all of them at once.
         """
         self._is_closing = True
-        for close in tuple(self._closers):
-            close()
-        await self._server.stop(grace)
+        stopping = asyncio.create_task(self._server.stop(grace))
+        closers = tuple(self._closers)
+        group = max(_CLOSING_GROUP, int(len(closers) * 2 * _CLOSING_INTERVAL / max(grace, _CLOSING_INTERVAL)))
+        for start in range(0, len(closers), group):
+            for close in closers[start : start + group]:
+                close()
+            if start + group < len(closers):
+                await asyncio.sleep(_CLOSING_INTERVAL)
+        await stopping
         _log.info("stopped")
 
     def _handlers(self) -> grpc.GenericRpcHandler:
@@ -120,7 +155,10 @@ class AdsServer:
         self._cache.subscribe(common.forget)
 
         async def serve(requests: AsyncIterator[bytes], context: Context) -> None:
-            session = Session(method, self._cache, self._clients, self._clock, common)
+            callers = await self._authenticate(context)
+            session = Session(
+                method, self._cache, self._clients, self._clock, common, guard=self._guard, callers=callers
+            )
             self._closers.add(session.close)
             if self._is_closing:
                 session.close()
@@ -130,3 +168,12 @@ class AdsServer:
                 self._closers.discard(session.close)
 
         return serve
+
+    async def _authenticate(self, context: Context) -> tuple[Caller, ...]:
+        if self._authentication is None:
+            return ()
+        try:
+            return self._authentication.authenticate(context)
+        except IdentityError as error:
+            _log.warning("caller refused", peer=context.peer(), reason=str(error))
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the caller is not authenticated")

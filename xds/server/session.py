@@ -12,7 +12,7 @@ Nothing here decides what to send. Invariant: nothing that a client sends can en
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Generic, assert_never
 
@@ -34,6 +34,8 @@ from xds.protocol.wire import (
     encode_delta_body,
     encode_sotw_body,
 )
+from xds.server.identity import IdentityError
+from xds.server.limits import Limits, Pace, StreamCounter
 from xds.server.node import NodeError, parse_node
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from xds.names import NodeId
     from xds.policy.model import Workload
     from xds.resources import ResourceType
+    from xds.server.identity import Caller
     from xds.snapshot import Snapshot
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -89,6 +92,18 @@ class Common(Generic[RequestT]):
         self.encoder.forget()
 
 
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What all streams of a server may ask for."""
+
+    limits: Limits = field(default_factory=Limits)
+    streams: StreamCounter = field(default_factory=lambda: StreamCounter(Limits().streams_per_node))
+
+
+class LimitError(ValueError):
+    """The client asks for too much. The message is meant for the client's operator."""
+
+
 class RequestError(ValueError):
     """The request can't be used where it was sent. The message is meant for the client's operator."""
 
@@ -111,9 +126,21 @@ class Session(Generic[RequestT]):
         clients: Clients,
         clock: Callable[[], float],
         common: Common[RequestT] | None = None,
+        *,
+        guard: Guard | None = None,
+        callers: tuple[Caller, ...] = (),
     ) -> None:
-        """Make the session of one stream; streams of the same method may have a `common` part."""
+        """
+        Make the session of one stream. Those of a method may have a `common` part, and those of a server a `guard`.
+
+        `callers` is what the client has proven about itself; nothing if nobody asked.
+        """
         common = Common(method) if common is None else common
+        self._guard = Guard() if guard is None else guard
+        self._callers = callers
+        limits = self._guard.limits
+        self._pace = Pace(limits.requests_per_second, limits.request_burst)
+        self._timer: asyncio.TimerHandle | None = None
         self._method = method
         self._cache = cache
         self._clients = clients
@@ -142,9 +169,12 @@ class Session(Generic[RequestT]):
             end = self._end or await self._read(requests, context)
         finally:
             unsubscribe()
+            if self._timer is not None:
+                self._timer.cancel()
             # Before any wait: gRPC may cancel this once more, and a client that is gone must not stay listed.
-            if self._connection is not None:
+            if self._connection is not None and self._node_id is not None:
                 self._connection.close()
+                self._guard.streams.leave(self._node_id)
                 self._log.info("stream closed", status=end.code.name, details=end.details[:_MAX_LOGGED])
             writer = self._writer
             if writer is not None:
@@ -163,13 +193,19 @@ class Session(Generic[RequestT]):
                 self._reader.cancel()
 
     async def _read(self, requests: AsyncIterator[bytes], context: Context) -> End:
+        loop = asyncio.get_running_loop()
         self._reader = asyncio.current_task()
+        first = End(grpc.StatusCode.DEADLINE_EXCEEDED, "the stream's first request did not come in time")
+        self._timer = loop.call_later(self._guard.limits.first_request, self._finish, first)
         try:
             async for body in requests:
                 end = self._receive(body)
                 if end is not None:
                     return end
                 self._answer(context)
+                pause = self._pace.take(loop.time())
+                if pause:
+                    await asyncio.sleep(pause)
         except asyncio.CancelledError:
             # `_finish` interrupts the wait for a request; any other cancellation is gRPC's and goes its way.
             if self._end is None or self._reader is None:
@@ -220,6 +256,12 @@ class Session(Generic[RequestT]):
             return End(grpc.StatusCode.INVALID_ARGUMENT, "the request is not a discovery request")
         except RequestError as error:
             return End(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except LimitError as error:
+            self._log.warning("stream refused", reason=str(error))
+            return End(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except IdentityError as error:
+            self._log.warning("caller refused", reason=str(error))
+            return End(grpc.StatusCode.PERMISSION_DENIED, "the caller is not the node that it claims to be")
         except NodeError as error:
             self._log.warning("node refused", reason=str(error))
             return End(grpc.StatusCode.INVALID_ARGUMENT, str(error))
@@ -240,7 +282,13 @@ class Session(Generic[RequestT]):
         if self._node_id is None:
             if node is None:
                 raise NodeError("the first request of a stream must carry a node with an id <pod>.<namespace>")
-            self._node_id, self._workload = parse_node(node)
+            node_id, workload = parse_node(node)
+            for caller in self._callers:
+                workload = caller.bind(workload)
+            if not self._guard.streams.enter(node_id):
+                raise LimitError(f"node {node_id} has {self._guard.streams.limit} streams open; no more are served")
+            self._node_id, self._workload = node_id, workload
+            self._follow_expiry()
             self._connection = self._clients.connect(
                 self._node_id,
                 self._workload,
@@ -254,6 +302,17 @@ class Session(Generic[RequestT]):
             self._log.info("stream opened")
         elif node is not None and node.id not in {"", self._node_id}:
             raise NodeError(f"the stream belongs to node {self._node_id}; its requests must not name another")
+
+    def _follow_expiry(self) -> None:
+        """End the stream when the first proof does: from then on the client could not open it either."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        ends = [caller.expires for caller in self._callers if caller.expires is not None]
+        if ends:
+            end = End(grpc.StatusCode.UNAUTHENTICATED, "the caller's certificate or token has expired; connect anew")
+            rest = max(0.0, min(ends) - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(rest, self._finish, end)
 
     def _next_response(self) -> Response | None:
         if self._workload is None or self._connection is None:

@@ -1,0 +1,69 @@
+"""
+How much one client may ask for, so that no client is a burden to the others.
+
+Pure: time is passed in. Who exceeds a limit of requests is read later, which its connection's flow control makes it
+feel; who exceeds one of streams is refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xds.names import NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The limits of a server; durations are seconds."""
+
+    streams_per_node: int = 32
+    """An Envoy has one, one more while it reconnects, and one per type with the separate services."""
+    first_request: float = 15.0
+    """After this long without a first request a stream ends."""
+    requests_per_second: float = 100.0
+    """What one stream may ask for without end …"""
+    request_burst: int = 2_000
+    """… and at once. An Envoy answers each response, and asks once for each type when it connects."""
+    connection_age: float | None = None
+    """After this long, give or take a tenth, a connection ends; None: never."""
+
+
+@dataclass(slots=True)
+class StreamCounter:
+    """The open streams of each node."""
+
+    limit: int
+    _open: Counter[NodeId] = field(default_factory=Counter)
+
+    def enter(self, node_id: NodeId) -> bool:
+        """Count one more stream, unless that would be too many; tell whether it was counted."""
+        if self._open[node_id] >= self.limit:
+            return False
+        self._open[node_id] += 1
+        return True
+
+    def leave(self, node_id: NodeId) -> None:
+        """Count one less; of nodes without streams nothing is kept."""
+        self._open[node_id] -= 1
+        if not self._open[node_id]:
+            del self._open[node_id]
+
+
+class Pace:
+    """A bucket that holds `burst` requests and gets `rate` of them back per second."""
+
+    __slots__ = ("_burst", "_due", "_rate")
+
+    def __init__(self, rate: float, burst: int) -> None:
+        """Begin with a full bucket."""
+        self._rate = rate
+        self._burst = burst / rate
+        self._due = 0.0
+
+    def take(self, now: float) -> float:
+        """Count a request at `now` (seconds of a clock that does not go back); return how long to wait after it."""
+        self._due = max(self._due, now - self._burst) + 1 / self._rate
+        return max(0.0, self._due - now)
