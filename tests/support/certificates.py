@@ -44,7 +44,7 @@ class Authority:
         lifetime: timedelta = 90 * DAY,
         key: CertificateIssuerPrivateKeyTypes | None = None,
     ) -> Issued:
-        """Issue a certificate for a server, and a client, with these names."""
+        """Issue a certificate for a server, and a client, with these names and URIs."""
         used = key or ec.generate_private_key(ec.SECP256R1())
         signed = self._sign(_name(names[0]), used, (start or self._start, lifetime), names=names)
         return Issued(signed, render_key(used))
@@ -71,7 +71,7 @@ class Authority:
         )
         if not is_authority:
             usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-            alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+            alternatives = x509.SubjectAlternativeName(list(map(_alternative, names)))
             builder = builder.add_extension(usage, critical=False).add_extension(alternatives, critical=False)
         return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM).decode()
 
@@ -79,6 +79,10 @@ class Authority:
 def render_key(key: PrivateKeyTypes) -> str:
     """Return a key in PEM, without a passphrase."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    return x509.UniformResourceIdentifier(name) if "://" in name else x509.DNSName(name)
 
 
 def _name(text: str) -> x509.Name:

@@ -58,10 +58,12 @@ class Running:
 
 
 @asynccontextmanager
-async def running_control_plane(policies: Path, settings: Settings = SETTINGS) -> AsyncIterator[Running]:
-    """Serve `policies` until the block ends."""
+async def running_control_plane(
+    policies: Path, settings: Settings = SETTINGS, *, clock: Callable[[], float] | None = None
+) -> AsyncIterator[Running]:
+    """Serve `policies` until the block ends; `clock` is that of the running loop otherwise."""
     stop, addresses = asyncio.Event(), asyncio.Queue[HostPort]()
-    parts = build_control_plane(policies, settings, clock=asyncio.get_running_loop().time)
+    parts = build_control_plane(policies, settings, clock=clock or asyncio.get_running_loop().time)
     task = asyncio.create_task(run_control_plane(parts, stop, addresses.put_nowait))
     try:
         async with asyncio.timeout(PATIENCE):

@@ -7,6 +7,7 @@ others and handed in. Invariants: no part of a token is in any message, and a br
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import jwt
@@ -62,7 +63,9 @@ class TokenVerifier:
             raise IdentityError(
                 next((reason for kind, reason in _REASONS if isinstance(error, kind)), "its token is malformed")
             ) from None
-        return parse_claims(claims)
+        caller = parse_claims(claims)
+        assert caller.expires is not None, "every token ends"
+        return replace(caller, expires=caller.expires + _LEEWAY)
 
     def _decode(self, token: str, candidates: Iterable[jwt.PyJWK]) -> dict[str, object]:
         """Check with each key in turn; a key takes its own algorithm only, whatever the token's header wants."""
