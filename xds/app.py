@@ -87,6 +87,7 @@ def build_control_plane(policies: Path, settings: Settings, *, clock: Callable[[
         identifier=settings.identifier or socket.gethostname(),
         authentication=authentication,
         limits=Limits(streams_per_node=settings.max_streams_per_node, connection_age=settings.max_connection_age),
+        resource_ttl=settings.resource_ttl,
     )
     observed = Observed(clients=clients, cache=cache, reconciler=reconciler, readiness=readiness)
     administration = Administration(observed, settings, check=check_address)
@@ -169,6 +170,12 @@ async def serve(policies: Path, settings: Settings) -> None:
         _log.warning(
             "names below .svc and .cluster.local go direct wherever they lead, as clients claim; give the ranges of "
             "services, pods and nodes with --cluster-cidr, or switch off alwaysDirect.clusterLocal in policies"
+        )
+    if settings.resource_ttl is not None:
+        _log.warning(
+            "sidecars that lose all control planes drop their configuration after --resource-ttl and refuse every "
+            "connection until one is back; state-of-the-world clients keep theirs",
+            seconds=settings.resource_ttl,
         )
     await run_control_plane(build_control_plane(policies, settings, clock=time.time), stop, announce)
 

@@ -101,6 +101,8 @@ class Settings:
     """How many clients of a policy get a change first; None: all at once."""
     canary_timeout: float = 30.0
     """How long they may take before the others follow anyhow."""
+    resource_ttl: float | None = None
+    """How long a client may keep its configuration without a word from here; None: for ever."""
     shutdown_grace: float = 5.0
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -225,6 +227,20 @@ def parse_seconds(text: str) -> float:
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError("it must be a duration above zero, as in 250ms, 5s or 1m")
+    return seconds
+
+
+_MIN_TTL, _MAX_TTL = 1.0, 86_400.0
+"""Seconds. Below, a moment's delay of a heartbeat would cost an Envoy its configuration."""
+
+
+def parse_ttl(text: str) -> float | None:
+    """Parse a duration from one second to a day, or nothing. Raises ValueError."""
+    if not text:
+        return None
+    seconds = parse_seconds(text)
+    if not _MIN_TTL <= seconds <= _MAX_TTL:
+        raise ValueError(f"it must be from {_MIN_TTL:g}s to {_MAX_TTL / 60:g}m, as in 60s")
     return seconds
 
 
@@ -368,6 +384,12 @@ OPTIONS: tuple[Option, ...] = (
         metavar="DURATION",
         help="Give it to the others after this long, unless one of the first refused it.",
         parse=parse_seconds,
+    ),
+    Option(
+        field="resource_ttl",
+        metavar="DURATION",
+        help="Sidecars (incremental xDS) that hear nothing for so long drop all configuration and connections.",
+        parse=parse_ttl,
     ),
     Option(
         field="shutdown_grace",

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17xds/gen/discovery.proto\x12\x17\x65gress_xds.discovery.v3\x1a\x1cgoogle/protobuf/struct.proto\"\xeb\x01\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x17\n\x0fuser_agent_name\x18\x06 \x01(\t\x12\x1c\n\x12user_agent_version\x18\x07 \x01(\tH\x00\x12I\n\x18user_agent_build_version\x18\x08 \x01(\x0b\x32%.egress_xds.discovery.v3.BuildVersionH\x00\x42\x19\n\x17user_agent_version_type\"I\n\x0c\x42uildVersion\x12\x39\n\x07version\x18\x01 \x01(\x0b\x32(.egress_xds.discovery.v3.SemanticVersion\"L\n\x0fSemanticVersion\x12\x14\n\x0cmajor_number\x18\x01 \x01(\r\x12\x14\n\x0cminor_number\x18\x02 \x01(\r\x12\r\n\x05patch\x18\x03 \x01(\r\"\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\"\n\x0c\x43ontrolPlane\x12\x12\n\nidentifier\x18\x01 \x01(\t\"\xce\x01\n\x10\x44iscoveryRequest\x12\x14\n\x0cversion_info\x18\x01 \x01(\t\x12+\n\x04node\x18\x02 \x01(\x0b\x32\x1d.egress_xds.discovery.v3.Node\x12\x16\n\x0eresource_names\x18\x03 \x03(\t\x12\x10\n\x08type_url\x18\x04 \x01(\t\x12\x16\n\x0eresponse_nonce\x18\x05 \x01(\t\x12\x35\n\x0c\x65rror_detail\x18\x06 \x01(\x0b\x32\x1f.egress_xds.discovery.v3.Status\"\x9b\x01\n\x11\x44iscoveryResponse\x12\x14\n\x0cversion_info\x18\x01 \x01(\t\x12\x11\n\tresources\x18\x02 \x03(\x0c\x12\x10\n\x08type_url\x18\x04 \x01(\t\x12\r\n\x05nonce\x18\x05 \x01(\t\x12<\n\rcontrol_plane\x18\x06 \x01(\x0b\x32%.egress_xds.discovery.v3.ControlPlane\"\x9b\x03\n\x15\x44\x65ltaDiscoveryRequest\x12+\n\x04node\x18\x01 \x01(\x0b\x32\x1d.egress_xds.discovery.v3.Node\x12\x10\n\x08type_url\x18\x02 \x01(\t\x12 \n\x18resource_names_subscribe\x18\x03 \x03(\t\x12\"\n\x1aresource_names_unsubscribe\x18\x04 \x03(\t\x12n\n\x19initial_resource_versions\x18\x05 \x03(\x0b\x32K.egress_xds.discovery.v3.DeltaDiscoveryRequest.InitialResourceVersionsEntry\x12\x16\n\x0eresponse_nonce\x18\x06 \x01(\t\x12\x35\n\x0c\x65rror_detail\x18\x07 \x01(\x0b\x32\x1f.egress_xds.discovery.v3.Status\x1a>\n\x1cInitialResourceVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc2\x01\n\x16\x44\x65ltaDiscoveryResponse\x12\x1b\n\x13system_version_info\x18\x01 \x01(\t\x12\x11\n\tresources\x18\x02 \x03(\x0c\x12\x10\n\x08type_url\x18\x04 \x01(\t\x12\r\n\x05nonce\x18\x05 \x01(\t\x12\x19\n\x11removed_resources\x18\x06 \x03(\t\x12<\n\rcontrol_plane\x18\x07 \x01(\x0b\x32%.egress_xds.discovery.v3.ControlPlane\";\n\x08Resource\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\x0c\x12\x0c\n\x04name\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17xds/gen/discovery.proto\x12\x17\x65gress_xds.discovery.v3\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xeb\x01\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x17\n\x0fuser_agent_name\x18\x06 \x01(\t\x12\x1c\n\x12user_agent_version\x18\x07 \x01(\tH\x00\x12I\n\x18user_agent_build_version\x18\x08 \x01(\x0b\x32%.egress_xds.discovery.v3.BuildVersionH\x00\x42\x19\n\x17user_agent_version_type\"I\n\x0c\x42uildVersion\x12\x39\n\x07version\x18\x01 \x01(\x0b\x32(.egress_xds.discovery.v3.SemanticVersion\"L\n\x0fSemanticVersion\x12\x14\n\x0cmajor_number\x18\x01 \x01(\r\x12\x14\n\x0cminor_number\x18\x02 \x01(\r\x12\r\n\x05patch\x18\x03 \x01(\r\"\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\"\n\x0c\x43ontrolPlane\x12\x12\n\nidentifier\x18\x01 \x01(\t\"\xce\x01\n\x10\x44iscoveryRequest\x12\x14\n\x0cversion_info\x18\x01 \x01(\t\x12+\n\x04node\x18\x02 \x01(\x0b\x32\x1d.egress_xds.discovery.v3.Node\x12\x16\n\x0eresource_names\x18\x03 \x03(\t\x12\x10\n\x08type_url\x18\x04 \x01(\t\x12\x16\n\x0eresponse_nonce\x18\x05 \x01(\t\x12\x35\n\x0c\x65rror_detail\x18\x06 \x01(\x0b\x32\x1f.egress_xds.discovery.v3.Status\"\x9b\x01\n\x11\x44iscoveryResponse\x12\x14\n\x0cversion_info\x18\x01 \x01(\t\x12\x11\n\tresources\x18\x02 \x03(\x0c\x12\x10\n\x08type_url\x18\x04 \x01(\t\x12\r\n\x05nonce\x18\x05 \x01(\t\x12<\n\rcontrol_plane\x18\x06 \x01(\x0b\x32%.egress_xds.discovery.v3.ControlPlane\"\x9b\x03\n\x15\x44\x65ltaDiscoveryRequest\x12+\n\x04node\x18\x01 \x01(\x0b\x32\x1d.egress_xds.discovery.v3.Node\x12\x10\n\x08type_url\x18\x02 \x01(\t\x12 \n\x18resource_names_subscribe\x18\x03 \x03(\t\x12\"\n\x1aresource_names_unsubscribe\x18\x04 \x03(\t\x12n\n\x19initial_resource_versions\x18\x05 \x03(\x0b\x32K.egress_xds.discovery.v3.DeltaDiscoveryRequest.InitialResourceVersionsEntry\x12\x16\n\x0eresponse_nonce\x18\x06 \x01(\t\x12\x35\n\x0c\x65rror_detail\x18\x07 \x01(\x0b\x32\x1f.egress_xds.discovery.v3.Status\x1a>\n\x1cInitialResourceVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc2\x01\n\x16\x44\x65ltaDiscoveryResponse\x12\x1b\n\x13system_version_info\x18\x01 \x01(\t\x12\x11\n\tresources\x18\x02 \x03(\x0c\x12\x10\n\x08type_url\x18\x04 \x01(\t\x12\r\n\x05nonce\x18\x05 \x01(\t\x12\x19\n\x11removed_resources\x18\x06 \x03(\t\x12<\n\rcontrol_plane\x18\x07 \x01(\x0b\x32%.egress_xds.discovery.v3.ControlPlane\"c\n\x08Resource\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08resource\x18\x02 \x01(\x0c\x12\x0c\n\x04name\x18\x03 \x01(\t\x12&\n\x03ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Durationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,26 +35,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DELTADISCOVERYREQUEST_INITIALRESOURCEVERSIONSENTRY']._loaded_options = None
   _globals['_DELTADISCOVERYREQUEST_INITIALRESOURCEVERSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_NODE']._serialized_start=83
-  _globals['_NODE']._serialized_end=318
-  _globals['_BUILDVERSION']._serialized_start=320
-  _globals['_BUILDVERSION']._serialized_end=393
-  _globals['_SEMANTICVERSION']._serialized_start=395
-  _globals['_SEMANTICVERSION']._serialized_end=471
-  _globals['_STATUS']._serialized_start=473
-  _globals['_STATUS']._serialized_end=512
-  _globals['_CONTROLPLANE']._serialized_start=514
-  _globals['_CONTROLPLANE']._serialized_end=548
-  _globals['_DISCOVERYREQUEST']._serialized_start=551
-  _globals['_DISCOVERYREQUEST']._serialized_end=757
-  _globals['_DISCOVERYRESPONSE']._serialized_start=760
-  _globals['_DISCOVERYRESPONSE']._serialized_end=915
-  _globals['_DELTADISCOVERYREQUEST']._serialized_start=918
-  _globals['_DELTADISCOVERYREQUEST']._serialized_end=1329
-  _globals['_DELTADISCOVERYREQUEST_INITIALRESOURCEVERSIONSENTRY']._serialized_start=1267
-  _globals['_DELTADISCOVERYREQUEST_INITIALRESOURCEVERSIONSENTRY']._serialized_end=1329
-  _globals['_DELTADISCOVERYRESPONSE']._serialized_start=1332
-  _globals['_DELTADISCOVERYRESPONSE']._serialized_end=1526
-  _globals['_RESOURCE']._serialized_start=1528
-  _globals['_RESOURCE']._serialized_end=1587
+  _globals['_NODE']._serialized_start=115
+  _globals['_NODE']._serialized_end=350
+  _globals['_BUILDVERSION']._serialized_start=352
+  _globals['_BUILDVERSION']._serialized_end=425
+  _globals['_SEMANTICVERSION']._serialized_start=427
+  _globals['_SEMANTICVERSION']._serialized_end=503
+  _globals['_STATUS']._serialized_start=505
+  _globals['_STATUS']._serialized_end=544
+  _globals['_CONTROLPLANE']._serialized_start=546
+  _globals['_CONTROLPLANE']._serialized_end=580
+  _globals['_DISCOVERYREQUEST']._serialized_start=583
+  _globals['_DISCOVERYREQUEST']._serialized_end=789
+  _globals['_DISCOVERYRESPONSE']._serialized_start=792
+  _globals['_DISCOVERYRESPONSE']._serialized_end=947
+  _globals['_DELTADISCOVERYREQUEST']._serialized_start=950
+  _globals['_DELTADISCOVERYREQUEST']._serialized_end=1361
+  _globals['_DELTADISCOVERYREQUEST_INITIALRESOURCEVERSIONSENTRY']._serialized_start=1299
+  _globals['_DELTADISCOVERYREQUEST_INITIALRESOURCEVERSIONSENTRY']._serialized_end=1361
+  _globals['_DELTADISCOVERYRESPONSE']._serialized_start=1364
+  _globals['_DELTADISCOVERYRESPONSE']._serialized_end=1558
+  _globals['_RESOURCE']._serialized_start=1560
+  _globals['_RESOURCE']._serialized_end=1659
 # @@protoc_insertion_point(module_scope)

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
-from xds.protocol.subscription import Shared
+from xds.protocol.subscription import LASTING_SUFFIX, Content, Shared
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xds.names import Version
-    from xds.protocol.subscription import Content, Subscription
+    from xds.protocol.subscription import Subscription
     from xds.resources import Resource
     from xds.snapshot import Snapshot
 
@@ -66,11 +66,14 @@ class Memo:
     def __init__(self, variant: Compute) -> None:
         self._variant = variant
         self._outcomes: dict[_Key, tuple[Outcome, Shared]] = {}
+        # By identity of what is held, which the value keeps alive: to compare it costs more than to write it.
+        self._renewals: dict[int, tuple[Mapping[str, Version | None], Content]] = {}
         self._states: WeakValueDictionary[tuple[ResourceType, Version], Shared] = WeakValueDictionary()
 
     def forget(self) -> None:
         """Drop all outcomes. States live as long as a stream has them."""
         self._outcomes.clear()
+        self._renewals.clear()
 
     def respond(self, subscription: Subscription, snapshot: Snapshot, *, holds_removals: bool) -> Outcome:
         """Work out what the client is owed, and count it as sent."""
@@ -96,6 +99,21 @@ class Memo:
         if key is not None and subscription.shared is not None:
             self._outcomes[key] = outcome, subscription.shared
         return outcome
+
+    def renew(self, subscription: Subscription, version: Version) -> Outcome:
+        """Work out a heartbeat for all that the client has; `version` is the type's. Nothing is new afterwards."""
+        exchange, shared = subscription.exchange, subscription.shared
+        if exchange.held is not subscription.sent and exchange.held == subscription.sent:
+            exchange.held = subscription.sent  # so that streams in the same state hold the same
+        held = exchange.held
+        is_shared = shared is not None and shared.sent is held
+        _, content = self._renewals.get(id(held), (held, None))
+        if content is None or content.version != version:
+            renewed = tuple((name, has) for name, has in held.items() if has and not has.endswith(LASTING_SUFFIX))
+            content = Content(version, (), renewed=renewed)
+            if is_shared:
+                self._renewals[id(held)] = held, content
+        return Outcome(content, is_shared=is_shared) if content.renewed else _NOTHING
 
     def _share(
         self, subscription: Subscription, table: Mapping[str, Resource], version: Version, *, is_known: bool

@@ -14,15 +14,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from xds.names import Nonce, TypeUrl
+from xds.names import Nonce, TypeUrl, Version
 from xds.protocol.memo import Memo
-from xds.protocol.subscription import Acked, Content, Nacked, Request, Subscription
+from xds.protocol.subscription import Acked, Content, Lapsed, Nacked, Request, Subscription
 from xds.resources import RESOURCE_TYPES, Resource, ResourceType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from xds.names import Version
     from xds.snapshot import Snapshot
 
 RequestT = TypeVar("RequestT", bound=Request)
@@ -44,6 +43,9 @@ its referrers. Removals wait until the client runs what it was sent of these: ma
 needs its old clusters.
 """
 
+_NO_TYPES: frozenset[ResourceType] = frozenset()
+_NO_VERSION = Version("")
+
 _MAX_UNKNOWN_TYPES = 16
 _MAX_UNKNOWN_TYPE = 256
 """Characters kept of one: a client decides how long it is."""
@@ -56,7 +58,7 @@ class UnknownType:
     type_url: str
 
 
-Event = Acked | Nacked | UnknownType
+Event = Acked | Nacked | Lapsed | UnknownType
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Response:
     version: Version
     resources: tuple[Resource, ...]
     removed: tuple[str, ...] = ()
+    renewed: tuple[tuple[str, Version], ...] = ()
+    """Names and versions of a heartbeat, which says nothing else."""
     shared: Content | None = field(default=None, compare=False, repr=False)
     """What other streams are told too, told apart by identity: all but the nonce can be encoded once for all."""
 
@@ -92,10 +96,11 @@ class Stream(Generic[RequestT]):
         self._subscriptions = {kind: Subscription(kind) for kind in ResourceType}
         self._unknown: set[str] = set()
         self._responses = 0
+        self._to_renew = _NO_TYPES
 
     def receive(self, request: RequestT) -> Event | None:
         """
-        Take one request in and return what it told: an ACK, a NACK, a type that is not served, or nothing new.
+        Take one request in and return what it told: an ACK, a NACK, a loss, a type that is not served, or nothing new.
 
         "Any DeltaDiscoveryRequest can be either or both" an answer and a change of subscription
         (discovery.proto); so can a SotW request ("Resource updates"). Hence always both steps.
@@ -105,18 +110,33 @@ class Stream(Generic[RequestT]):
             return self._note_unknown(request.type_url)
         subscription = self._subscriptions[kind]
         event = subscription.exchange.record(request.nonce, request.error)
+        if isinstance(event, Lapsed):
+            subscription.lapse(event.names)
         self._variant.apply(subscription, request)
         return event
+
+    def renew(self) -> None:
+        """
+        Owe the client a heartbeat for all that it has (xDS protocol, "TTL"), at the next opportunity.
+
+        Whoever gives resources a time to live calls this well before it ends, and when a client comes back with some.
+        """
+        self._to_renew = frozenset(
+            kind for kind, subscription in self._subscriptions.items() if subscription.exchange.held
+        )
 
     def next_response(self, snapshot: Snapshot | None) -> Response | None:
         """
         Return the next response that the client is owed, counted as sent; None if it is up to date.
 
-        Without a snapshot nothing is said: subscriptions wait. Additions go in the order of `ResourceType`,
-        then removals in that of `REFERRERS`, each as soon as nothing that the client runs can refer to it.
+        Without a snapshot nothing new is said: subscriptions wait. Additions go in the order of `ResourceType`,
+        then removals in that of `REFERRERS`, each as soon as nothing that the client runs can refer to it;
+        then heartbeats.
         """
-        if snapshot is None:
-            return None
+        response = None if snapshot is None else self._next_change(snapshot)
+        return self._next_heartbeat(snapshot) if response is None and self._to_renew else response
+
+    def _next_change(self, snapshot: Snapshot) -> Response | None:
         behind = {
             kind
             for kind, subscription in self._subscriptions.items()
@@ -156,11 +176,33 @@ class Stream(Generic[RequestT]):
             # there is no change in endpoints" (xDS protocol, "Resource warming"; istio#38709). Only for subscribed
             # names does this have an effect.
             self._subscriptions[ResourceType.ENDPOINT].owed.update(outcome.endpoints)
+        return self._open(subscription, content, is_shared=outcome.is_shared)
+
+    def _next_heartbeat(self, snapshot: Snapshot | None) -> Response | None:
+        """
+        Return the next heartbeat.
+
+        A type with a response in the air waits for the answer: only then is it known what the client has, and it
+        refuses a heartbeat that names anything else.
+        """
+        for kind in ResourceType:
+            subscription = self._subscriptions[kind]
+            if kind not in self._to_renew or not subscription.exchange.is_answered:
+                continue
+            self._to_renew -= {kind}
+            current = _NO_VERSION if snapshot is None else snapshot.versions[kind]
+            outcome = self._memo.renew(subscription, subscription.exchange.acked or current)
+            if outcome.content is not None:
+                return self._open(subscription, outcome.content, is_shared=outcome.is_shared)
+        return None
+
+    def _open(self, subscription: Subscription, content: Content, *, is_shared: bool) -> Response:
         self._responses += 1
         nonce = Nonce(str(self._responses))
-        subscription.exchange.open(nonce, content)
-        shared = content if outcome.is_shared else None
-        return Response(kind, nonce, content.version, content.resources, content.removed, shared)
+        subscription.exchange.open(nonce, content, subscription.sent)
+        shared = content if is_shared else None
+        kind, resources = subscription.kind, content.resources
+        return Response(kind, nonce, content.version, resources, content.removed, content.renewed, shared)
 
     def _are_settled(self, kinds: Iterable[ResourceType], snapshot: Snapshot) -> bool:
         return all(self._subscriptions[kind].is_settled(snapshot.of(kind)) for kind in kinds)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 WILDCARD = "*"
 """The name that subscribes to everything, for types that allow it (xDS protocol, "How the client specifies …")."""
+
+LASTING_SUFFIX = "~"
+"""
+Ends the version that a client has without a time to live, from a server that gives none: it is no current version, so
+the client is sent the resource anew, and no heartbeat names it.
+"""
 
 _MAX_REMEMBERED = 16
 """Unanswered responses whose versions are remembered. A client that never answers must not cost memory."""
@@ -44,12 +50,29 @@ class Nacked:
 
 
 @dataclass(frozen=True, slots=True)
+class Lapsed:
+    """The client has lost some of what a heartbeat named, so that it refused the heartbeat; `text` is its account."""
+
+    kind: ResourceType
+    names: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Content:
     """What a response must say, before it has a nonce. SotW has no words for `removed`; it is bookkeeping there."""
 
     version: Version
     resources: tuple[Resource, ...]
     removed: tuple[str, ...] = ()
+    renewed: tuple[tuple[str, Version], ...] = ()
+    """A heartbeat: names and versions that the client has and is to keep. It says nothing else."""
+
+
+class _Told(NamedTuple):
+    content: Content
+    sent: Mapping[str, Version | None]
+    """What the client was sent up to this response."""
 
 
 @dataclass(slots=True)
@@ -59,45 +82,57 @@ class Exchange:
     kind: ResourceType
     last: Nonce | None = None
     """Nonce of the newest response."""
-    has_acked: bool = False
+    acked: Version | None = None
+    """Version of the newest response that the client accepted."""
+    held: Mapping[str, Version | None] = field(default_factory=lambda: NOTHING_SENT.sent)
+    """
+    Versions that the client accepted, by name, and so has: `sent` without what is in the air or was refused. What it
+    lost interest in may be missing. Replaced, never changed: it is `sent` itself as a rule.
+    """
     refused: dict[str, Version] = field(default_factory=dict)
     """Versions that the client refused by name, until the name is sent again."""
     refused_removals: set[str] = field(default_factory=set)
     """Removals that came in a refused response. They join the next one."""
-    _contents: dict[str, Content] = field(default_factory=dict)
+    _told: dict[str, _Told] = field(default_factory=dict)
     """Responses that an answer may still name, oldest first."""
     _answered: str | None = None
     _is_rejected: bool = False
 
-    def open(self, nonce: Nonce, content: Content) -> None:
-        """Note that a response went out."""
+    def open(self, nonce: Nonce, content: Content, sent: Mapping[str, Version | None]) -> None:
+        """Note that a response went out, and what the client was sent with it and before."""
         self.last = nonce
-        self._contents[nonce] = content
+        self._told[nonce] = _Told(content, sent)
         if self.refused:
             for resource in content.resources:
                 self.refused.pop(resource.name, None)
-        self.refused_removals.clear()
-        while len(self._contents) > _MAX_REMEMBERED:
-            del self._contents[next(iter(self._contents))]
+        if not content.renewed:
+            self.refused_removals.clear()
+        while len(self._told) > _MAX_REMEMBERED:
+            del self._told[next(iter(self._told))]
 
-    def record(self, nonce: str, error: str | None) -> Acked | Nacked | None:
+    def record(self, nonce: str, error: str | None) -> Acked | Nacked | Lapsed | None:
         """
         Note the client's answer to the response that `nonce` names; None if this request is no new answer.
 
         The presence of `error_detail` makes it a NACK (xDS protocol, "ACK and NACK semantics summary"). A
-        request may carry an old nonce again just to change its subscription; it then answers nothing.
+        request may carry an old nonce again just to change its subscription; it then answers nothing. That a client
+        took a heartbeat is no news either.
         """
-        content = self._contents.get(nonce)
-        if content is None or (nonce == self._answered and (error is None or self._is_rejected)):
+        told = self._told.get(nonce)
+        if told is None or (nonce == self._answered and (error is None or self._is_rejected)):
             return None
-        while next(iter(self._contents)) != nonce:  # answers come in order, so older ones will not come any more
-            del self._contents[next(iter(self._contents))]
+        while next(iter(self._told)) != nonce:  # answers come in order, so older ones will not come any more
+            del self._told[next(iter(self._told))]
         self._answered, self._is_rejected = nonce, error is not None
+        content = told.content
+        if content.renewed:
+            return None if error is None else Lapsed(self.kind, tuple(name for name, _ in content.renewed), error)
         if error is not None:
             self.refused.update((resource.name, resource.version) for resource in content.resources)
             self.refused_removals.update(content.removed)
             return Nacked(self.kind, content.version, error)
-        self.has_acked = True
+        self.acked = content.version
+        self.held = told.sent if not self.refused else self._without_refused(told.sent)
         return Acked(self.kind, content.version)
 
     @property
@@ -110,9 +145,9 @@ class Exchange:
         """The names in responses that wait for their answer."""
         return frozenset(
             resource.name
-            for nonce, content in self._contents.items()
+            for nonce, told in self._told.items()
             if nonce != self._answered
-            for resource in content.resources
+            for resource in told.content.resources
         )
 
     def is_stale(self, nonce: str) -> bool:
@@ -127,7 +162,14 @@ class Exchange:
             return False
         if nonce:
             return nonce != self.last
-        return self.has_acked or not self.is_answered
+        return self.acked is not None or not self.is_answered
+
+    def _without_refused(self, sent: Mapping[str, Version | None]) -> Mapping[str, Version | None]:
+        """Return `sent` with what the client runs in place of what it refused."""
+        return {
+            name: self.held.get(name) if self.refused.get(name) == version else version
+            for name, version in sent.items()
+        }
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -140,7 +182,7 @@ class Shared:
     """The version of the type whose resources, all and no others, this is; None: of no version."""
 
 
-NOTHING_SENT = Shared(MappingProxyType({}), MappingProxyType({}))
+NOTHING_SENT: Shared = Shared(MappingProxyType({}), MappingProxyType({}))
 """How every stream begins."""
 
 
@@ -231,6 +273,9 @@ class Subscription:
             self.owes_all = is_wildcard
         self.owed -= self.names - names
         self.owed |= asked
+        if names != self.names and self.exchange.held:
+            kept = self.exchange.held.items()
+            self.exchange.held = {name: version for name, version in kept if is_wildcard or name in names}
         self.names, self.is_wildcard, self.has_requested = names, is_wildcard, True
         if not is_wildcard:
             self.sent = {name: version for name, version in self.sent.items() if name in names}
@@ -240,6 +285,7 @@ class Subscription:
     def presume(self, versions: Mapping[str, Version]) -> None:
         """Believe a reconnecting client about what it has: only differences are owed."""
         self.sent = {name: version for name, version in versions.items() if self.tracks(name)}
+        self.exchange.held = self.sent
         self.shared = None if self.sent else NOTHING_SENT
         self.owes_all = self.owes_all and not versions
 
@@ -248,6 +294,20 @@ class Subscription:
         if not self.sent.keys() <= table.keys():
             self.sent = {name: version for name, version in self.sent.items() if name in table}
             self.shared = None
+
+    def lapse(self, names: Iterable[str]) -> None:
+        """
+        Forget what the client may have lost, so that it is sent again.
+
+        What it refused before stays refused: it would be refused again.
+        """
+        lost = set(names)
+        refused = self.exchange.refused
+        self.sent = {
+            name: version for name, version in self.sent.items() if name not in lost or refused.get(name) == version
+        }
+        self.exchange.held = {name: version for name, version in self.exchange.held.items() if name not in lost}
+        self.shared = None
 
     def mark_sent(self, resources: Iterable[Resource], removed: Iterable[str]) -> None:
         """Note what a response told the client."""

@@ -9,24 +9,34 @@ and `encode_nonce` completes them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from google.protobuf.duration_pb2 import Duration
 
 from xds.gen import discovery_pb2
 from xds.protocol.delta import DeltaRequest
 from xds.protocol.sotw import SotwRequest
+from xds.protocol.subscription import LASTING_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xds.names import Nonce
-    from xds.protocol.stream import Response
+    from xds.protocol.stream import RequestT, Response
     from xds.protocol.subscription import Content
 
 CONTROL_PLANE = "egress-xds"
 """
 `control_plane.identifier` of a server that was given no other; an Envoy shows it. It stands beside what is sent and
 is no part of any version: replicas tell the same under names of their own.
+"""
+
+PERISHABLE_SUFFIX = "+ttl"
+"""
+Ends each version that is sent with a time to live, and is not part of it here. So resources with and without one have
+different versions: a server that gives none sends anew, without one, what a client has from a server that gives one.
+Otherwise it would take the resource for current, send no heartbeats, and the client would drop it.
 """
 
 
@@ -126,6 +136,40 @@ def encode_delta_body(response: Response, identifier: str = CONTROL_PLANE) -> by
                 name=resource.name, version=resource.version, resource=resource.any_body
             ).SerializeToString()
             for resource in response.resources
+        ],
+        removed_resources=response.removed,
+        control_plane=discovery_pb2.ControlPlane(identifier=identifier),
+    ).SerializeToString()
+
+
+def decode_perishable(request: RequestT) -> RequestT:
+    """Read the versions in `request` as `encode_perishable_body` writes them; others are those of lasting resources."""
+    if not isinstance(request, DeltaRequest) or not request.initial_versions:
+        return request
+    versions = {
+        name: version.removesuffix(PERISHABLE_SUFFIX)
+        if version.endswith(PERISHABLE_SUFFIX)
+        else version + LASTING_SUFFIX
+        for name, version in request.initial_versions.items()
+    }
+    return replace(request, initial_versions=versions)
+
+
+def encode_perishable_body(response: Response, identifier: str, ttl: float) -> bytes:
+    """Encode as `encode_delta_body`, with heartbeats and a time to live in seconds on every resource."""
+    seconds, milliseconds = divmod(round(ttl * 1000), 1000)
+    life = Duration(seconds=seconds, nanos=milliseconds * 1_000_000)
+    contents = [(resource.name, resource.version, resource.any_body) for resource in response.resources]
+    # "A Resource with the resource unset and version matching the most recently sent version" (xDS protocol, "TTL").
+    heartbeats = [(name, version, b"") for name, version in response.renewed]
+    return discovery_pb2.DeltaDiscoveryResponse(
+        system_version_info=response.version,
+        type_url=response.kind.type_url,
+        resources=[
+            discovery_pb2.Resource(
+                name=name, version=version + PERISHABLE_SUFFIX, resource=body, ttl=life
+            ).SerializeToString()
+            for name, version, body in (*contents, *heartbeats)
         ],
         removed_resources=response.removed,
         control_plane=discovery_pb2.ControlPlane(identifier=identifier),

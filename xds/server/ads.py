@@ -16,6 +16,7 @@ import structlog
 from xds.errors import ListenError
 from xds.protocol.wire import CONTROL_PLANE
 from xds.server.identity import IdentityError
+from xds.server.lifetime import limit_life
 from xds.server.limits import Limits, StreamCounter
 from xds.server.services import build_handlers
 from xds.server.session import DELTA, SOTW, Common, Guard, Method, Session
@@ -73,10 +74,11 @@ class AdsServer:
     Serves snapshots to Envoys.
 
     `clock` gives seconds since the epoch. `identifier` is told to clients as `control_plane.identifier`. Without
-    `authentication` everybody is believed. Create it inside a running loop.
+    `authentication` everybody is believed. `resource_ttl` is how long an incremental client may keep what it is sent,
+    in seconds, once it hears nothing from here. Create it inside a running loop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its parts, and options that all have defaults
         self,
         cache: SnapshotCache,
         clients: Clients,
@@ -86,8 +88,10 @@ class AdsServer:
         identifier: str = CONTROL_PLANE,
         authentication: Authentication | None = None,
         limits: Limits | None = None,
+        resource_ttl: float | None = None,
     ) -> None:
         self._identifier = identifier
+        self._resource_ttl = resource_ttl
         self._authentication = authentication
         limits = limits or Limits()
         self._guard = Guard(limits, StreamCounter(limits.streams_per_node))
@@ -150,6 +154,7 @@ class AdsServer:
         )
 
     def _serve(self, method: Method[RequestT]) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
+        method = limit_life(method, self._resource_ttl)
         common = Common(method, self._identifier)
         # Before any stream subscribes, so that each finds it fit for the world that it is woken for.
         self._cache.subscribe(common.forget)

@@ -25,7 +25,7 @@ from xds.protocol.memo import Memo
 from xds.protocol.report import is_in_step, is_returning, report_resources
 from xds.protocol.sotw import Sotw, SotwRequest
 from xds.protocol.stream import RequestT, Response, Stream, UnknownType, Variant
-from xds.protocol.subscription import Acked, Nacked
+from xds.protocol.subscription import Acked, Lapsed, Nacked
 from xds.protocol.wire import (
     CONTROL_PLANE,
     Encoder,
@@ -35,6 +35,7 @@ from xds.protocol.wire import (
     encode_sotw_body,
 )
 from xds.server.identity import IdentityError
+from xds.server.lifetime import Heartbeat
 from xds.server.limits import Limits, Pace, StreamCounter
 from xds.server.node import NodeError, parse_node
 
@@ -73,6 +74,8 @@ class Method(Generic[RequestT]):
     """Encodes all but the nonce; the second argument is `control_plane.identifier`."""
     kind: ResourceType | None = None
     """The only type of its streams; None: all."""
+    ttl: float | None = None
+    """How long a client may keep what it is sent, in seconds, without a word from here; None: for ever."""
 
 
 SOTW: Method[SotwRequest] = Method("sotw", Sotw(), decode_sotw, encode_sotw_body)
@@ -162,6 +165,8 @@ class Session(Generic[RequestT]):
     async def run(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Serve the stream until the client, an error or `close` ends it; raises what `context.abort` raises."""
         unsubscribe = self._cache.subscribe(partial(self._start_writing, context))
+        ttl = self._method.ttl
+        heartbeat = None if ttl is None else Heartbeat(ttl, partial(self._renew, context))
         end = End(grpc.StatusCode.CANCELLED)
         try:
             # Sent now, because a status can't follow a response whose write was cancelled half-way otherwise.
@@ -169,6 +174,8 @@ class Session(Generic[RequestT]):
             end = self._end or await self._read(requests, context)
         finally:
             unsubscribe()
+            if heartbeat is not None:
+                heartbeat.stop()
             if self._timer is not None:
                 self._timer.cancel()
             # Before any wait: gRPC may cancel this once more, and a client that is gone must not stay listed.
@@ -230,6 +237,10 @@ class Session(Generic[RequestT]):
         if self._writer is None and self._end is None and self._connection is not None:
             self._writer = asyncio.create_task(self._write(context, None))
 
+    def _renew(self, context: Context) -> None:
+        self._stream.renew()
+        self._start_writing(context)
+
     async def _write(self, context: Context, response: Response | None) -> None:
         try:
             response = response or self._next_response()
@@ -270,6 +281,8 @@ class Session(Generic[RequestT]):
             return End(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_NAMES} subscribed names")
         if event is not None and self._connection is not None:
             self._report(event, self._connection)
+        if self._method.ttl is not None and is_returning(request):
+            self._stream.renew()  # what it has may be about to end
         return None
 
     def _identify(self, node: Node | None, request: RequestT) -> None:
@@ -324,16 +337,24 @@ class Session(Generic[RequestT]):
         return self._method.kind not in {None, kind} or is_in_step(self._stream, kind, snapshot)
 
     def _note_sent(self, response: Response, size: int) -> None:
-        if self._connection is not None:
+        if self._connection is not None and not response.renewed:
             self._connection.note_sent(response.kind, response.version, size)
 
-    def _report(self, event: Acked | Nacked | UnknownType, connection: Connection) -> None:
+    def _report(self, event: Acked | Nacked | Lapsed | UnknownType, connection: Connection) -> None:
         match event:
             case Acked(kind, version):
                 connection.note_ack(kind, version)
             case Nacked(kind, version, text):
                 connection.note_nack(kind, version, text, self._clock())
                 self._log.warning("response rejected", type=kind.name.lower(), version=version, text=text[:_MAX_LOGGED])
+            case Lapsed(kind, names, text):
+                # Not the fault of any policy, so the registry need not know.
+                self._log.warning(
+                    "heartbeat rejected; resources are sent again",
+                    type=kind.name.lower(),
+                    resources=len(names),
+                    text=text[:_MAX_LOGGED],
+                )
             case UnknownType(type_url):
                 connection.note_unknown_type(type_url[:_MAX_LOGGED])
                 self._log.warning("unknown type requested", type_url=type_url[:_MAX_LOGGED])
