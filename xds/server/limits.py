@@ -7,6 +7,7 @@ feel; who exceeds one of streams is refused.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ class Pace:
         """Begin with a full bucket."""
         self._rate = rate
         self._burst = burst / rate
-        self._due = 0.0
+        self._due = -math.inf
 
     def take(self, now: float) -> float:
         """Count a request at `now` (seconds of a clock that does not go back); return how long to wait after it."""
