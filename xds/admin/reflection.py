@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
-from google.protobuf import any_pb2, struct_pb2, timestamp_pb2
+from google.protobuf import any_pb2, duration_pb2, struct_pb2, timestamp_pb2
 from google.protobuf.descriptor_database import DescriptorDatabase
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -72,7 +72,7 @@ _OPAQUE: Mapping[tuple[str, str], str] = {
 }
 """What the fields hold that are bytes in protos/."""
 
-_WELL_KNOWN = (any_pb2, struct_pb2, timestamp_pb2)
+_WELL_KNOWN = (any_pb2, duration_pb2, struct_pb2, timestamp_pb2)
 _SOURCES = (discovery_pb2, status_pb2)
 _UNPREFIXED = "CLIENT_RESOURCE_"
 """What the zero of an enum is prefixed with in protos/, where all share one package."""
