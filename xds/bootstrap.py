@@ -49,7 +49,12 @@ _SOL_SOCKET = 1
 _SO_MARK = 36
 """Linux's numbers, whatever machine renders the bootstrap."""
 
-_MONITORS = "type.googleapis.com/envoy.extensions.resource_monitors"
+_TYPES = "type.googleapis.com/"
+_MONITORS = f"{_TYPES}envoy.extensions.resource_monitors"
+_TLS = f"{_TYPES}envoy.extensions.transport_sockets.tls.v3"
+_SECRET = f"{_TLS}.Secret"
+_TOKEN, _AUTHORITY, _CERTIFICATE = "token", "authority", "certificate"
+"""Names of the secrets that Envoy reads from files."""
 _FIXED_HEAP = "envoy.resource_monitors.fixed_heap"
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -78,6 +83,27 @@ class UnixPath:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """
+    How an Envoy and its control plane prove to each other who they are: absolute paths, where that Envoy sees them.
+
+    Envoy follows files that are exchanged only if a file of its own (SDS from a path) names them; these files are in
+    `directory`, beside the bootstrap.
+    """
+
+    directory: str
+    server_ca: str | None = None
+    """PEM; who signs for the control plane. None: no TLS."""
+    server_name: str = ""
+    """What its certificate is for; empty: the host that is connected to."""
+    token: str | None = None
+    """A file with a bearer token, read anew when it is exchanged."""
+    certificate: str | None = None
+    key: str | None = None
+    """PEM; what this Envoy proves itself with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bootstrap:
     """What distinguishes one Envoy's bootstrap from another's. The `parse_` functions give its parts."""
 
@@ -97,6 +123,8 @@ class Bootstrap:
     """Above it, connections of applications are closed at once; the admin interface is not counted."""
     max_heap: int | None = None
     """Bytes. Near it, Envoy gives memory back and takes no new connections; None is no limit."""
+    credentials: Credentials | None = None
+    """None: the control plane is reached without TLS and asks nobody who he is."""
 
 
 def parse_node_id(text: str) -> NodeId:
@@ -195,6 +223,59 @@ def parse_max_heap(text: str) -> int:
     return size
 
 
+def parse_credentials(
+    *,
+    server: Authority,
+    directory: str | None,
+    server_ca: str | None = None,
+    server_name: str = "",
+    token: str | None = None,
+    certificate: str | None = None,
+    key: str | None = None,
+) -> Credentials | None:
+    """
+    Combine what an Envoy proves and demands; None if that is nothing. Raises SettingsError.
+
+    A token goes over TLS only, unless the control plane is on this machine.
+    """
+    given = [path for path in (server_ca, token, certificate, key) if path is not None]
+    if not given and not server_name:
+        return None
+    if directory is None:
+        raise SettingsError(
+            "Envoy notices that certificates and tokens are exchanged only through files beside its bootstrap; "
+            "add --directory DIR, where Envoy will read them"
+        )
+    for path in (directory, *given):
+        _check_path(path)
+    if (certificate is None) is not (key is None):
+        raise SettingsError("--client-certificate and --client-key belong together; give both, or neither")
+    if server_ca is None and (certificate is not None or server_name):
+        raise SettingsError("a client's certificate and a server's name are for TLS; add --server-ca FILE")
+    if server_ca is None and not _is_loopback(server):
+        raise SettingsError(
+            f"the token would cross the network to {server.host} readable by all; add --server-ca FILE, for TLS"
+        )
+    if server_name and not _is_host_name(server_name):
+        raise SettingsError(f"--server-name {quote_value(server_name)} is not a host name")
+    return Credentials(
+        directory=directory.rstrip("/"),
+        server_ca=server_ca,
+        server_name=server_name or server.host,
+        token=token,
+        certificate=certificate,
+        key=key,
+    )
+
+
+def render_secrets(credentials: Credentials) -> dict[str, str]:
+    """Return the files that the bootstrap refers to, by name; they hold paths and no secret."""
+    return {
+        f"{name}.json": json.dumps({"resources": [{"@type": _SECRET, "name": name, **content}]}, indent=2) + "\n"
+        for name, content in _secrets(credentials)
+    }
+
+
 def render_bootstrap(bootstrap: Bootstrap) -> str:
     """Return the bootstrap as YAML; equal values give equal text. A missing template is a SettingsError."""
     values = {name: json.dumps(value, sort_keys=True) for name, value in _substitutions(bootstrap).items()}
@@ -216,7 +297,78 @@ def _substitutions(bootstrap: Bootstrap) -> dict[str, object]:
         "xds_discovery_type": "STRICT_DNS" if is_name else "STATIC",
         "xds_host": bootstrap.server.host,
         "xds_port": bootstrap.server.port,
+        "xds_transport_socket": _transport_socket(bootstrap.credentials),
+        "xds_http_filters": _http_filters(bootstrap.credentials),
     }
+
+
+def _secrets(credentials: Credentials) -> Iterator[tuple[str, dict[str, object]]]:
+    if credentials.token is not None:
+        yield _TOKEN, {"generic_secret": {"secret": _watched(credentials.token)}}
+    if credentials.server_ca is not None:
+        is_address = _as_address(credentials.server_name) is not None
+        name = {"san_type": "IP_ADDRESS" if is_address else "DNS", "matcher": {"exact": credentials.server_name}}
+        authority = {
+            "trusted_ca": {"filename": credentials.server_ca},
+            "match_typed_subject_alt_names": [name],
+            "watched_directory": _directory_of(credentials.server_ca),
+        }
+        yield _AUTHORITY, {"validation_context": authority}
+    if credentials.certificate is not None and credentials.key is not None:
+        pair = {
+            "certificate_chain": {"filename": credentials.certificate},
+            "private_key": {"filename": credentials.key},
+            "watched_directory": _directory_of(credentials.certificate),
+        }
+        yield _CERTIFICATE, {"tls_certificate": pair}
+
+
+def _watched(path: str) -> dict[str, object]:
+    return {"filename": path, "watched_directory": _directory_of(path)}
+
+
+def _directory_of(path: str) -> dict[str, object]:
+    return {"path": str(PurePosixPath(path).parent)}
+
+
+def _reference(credentials: Credentials, name: str) -> dict[str, object]:
+    source = {"path_config_source": {"path": f"{credentials.directory}/{name}.json"}, "resource_api_version": "V3"}
+    return {"name": name, "sds_config": source}
+
+
+def _transport_socket(credentials: Credentials | None) -> dict[str, object] | None:
+    if credentials is None or credentials.server_ca is None:
+        return None
+    common: dict[str, object] = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "validation_context_sds_secret_config": _reference(credentials, _AUTHORITY),
+    }
+    if credentials.certificate is not None:
+        common["tls_certificate_sds_secret_configs"] = [_reference(credentials, _CERTIFICATE)]
+    context: dict[str, object] = {"@type": f"{_TLS}.UpstreamTlsContext", "common_tls_context": common}
+    if _as_address(credentials.server_name) is None:
+        context["sni"] = credentials.server_name
+    return {"name": "envoy.transport_sockets.tls", "typed_config": context}
+
+
+def _http_filters(credentials: Credentials | None) -> list[dict[str, object]]:
+    if credentials is None or credentials.token is None:
+        return []
+    generic = {
+        "@type": f"{_TYPES}envoy.extensions.http.injected_credentials.generic.v3.Generic",
+        "credential": _reference(credentials, _TOKEN),
+        "header_value_prefix": "Bearer ",
+    }
+    injector = {
+        "@type": f"{_TYPES}envoy.extensions.filters.http.credential_injector.v3.CredentialInjector",
+        "overwrite": True,
+        "credential": {"name": "envoy.http.injected_credentials.generic", "typed_config": generic},
+    }
+    codec = {"@type": f"{_TYPES}envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"}
+    return [
+        {"name": "envoy.filters.http.credential_injector", "typed_config": injector},
+        {"name": "envoy.filters.http.upstream_codec", "typed_config": codec},
+    ]
 
 
 def _metadata(bootstrap: Bootstrap) -> dict[str, object]:
@@ -294,6 +446,18 @@ def _parse_unix_path(text: str) -> UnixPath:
             f"it must be plain text of at most {_MAX_UNIX_PATH} bytes without '..'"
         )
     return UnixPath(text)
+
+
+def _check_path(path: str) -> None:
+    if not path.startswith("/") or not path.isprintable() or ".." in PurePosixPath(path).parts:
+        raise SettingsError(
+            f"{quote_value(path)} is no absolute path without '..'; give the path under which Envoy sees the file"
+        )
+
+
+def _is_loopback(server: Authority) -> bool:
+    address = _as_address(server.host)
+    return server.host == "localhost" if address is None else address.is_loopback
 
 
 def _as_address(host: str) -> IPv4Address | IPv6Address | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from xds.bootstrap import (
@@ -10,13 +12,16 @@ from xds.bootstrap import (
     Bootstrap,
     parse_admin,
     parse_authority,
+    parse_credentials,
     parse_labels,
     parse_mark,
     parse_max_connections,
     parse_max_heap,
     parse_node_id,
     render_bootstrap,
+    render_secrets,
 )
+from xds.errors import SettingsError
 
 
 @click.command(
@@ -58,6 +63,17 @@ from xds.bootstrap import (
     help="Memory, such as 400Mi: four fifths of what the container may use. Near it, new connections are closed at "
     "once, where the kernel would kill Envoy and cut all of them. Without it there is no limit.",
 )
+@click.option("--server-ca", metavar="FILE", help="TLS to the control plane, which this authority (PEM) signs for.")
+@click.option("--server-name", default="", metavar="NAME", help="The name in its certificate, if not that of --server.")
+@click.option("--token-file", metavar="FILE", help="Send this bearer token, as `xds serve --jwks` wants it.")
+@click.option("--client-certificate", metavar="FILE", help="Show this certificate (PEM), as --client-ca wants it.")
+@click.option("--client-key", metavar="FILE", help="Its private key (PEM).")
+@click.option(
+    "--directory",
+    metavar="DIR",
+    help="Write bootstrap.yaml and the small files that make Envoy follow certificates and tokens into DIR, instead of "
+    "printing. All paths are as Envoy sees them.",
+)
 def command(
     *,
     node: str,
@@ -70,11 +86,18 @@ def command(
     so_mark: int | None,
     max_connections: int,
     max_heap: str | None,
+    server_ca: str | None,
+    server_name: str,
+    token_file: str | None,
+    client_certificate: str | None,
+    client_key: str | None,
+    directory: str | None,
 ) -> None:
     """Print the bootstrap (YAML) of the Envoy beside the pod POD in NAMESPACE."""
+    authority = parse_authority(server)
     bootstrap = Bootstrap(
         node_id=parse_node_id(node),
-        server=parse_authority(server),
+        server=authority,
         cluster=cluster,
         labels=parse_labels(labels),
         service_account=service_account,
@@ -83,5 +106,33 @@ def command(
         so_mark=None if so_mark is None else parse_mark(so_mark),
         max_connections=parse_max_connections(max_connections),
         max_heap=None if max_heap is None else parse_max_heap(max_heap),
+        credentials=parse_credentials(
+            server=authority,
+            directory=directory,
+            server_ca=server_ca,
+            server_name=server_name,
+            token=token_file,
+            certificate=client_certificate,
+            key=client_key,
+        ),
     )
-    click.echo(render_bootstrap(bootstrap), nl=False)
+    if directory is None:
+        click.echo(render_bootstrap(bootstrap), nl=False)
+        return
+    secrets = {} if bootstrap.credentials is None else render_secrets(bootstrap.credentials)
+    # What the bootstrap refers to has to be there when an Envoy that waits for it starts.
+    _write(Path(directory), {**secrets, "bootstrap.yaml": render_bootstrap(bootstrap)})
+
+
+def _write(directory: Path, files: dict[str, str]) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            partial = directory / f".{name}.partial"
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(directory / name)
+    except OSError as error:
+        raise SettingsError(
+            f"--directory {directory} can't be written: {error.strerror}; give a directory that this user may write"
+        ) from error
+    click.echo(f"wrote {', '.join(sorted(files))} to {directory}; start: envoy -c {directory}/bootstrap.yaml", err=True)
