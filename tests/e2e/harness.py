@@ -321,7 +321,7 @@ def hold(condition: Callable[[], bool], what: str, seconds: float = 1.0) -> None
     wait_until(look, what, seconds + 10)
 
 
-def _start_embedded(lab: Lab) -> CorporateProxy:
+def start_embedded(lab: Lab) -> CorporateProxy:
     program = start_proxy(lab, NAMESPACES)
     return CorporateProxy(ProxyKind.EMBEDDED, program, program.log)
 
@@ -374,5 +374,5 @@ def _start_tinyproxy(lab: Lab) -> CorporateProxy:
 _STARTERS: dict[ProxyKind, Callable[[Lab], CorporateProxy]] = {
     ProxyKind.SQUID: _start_squid,
     ProxyKind.TINYPROXY: _start_tinyproxy,
-    ProxyKind.EMBEDDED: _start_embedded,
+    ProxyKind.EMBEDDED: start_embedded,
 }

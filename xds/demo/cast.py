@@ -127,16 +127,16 @@ def start_control_plane(place: Place, listen: str, *options: str) -> Program:
 def start_envoy(
     place: Place, server: str, *, bootstrap_options: Sequence[str] = (), envoy_options: Sequence[str] = ()
 ) -> Sidecar:
-    """Start Envoy with what `xds bootstrap` prints; it may not be ready yet."""
+    """Start Envoy with what `xds bootstrap` writes; it may not be ready yet."""
     user = ENVOY_UID if place.has_users else None
     home = place.owned_directory("envoy", user)
     inside = place.inside / home.name
     mark = [] if place.has_users else _mark_options(place)
-    arguments = ["--node", NODE, "--server", server, "--admin", str(inside / "admin.sock"), *mark, *bootstrap_options]
-    printed = place.run(Namespace.POD, xds_command("bootstrap", *arguments), environment=python_environment())
-    if printed.returncode:
-        raise LabError(f"xds bootstrap: {printed.stderr.decode()}")
-    (home / "bootstrap.yaml").write_bytes(printed.stdout)
+    where = ["--directory", str(inside), "--admin", str(inside / "admin.sock")]
+    arguments = ["--node", NODE, "--server", server, *where, *mark, *bootstrap_options]
+    written = place.run(Namespace.POD, xds_command("bootstrap", *arguments), environment=python_environment())
+    if written.returncode:
+        raise LabError(f"xds bootstrap: {written.stderr.decode()}")
     # Two Envoys with hot restart on one machine meet in shared memory, and the second one panics. Envoy calls the
     # matchers' package unfinished, and would say so for every address of every policy.
     command = [place.envoy, "--disable-hot-restart", "--component-log-level", "misc:error", *envoy_options]
