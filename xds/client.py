@@ -44,15 +44,45 @@ class Identity:
     service_account: str = ""
 
 
-async def fetch_resources(server: str, identity: Identity, *, within: float) -> tuple[Resource, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What the client proves, and whom it believes; nothing without TLS but a token."""
+
+    server_ca: bytes | None = None
+    """PEM; None: no TLS."""
+    server_name: str = ""
+    """What the server's certificate is for; empty: its host."""
+    token: str = field(default="", repr=False)
+    certificate: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
+    """PEM."""
+
+    def open(self, server: str) -> grpc.aio.Channel:
+        """Return a channel to `server`."""
+        if self.server_ca is None:
+            return grpc.aio.insecure_channel(server, options=_OPTIONS)
+        name = [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
+        credentials = grpc.ssl_channel_credentials(self.server_ca, self.key, self.certificate)
+        return grpc.aio.secure_channel(server, credentials, options=[*_OPTIONS, *name])
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What each call carries."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+
+async def fetch_resources(
+    server: str, identity: Identity, *, within: float, credentials: Credentials | None = None
+) -> tuple[Resource, ...]:
     """
     Return everything that `server` (`host:port`) serves to the node, by type and name.
 
     Raises UnreachableError if it can't be reached, refuses the node, or has not answered `within` that many seconds.
     """
-    fetch = _Fetch(identity)
+    credentials = credentials or Credentials()
+    fetch = _Fetch(identity, credentials.metadata)
     try:
-        async with asyncio.timeout(within), grpc.aio.insecure_channel(server, options=_OPTIONS) as channel:
+        async with asyncio.timeout(within), credentials.open(server) as channel:
             await fetch.run(channel)
     except TimeoutError as error:
         raise UnreachableError(
@@ -70,6 +100,7 @@ class _Fetch:
     """One exchange: what was asked, and what has come."""
 
     identity: Identity
+    metadata: tuple[tuple[str, str], ...]
     _found: dict[Name, Resource] = field(default_factory=dict)
     _answered: set[ResourceType | Name] = field(default_factory=set)
     _asked: set[ResourceType | Name] = field(default_factory=set)
@@ -100,7 +131,7 @@ class _Fetch:
             _METHOD,
             request_serializer=DeltaDiscoveryRequest.SerializeToString,
             response_deserializer=DeltaDiscoveryResponse.FromString,
-        )(_drain(requests))
+        )(_drain(requests), metadata=self.metadata)
         try:
             async for response in call:
                 requests.put_nowait(DeltaDiscoveryRequest(type_url=response.type_url, response_nonce=response.nonce))
@@ -196,7 +227,17 @@ def _translate(server: str, error: grpc.aio.AioRpcError) -> UnreachableError:
     details = (error.details() or "").partition("\n")[0]
     match error.code():
         case grpc.StatusCode.UNAVAILABLE:
-            return UnreachableError(f"{server} can't be reached ({details}); is `xds serve` running there?")
+            return UnreachableError(
+                f"{server} can't be reached ({details}); is `xds serve` running there, and does it speak TLS "
+                "(--server-ca)?"
+            )
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return UnreachableError(
+                f"{server} does not believe the caller; add --token-file, or --client-certificate and --client-key, of "
+                "that pod; why it does not is in its log"
+            )
+        case grpc.StatusCode.PERMISSION_DENIED:
+            return UnreachableError(f"{server} says that {details}; give --node of the pod that the token is for")
         case grpc.StatusCode.UNIMPLEMENTED:
             return UnreachableError(f"{server} does not serve delta ADS; is this the address of `xds serve`?")
         case grpc.StatusCode.INTERNAL if details == _ENDED_UNREAD:

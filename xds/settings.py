@@ -268,9 +268,12 @@ def _parse_identifier(text: str) -> str:
     return text
 
 
+_NO_TEXT = frozenset(" @")
+
+
 def _parse_text(text: str) -> str:
-    if not text or not text.isprintable() or " " in text:
-        raise ValueError("it must be printable text without spaces")
+    if not text or not text.isprintable() or not _NO_TEXT.isdisjoint(text):
+        raise ValueError("it must be printable text without spaces and without a login")
     return text
 
 

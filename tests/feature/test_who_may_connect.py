@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import subprocess
+import sys
 import time
 from base64 import urlsafe_b64encode
 from contextlib import asynccontextmanager
@@ -24,7 +26,10 @@ from tests.support.certificates import Authority, Issued
 from tests.support.control_plane import PATIENCE, SETTINGS, running_control_plane, wait_until
 from tests.support.tokens import Issuer, claims, key_set
 from xds import names
+from xds.client import Credentials, Identity, fetch_resources
+from xds.errors import UnreachableError
 from xds.gen import discovery_pb2 as pb
+from xds.names import NodeId
 from xds.resources import ResourceType
 from xds.server.services import SERVICES
 
@@ -382,3 +387,41 @@ async def test_a_claimed_service_account_must_be_the_proven_one(house: House) ->
         for account, expected in (("web", grpc.StatusCode.OK), ("admin", PERMISSION_DENIED)):
             async with house.connect(running.address, bearer(house.issuer.sign(ME))) as peer:
                 assert await verdict(peer, account=account) is expected
+
+
+def dump(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `xds dump` as a process, as gRPC wants a process of its own for a second loop."""
+    command = [sys.executable, "-c", "from xds.cli import main; main()", "dump", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+async def test_a_dump_with_a_pods_token_shows_what_that_pod_gets(house: House) -> None:
+    token = house.issuer.sign(ME)
+    (house.directory / "token").write_text(token + "\n")
+    (house.directory / "ca.pem").write_text(house.authority.certificate)
+    believed = Credentials(server_ca=house.authority.certificate.encode(), server_name="control-plane.example")
+    me, other = Identity(node_id=NodeId(NODE)), Identity(node_id=NodeId("web-0.bank"))
+    async with serving(house, house.settings(tokens=True)) as running:
+        good = await asyncio.to_thread(
+            dump,
+            *(
+                "--server",
+                running.address,
+                "--node",
+                NODE,
+                "--server-name",
+                "control-plane.example",
+                "--timeout",
+                "12s",
+            ),
+            *("--server-ca", house.directory / "ca.pem", "--token-file", house.directory / "token"),
+        )
+        with pytest.raises(UnreachableError, match="--token-file"):
+            await fetch_resources(running.address, me, within=PATIENCE, credentials=believed)
+        with pytest.raises(UnreachableError, match="give --node"):
+            await fetch_resources(running.address, other, within=PATIENCE, credentials=replace(believed, token=token))
+        with pytest.raises(UnreachableError, match="--server-ca"):
+            await fetch_resources(running.address, me, within=PATIENCE, credentials=Credentials(token=token))
+
+    assert good.returncode == 0, good.stderr
+    assert names.OUTBOUND_LISTENER in good.stdout

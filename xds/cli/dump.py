@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from xds import compile as _compile  # noqa: F401 - registers the matcher messages that `render` unpacks
 from xds.bootstrap import parse_authority, parse_labels, parse_node_id
+from xds.cli.credentials import CREDENTIALS, credential_options, read_credentials
 from xds.cli.logs import configure_logging
 from xds.cli.options import settings_options
 from xds.cli.output import count_of, render_json, render_table, render_yaml, style_diagnostic
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from xds.client import Credentials
     from xds.judge import Judgement
     from xds.resources import Resource
     from xds.settings import Settings
@@ -84,6 +86,7 @@ class _Choice:
 @click.option("--timeout", default="5s", show_default=True, metavar="DURATION", help="How long to wait for --server.")
 @click.option("--no-resolve", is_flag=True, help="Look up no names; the loop guard then covers literal addresses only.")
 @click.option("--no-files", is_flag=True, help="Leave out the files that policies name: they are on another machine.")
+@credential_options
 @settings_options(_FACTS)
 @click.pass_context
 def command(
@@ -122,7 +125,7 @@ def command(
         judgement = asyncio.run(_judge(policies, settings, resolves=not no_resolve, reads=not no_files))
         resources, has_findings = _select(judgement, choice), _report(judgement)
     else:
-        resources, has_findings = _fetch(str(server), choice, timeout), False
+        resources, has_findings = _fetch(str(server), choice, timeout, read_credentials(flags)), False
     click.echo(render_resources([item for item in resources if kind in {item.kind.name.lower(), "all"}], output))
     ctx.exit(1 if has_findings else 0)
 
@@ -149,7 +152,7 @@ def _refuse_options_without_effect(ctx: click.Context) -> None:
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     cases = [
         ("server" in given, ("policies", "policy", "no_resolve", *_FACTS), "it is the server that compiles"),
-        ("server" not in given, ("timeout",), "it is for --server"),
+        ("server" not in given, ("timeout", *CREDENTIALS), "it is for --server"),
         ("node" not in given, ("labels", "service_account"), "it goes with --node POD.NAMESPACE"),
         ("policy" in given, ("node",), "--policy shows one policy, whoever it is for"),
     ]
@@ -167,7 +170,7 @@ def _read_identity(node: str | None, labels: Iterable[str], service_account: str
     return Identity(node_id=parse_node_id(node), labels=sorted_labels, service_account=service_account)
 
 
-def _fetch(server: str, choice: _Choice, timeout: str) -> tuple[Resource, ...]:
+def _fetch(server: str, choice: _Choice, timeout: str, credentials: Credentials) -> tuple[Resource, ...]:
     if choice.identity is None:
         raise click.UsageError("a server is asked for a pod; add --node POD.NAMESPACE")
     parse_authority(server)
@@ -175,7 +178,7 @@ def _fetch(server: str, choice: _Choice, timeout: str) -> tuple[Resource, ...]:
         seconds = parse_seconds(timeout)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--timeout") from error
-    return asyncio.run(fetch_resources(server, choice.identity, within=seconds))
+    return asyncio.run(fetch_resources(server, choice.identity, within=seconds, credentials=credentials))
 
 
 async def _judge(policies: Path, settings: Settings, *, resolves: bool, reads: bool) -> Judgement:
