@@ -173,8 +173,8 @@ async def serve(policies: Path, settings: Settings) -> None:
         )
     if settings.resource_ttl is not None:
         _log.warning(
-            "sidecars that lose all control planes drop their configuration after --resource-ttl and refuse every "
-            "connection until one is back; state-of-the-world clients keep theirs",
+            "sidecars that lose all control planes drop their configuration after --resource-ttl and refuse new "
+            "connections until one is back; state-of-the-world clients keep theirs",
             seconds=settings.resource_ttl,
         )
     await run_control_plane(build_control_plane(policies, settings, clock=time.time), stop, announce)

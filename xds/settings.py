@@ -391,7 +391,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         field="resource_ttl",
         metavar="DURATION",
-        help="Sidecars (incremental xDS) that hear nothing for so long drop all configuration and connections.",
+        help="Sidecars (incremental xDS) that hear nothing for so long drop everything and refuse new connections.",
         parse=parse_ttl,
     ),
     Option(

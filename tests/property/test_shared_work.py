@@ -13,7 +13,7 @@ from xds.protocol.delta import Delta, DeltaRequest
 from xds.protocol.memo import Memo
 from xds.protocol.sotw import Sotw, SotwRequest
 from xds.protocol.stream import RequestT, Stream, Variant
-from xds.protocol.wire import Encoder, encode_delta, encode_delta_body, encode_sotw, encode_sotw_body
+from xds.protocol.wire import Encoder, encode_nonce, encode_perishable_body, encode_sotw, encode_sotw_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,7 @@ ORDERS = st.lists(
         ),
         st.tuples(st.just("listen")),
         st.tuples(st.just("answer")),
+        st.tuples(st.just("renew")),
         st.tuples(st.just("reconnect"), st.integers(0, STREAMS - 1)),
     ),
     max_size=40,
@@ -81,7 +82,7 @@ class Crowd(Generic[RequestT]):
 
     def pair(self) -> tuple[Stream[RequestT], Stream[RequestT]]:
         alone = Memo(self.variant)
-        alone._outcomes = Forgetful()
+        alone._outcomes = alone._renewals = Forgetful()
         return Stream(self.variant, self.memo), Stream(self.variant, alone)
 
     def publish(self, contents: dict[str, str], is_warm: bool) -> None:
@@ -108,6 +109,11 @@ class Crowd(Generic[RequestT]):
                 assert (told.version, told.removed) == (expected.version, expected.removed)
                 newest[told.kind] = told.nonce
                 self.heard += 1
+
+    def renew(self) -> None:
+        for pair in self.pairs:
+            for stream in pair:
+                stream.renew()
 
     def reconnect(self, index: int) -> None:
         self.pairs[index], self.newest[index] = self.pair(), {}
@@ -145,4 +151,7 @@ def _sotw_crowd() -> Crowd[SotwRequest]:
 
 
 def _delta_crowd() -> Crowd[DeltaRequest]:
-    return Crowd(Delta(), delta_request, encode_delta, encode_delta_body)
+    def encode_body(response: Response) -> bytes:
+        return encode_perishable_body(response, "here", 30)
+
+    return Crowd(Delta(), delta_request, lambda told: encode_body(told) + encode_nonce(told.nonce), encode_body)

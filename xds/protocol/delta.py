@@ -33,6 +33,8 @@ class DeltaRequest(Request):
 class Delta:
     """The incremental reading of requests, and what it owes."""
 
+    has_heartbeats = True
+
     def apply(self, subscription: Subscription, request: DeltaRequest) -> None:
         """
         Add and take away names.

@@ -109,8 +109,8 @@ class Memo:
         is_shared = shared is not None and shared.sent is held
         _, content = self._renewals.get(id(held), (held, None))
         if content is None or content.version != version:
-            renewed = tuple((name, has) for name, has in held.items() if has and not has.endswith(LASTING_SUFFIX))
-            content = Content(version, (), renewed=renewed)
+            lives = ((name, has) for name, has in held.items() if has and not has.endswith(LASTING_SUFFIX))
+            content = Content(version, (), renewed=tuple(sorted(lives)))
             if is_shared:
                 self._renewals[id(held)] = held, content
         return Outcome(content, is_shared=is_shared) if content.renewed else _NOTHING

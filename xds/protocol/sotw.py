@@ -38,6 +38,12 @@ class SotwRequest(Request):
 class Sotw:
     """The SotW reading of requests, and what it owes."""
 
+    has_heartbeats = False
+    """
+    The specification has them ("SotW TTL"), but Envoy 1.40 leaves heartbeats out of a response and then takes the rest,
+    which is nothing, for the state of the world: it drops every cluster and listener.
+    """
+
     def apply(self, subscription: Subscription, request: SotwRequest) -> None:
         """
         Take over the request's list of names.

@@ -79,6 +79,9 @@ class Response:
 class Variant(Protocol[RequestT_contra]):
     """What distinguishes SotW from delta: how a request is read, and what is owed."""
 
+    has_heartbeats: bool
+    """Whether clients take a heartbeat for one."""
+
     def apply(self, subscription: Subscription, request: RequestT_contra) -> None:
         """Change the subscription as the request says."""
 
@@ -121,9 +124,9 @@ class Stream(Generic[RequestT]):
 
         Whoever gives resources a time to live calls this well before it ends, and when a client comes back with some.
         """
-        self._to_renew = frozenset(
-            kind for kind, subscription in self._subscriptions.items() if subscription.exchange.held
-        )
+        if self._variant.has_heartbeats:
+            held = (kind for kind, subscription in self._subscriptions.items() if subscription.exchange.held)
+            self._to_renew = frozenset(held)
 
     def next_response(self, snapshot: Snapshot | None) -> Response | None:
         """

@@ -97,6 +97,15 @@ def delta(
     return step
 
 
+def renew() -> Step:
+    """Say that it is time for heartbeats."""
+
+    def step(stage: Stage) -> None:
+        stage.stream.renew()
+
+    return step
+
+
 def expect(*responses: tuple[str, ...]) -> Step:
     """Everything that is owed now, in this order; nothing at all if empty."""
 

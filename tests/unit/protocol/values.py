@@ -41,11 +41,12 @@ def snapshot(*resources: Resource) -> Snapshot:
 
 
 def told(response: Response | None) -> tuple[str, ...] | None:
-    """Summarise a response: `type`, `name=content` for each resource, `-name` for each removal."""
+    """Summarise a response: `type`, then `name=content` per resource, `-name` per removal, `+name` per heartbeat."""
     if response is None:
         return None
     return (
         response.kind.name.lower(),
         *(resource.body.decode() for resource in response.resources),
         *(f"-{name}" for name in response.removed),
+        *(f"+{name}" for name, _ in response.renewed),
     )
