@@ -184,6 +184,7 @@ class Clients:
         self._last_key = 0
         self._totals: dict[tuple[str, ResourceType], Totals] = {}
         self._opened: dict[str, int] = {}
+        self._refused: dict[str, int] = {}
 
     def connect(
         self,
@@ -234,6 +235,15 @@ class Clients:
     def opened(self) -> Mapping[str, int]:
         """How many streams were opened so far, by variant."""
         return MappingProxyType(self._opened)
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How many streams were refused so far, by gRPC status; those that were opened first are not among them."""
+        return MappingProxyType(self._refused)
+
+    def note_refused(self, status: str) -> None:
+        """Count a stream that ended before it was known whose it is."""
+        self._refused[status] = self._refused.get(status, 0) + 1
 
     def __len__(self) -> int:
         return len(self._clients)

@@ -250,6 +250,7 @@ async def test_a_forged_token_opens_nothing_and_learns_nothing(house: House, how
             assert await verdict(peer) is UNAUTHENTICATED
             assert await peer.call.details() == "the caller is not authenticated"
             assert not running.parts.clients.connected()
+            assert running.parts.clients.refused == {"unauthenticated": 1}
 
     (refusal,) = [line for line in logs if line["event"] == "caller refused"]
     assert refusal["reason"]

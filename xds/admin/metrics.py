@@ -88,7 +88,12 @@ class _Collector(Collector):
         for kind in sorted({kind for _, kind in self._observed.clients.totals}, key=lambda kind: kind.name):
             rejecting.add_metric([kind.name.lower()], refused[kind])
         behind = sum(any(not status.is_current for status in client.types.values()) for client in clients)
-        yield from (opened, now, rejecting)
+        turned_away = CounterMetricFamily(
+            f"{_PREFIX}_streams_refused", "Streams refused before they began.", labels=["status"]
+        )
+        for status, total in self._observed.clients.refused.items():
+            turned_away.add_metric([status], total)
+        yield from (opened, now, rejecting, turned_away)
         yield GaugeMetricFamily(
             f"{_PREFIX}_streams_behind", "Streams that have not accepted the newest they were sent.", behind
         )

@@ -181,4 +181,5 @@ class AdsServer:
             return self._authentication.authenticate(context)
         except IdentityError as error:
             _log.warning("caller refused", peer=context.peer(), reason=str(error))
+            self._clients.note_refused(grpc.StatusCode.UNAUTHENTICATED.name.lower())
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the caller is not authenticated")

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 MAX_NAMES = 100_000
 """Names that one stream may subscribe to one by one."""
 
+_NO_REFUSAL = frozenset({grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE})
+"""How a stream may end before its first request without being refused."""
+
 _MAX_LOGGED = 500
 """Characters of a client's words that go into a log line."""
 
@@ -189,6 +192,8 @@ class Session(Generic[RequestT]):
                 await asyncio.wait((writer,))
         if writer is not None and not writer.cancelled():
             writer.result()
+        if self._connection is None and end.code not in _NO_REFUSAL:
+            self._clients.note_refused(end.code.name.lower())
         if end.code is not grpc.StatusCode.OK:
             await context.abort(end.code, end.details)
 
