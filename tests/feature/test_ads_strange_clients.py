@@ -264,3 +264,18 @@ async def _is_answered(
     except (h2.exceptions.ProtocolError, ConnectionError):
         return False
     return False
+
+
+async def test_a_client_that_comes_back_for_clusters_only_is_told_of_those_that_are_gone() -> None:
+    """For a moment the server expects it to ask for listeners, too, as an Envoy does; then it goes on without."""
+    async with serving() as served:
+        served.cache.publish(world(resource(CDS, "new")))
+        async with served.connect(DELTA) as peer:
+            await peer.ask(CDS, initial={"old": "1"})
+            first = await peer.hear()
+            await peer.acknowledge(first)
+            second = await peer.hear()
+
+    assert first.resources
+    assert not first.removed
+    assert second.removed == ("old",)

@@ -100,6 +100,7 @@ class Stream(Generic[RequestT]):
         self._unknown: set[str] = set()
         self._responses = 0
         self._to_renew = _NO_TYPES
+        self._awaits_listeners = False
 
     def receive(self, request: RequestT) -> Event | None:
         """
@@ -117,6 +118,15 @@ class Stream(Generic[RequestT]):
             subscription.lapse(event.names)
         self._variant.apply(subscription, request)
         return event
+
+    def await_listeners(self, *, awaits: bool = True) -> None:
+        """
+        Hold removals back until the client has asked for listeners, or this is called again with False.
+
+        A client that comes back with a configuration asks for one type after the other, clusters first. Until it
+        has asked for the rest, nobody knows what of it still refers to a cluster that is gone.
+        """
+        self._awaits_listeners = awaits
 
     def renew(self) -> None:
         """
@@ -151,6 +161,8 @@ class Stream(Generic[RequestT]):
             response = self._respond(kind, snapshot, holds_removals=bool(REFERRERS[kind])) if kind in behind else None
             if response is not None:
                 return response
+        if self._awaits_listeners and not self._subscriptions[ResourceType.LISTENER].has_requested:
+            return None
         for kind, referrers in REFERRERS.items():
             if kind in behind and self._are_settled(referrers, snapshot):
                 response = self._respond(kind, snapshot, holds_removals=False)

@@ -59,6 +59,9 @@ MAX_NAMES = 100_000
 _NO_REFUSAL = frozenset({grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE})
 """How a stream may end before its first request without being refused."""
 
+_REST_OF_REQUESTS = 1.0
+"""Seconds that a client that comes back has to ask for all types; an Envoy does so at once."""
+
 _MAX_LOGGED = 500
 """Characters of a client's words that go into a log line."""
 
@@ -114,6 +117,10 @@ class RequestError(ValueError):
     """The request can't be used where it was sent. The message is meant for the client's operator."""
 
 
+def _do_nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """How a stream ends: the gRPC status and what the client is told."""
@@ -146,7 +153,8 @@ class Session(Generic[RequestT]):
         self._callers = callers
         limits = self._guard.limits
         self._pace = Pace(limits.requests_per_second, limits.request_burst)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._wake: Callable[[], None] = _do_nothing
         self._method = method
         self._cache = cache
         self._clients = clients
@@ -167,9 +175,10 @@ class Session(Generic[RequestT]):
 
     async def run(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Serve the stream until the client, an error or `close` ends it; raises what `context.abort` raises."""
-        unsubscribe = self._cache.subscribe(partial(self._start_writing, context))
+        self._wake = partial(self._start_writing, context)
+        unsubscribe = self._cache.subscribe(self._wake)
         ttl = self._method.ttl
-        heartbeat = None if ttl is None else Heartbeat(ttl, partial(self._renew, context))
+        heartbeat = None if ttl is None else Heartbeat(ttl, self._renew)
         end = End(grpc.StatusCode.CANCELLED)
         try:
             # Sent now, because a status can't follow a response whose write was cancelled half-way otherwise.
@@ -179,8 +188,7 @@ class Session(Generic[RequestT]):
             unsubscribe()
             if heartbeat is not None:
                 heartbeat.stop()
-            if self._timer is not None:
-                self._timer.cancel()
+            self._cancel_timers()
             # Before any wait: gRPC may cancel this once more, and a client that is gone must not stay listed.
             if self._connection is not None and self._node_id is not None:
                 self._connection.close()
@@ -208,7 +216,7 @@ class Session(Generic[RequestT]):
         loop = asyncio.get_running_loop()
         self._reader = asyncio.current_task()
         first = End(grpc.StatusCode.DEADLINE_EXCEEDED, "the stream's first request did not come in time")
-        self._timer = loop.call_later(self._guard.limits.first_request, self._finish, first)
+        self._timers.append(loop.call_later(self._guard.limits.first_request, self._finish, first))
         try:
             async for body in requests:
                 end = self._receive(body)
@@ -242,9 +250,9 @@ class Session(Generic[RequestT]):
         if self._writer is None and self._end is None and self._connection is not None:
             self._writer = asyncio.create_task(self._write(context, None))
 
-    def _renew(self, context: Context) -> None:
+    def _renew(self) -> None:
         self._stream.renew()
-        self._start_writing(context)
+        self._wake()
 
     async def _write(self, context: Context, response: Response | None) -> None:
         try:
@@ -306,7 +314,10 @@ class Session(Generic[RequestT]):
             if not self._guard.streams.enter(node_id):
                 raise LimitError(f"node {node_id} has {self._guard.streams.limit} streams open; no more are served")
             self._node_id, self._workload = node_id, workload
+            self._cancel_timers()
             self._follow_expiry()
+            if self._method.kind is None and is_returning(request):
+                self._await_listeners()
             self._connection = self._clients.connect(
                 self._node_id,
                 self._workload,
@@ -323,14 +334,25 @@ class Session(Generic[RequestT]):
 
     def _follow_expiry(self) -> None:
         """End the stream when the first proof does: from then on the client could not open it either."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         ends = [caller.expires for caller in self._callers if caller.expires is not None]
         if ends:
             end = End(grpc.StatusCode.UNAUTHENTICATED, "the caller's certificate or token has expired; connect anew")
             rest = max(0.0, min(ends) - self._clock())
-            self._timer = asyncio.get_running_loop().call_later(rest, self._finish, end)
+            self._timers.append(asyncio.get_running_loop().call_later(rest, self._finish, end))
+
+    def _await_listeners(self) -> None:
+        """Give a client that comes back a moment to ask for more than its first request does."""
+        self._stream.await_listeners()
+        self._timers.append(asyncio.get_running_loop().call_later(_REST_OF_REQUESTS, self._stop_awaiting))
+
+    def _stop_awaiting(self) -> None:
+        self._stream.await_listeners(awaits=False)
+        self._wake()
+
+    def _cancel_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
 
     def _next_response(self) -> Response | None:
         if self._workload is None or self._connection is None:

@@ -97,6 +97,15 @@ def delta(
     return step
 
 
+def await_listeners(*, awaits: bool = True) -> Step:
+    """Say that the client comes back, or that it had time enough to ask for listeners."""
+
+    def step(stage: Stage) -> None:
+        stage.stream.await_listeners(awaits=awaits)
+
+    return step
+
+
 def renew() -> Step:
     """Say that it is time for heartbeats."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.unit.protocol.script import Row, delta, expect, play, sotw, world
+from tests.unit.protocol.script import Row, await_listeners, delta, expect, play, sotw, world
 from tests.unit.protocol.values import CDS, EDS, LDS, RDS, SDS, resource, snapshot
 from xds.protocol.delta import Delta, DeltaRequest
 from xds.protocol.sotw import Sotw, SotwRequest
@@ -62,6 +62,34 @@ ROWS = (
             expect(("cluster", "-a")),
             delta(CDS, nonce="8"),
             expect(("secret", "-k"), ("endpoint", "-e")),
+        ],
+    ),
+    Row(
+        "a client that comes back keeps its clusters until its listeners have been seen to",
+        MAKE_BEFORE_BREAK,
+        [
+            world(B1, L2),
+            await_listeners(),
+            delta(CDS, initial={"a": A1.version}),
+            expect(("cluster", "b=1")),
+            delta(CDS, nonce="1"),
+            expect(),
+            delta(LDS, initial={"l": L1.version}),
+            expect(("listener", "l=2")),
+            delta(LDS, nonce="2"),
+            expect(("cluster", "-a")),
+        ],
+    ),
+    Row(
+        "a client that comes back for clusters only loses them after a while",
+        MAKE_BEFORE_BREAK,
+        [
+            world(B1),
+            await_listeners(),
+            delta(CDS, initial={"a": A1.version, "b": B1.version}),
+            expect(),
+            await_listeners(awaits=False),
+            expect(("cluster", "-a")),
         ],
     ),
     Row(
