@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.harness import API, API_ADDRESS, ECHO_PORT, SERVER, ProxyKind, World, hold, open_world
+from tests.e2e.harness import API, ECHO_PORT, SERVER, ProxyKind, World, hold, open_world
 from xds.demo.cast import start_control_plane
+from xds.demo.lab import API_ADDRESS
 from xds.demo.polling import wait_until
 
 if TYPE_CHECKING:

@@ -48,3 +48,18 @@ def test_what_is_no_share_is_refused(text: str) -> None:
 
 def test_without_the_option_there_are_no_canaries() -> None:
     assert read_settings({}, {}).canary is None
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("", None), ("1s", 1), ("90s", 90), ("1500ms", 1.5), ("1440m", 86_400)])
+def test_a_time_to_live_is_between_a_second_and_a_day(text: str, seconds: float | None) -> None:
+    assert read_settings({"resource_ttl": text}, {}).resource_ttl == seconds
+
+
+@pytest.mark.parametrize("text", ["999ms", "0", "-5s", "1441m", "inf", "soon"])
+def test_what_is_no_time_to_live_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"--resource-ttl is .*as in"):
+        read_settings({"resource_ttl": text}, {})
+
+
+def test_resources_last_unless_told_otherwise() -> None:
+    assert read_settings({}, {}).resource_ttl is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,18 @@ from xds.names import Nonce, Version
 from xds.protocol.delta import Delta, DeltaRequest
 from xds.protocol.sotw import Sotw, SotwRequest
 from xds.protocol.stream import Response, Stream
-from xds.protocol.subscription import Acked
-from xds.protocol.wire import CONTROL_PLANE, decode_delta, decode_sotw, encode_delta, encode_sotw
+from xds.protocol.subscription import LASTING_SUFFIX, Acked
+from xds.protocol.wire import (
+    CONTROL_PLANE,
+    PERISHABLE_SUFFIX,
+    decode_delta,
+    decode_perishable,
+    decode_sotw,
+    encode_delta,
+    encode_nonce,
+    encode_perishable_body,
+    encode_sotw,
+)
 
 RECORDED = Path(__file__).parents[2] / "data" / "envoy-1.40"
 A, B = resource(CDS, "a"), resource(CDS, "b")
@@ -50,6 +61,28 @@ def test_a_delta_response_is_what_envoys_messages_say() -> None:
     assert message.removed_resources == ["gone", "lost"]
     assert message.control_plane is not None
     assert message.control_plane.identifier == CONTROL_PLANE
+
+
+def test_perishable_resources_and_heartbeats_are_what_envoys_messages_say() -> None:
+    heartbeats = Response(CDS, Nonce("7"), Version("v"), (A,), renewed=(("b", B.version),))
+
+    message = DeltaDiscoveryResponse.parse(encode_perishable_body(heartbeats, "here", 2.5) + encode_nonce(Nonce("7")))
+
+    assert (message.type_url, message.system_version_info, message.nonce) == (CDS.type_url, "v", "7")
+    content, heartbeat = message.resources
+    assert (content.name, content.version) == ("a", A.version + PERISHABLE_SUFFIX)
+    assert bytes(content.resource or b"") == A.any_body
+    assert (heartbeat.name, heartbeat.version, heartbeat.resource) == ("b", B.version + PERISHABLE_SUFFIX, None)
+    assert content.ttl == heartbeat.ttl == timedelta(seconds=2.5)
+
+
+def test_versions_come_back_as_they_are_here_if_what_they_name_is_perishable() -> None:
+    had = {"a": A.version + PERISHABLE_SUFFIX, "b": str(B.version)}
+
+    read = decode_perishable(DeltaRequest(type_url=CDS.type_url, nonce="3", initial_versions=had))
+
+    assert read.initial_versions == {"a": A.version, "b": B.version + LASTING_SUFFIX}
+    assert read.nonce == "3"
 
 
 def test_a_sotw_request_is_read_as_envoys_messages_say() -> None:
