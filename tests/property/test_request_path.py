@@ -3,7 +3,8 @@ Whatever a client sends, its stream ends well or with a status that is meant for
 
 A conversation is played, not replayed: nonces and versions are those that the stream really told, or stale ones, or
 invented. It begins well-formed, in the stream's own variant, and ends with bytes that were damaged on the way. Beside
-it a well-behaved client, whose stream shares all that streams share, must end up with exactly what is published.
+it a well-behaved client, whose stream shares all that streams share, must end up with exactly what is published, be
+there canaries or not.
 
 Longer: run it again and again with `--hypothesis-profile=thorough`; each run draws other conversations.
 """
@@ -23,20 +24,22 @@ from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from structlog.testing import capture_logs
 
-from tests.feature.ads_peer import decode, request, world
+from tests.feature.ads_peer import decode, request
 from tests.support.control_plane import PATIENCE
-from tests.unit.protocol.values import CDS, EDS, LDS, RDS, SDS, resource
-from xds.cache import SnapshotCache
+from tests.unit.protocol.values import CDS, EDS, LDS, RDS, SDS, resource, snapshot
+from xds.cache import SnapshotCache, World
+from xds.canary import Canary
 from xds.clients import Clients
 from xds.gen import discovery_pb2 as pb
+from xds.policy.parse import Document, parse_document
 from xds.server.services import SERVICES, restrict
-from xds.server.session import DELTA, SOTW, Common, Method, RequestError, Session
+from xds.server.session import DELTA, SOTW, Common, Guard, Method, RequestError, Session
+from xds.staging import StagedCache
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from tests.feature.ads_peer import Told
-    from xds.cache import World
     from xds.resources import ResourceType
 
 KINDS = (CDS, EDS, LDS, RDS, SDS)
@@ -48,19 +51,23 @@ METHODS: dict[str, Method[Any]] = {
     **{f"sotw {service.noun}": restrict(SOTW, service.kind) for service in SERVICES},
     **{f"delta {service.noun}": restrict(DELTA, service.kind) for service in SERVICES},
 }
+_URL = "http://192.0.2.2:3128"
+_TEXT = f"httpProxy: {_URL}\nhttpsProxy: {_URL}\ndialect: go\n"
+(POLICY,) = parse_document(Document("default.yaml", _TEXT)).policies
 _TURNS = 400
 """Turns of the loop in which two clients of one process must come to rest."""
 
 
 def build_world(contents: dict[str, str]) -> World:
     """Return a world in which each type has these resources; a cluster refers to the endpoints of its name."""
-    return world(
+    served = snapshot(
         *(
             resource(kind, name, content, endpoint=name if kind is CDS else None)
             for kind in KINDS
             for name, content in contents.items()
         )
     )
+    return World(candidates=(POLICY,), snapshots={(POLICY.namespace, POLICY.name): served}, refuse_all=snapshot())
 
 
 WORLDS = tuple(map(build_world, ({"a": "1", "b": "1"}, {"a": "2", "b": "1", "c": "1"}, {"b": "2"}, {})))
@@ -138,6 +145,8 @@ class Conversation:
     loss: Loss
     lag: int
     """Turns of the loop that a write takes."""
+    has_canaries: bool
+    """Whether changes go to one client first."""
 
 
 NAMES = st.lists(st.sampled_from(["a"] * 8 + ["b"] * 8 + ["c", "d", "unknown", "*", "", "\N{SNOWMAN}"]), max_size=4)
@@ -194,6 +203,7 @@ CONVERSATIONS = st.builds(
     garbage=st.none() | st.binary(max_size=60),
     loss=st.sampled_from([Loss.NONE] * 6 + [Loss.CUT, Loss.BROKEN]),
     lag=st.integers(0, 3),
+    has_canaries=st.booleans(),
 )
 
 
@@ -330,10 +340,11 @@ class Scene:
     method: Method[Any]
     context: Context
     witness: Witness
+    cache: SnapshotCache
+    clients: Clients
+    guard: Guard = field(default_factory=Guard)
     asked: set[str] = field(default_factory=set)
     """Types that were asked for in words that can be read."""
-    cache: SnapshotCache = field(default_factory=SnapshotCache)
-    clients: Clients = field(default_factory=Clients)
 
     async def play(self, conversation: Conversation) -> None:
         """Have the conversation, then publish the last world and wait for the witness to know it."""
@@ -357,7 +368,7 @@ class Scene:
         await witnessing
 
     def _start(self, common: Common[Any], requests: AsyncIterator[bytes], context: Context) -> asyncio.Task[None]:
-        session = Session(self.method, self.cache, self.clients, lambda: 0.0, common)
+        session = Session(self.method, self.cache, self.clients, lambda: 0.0, common, guard=self.guard)
         return asyncio.create_task(session.run(requests, context))  # type: ignore[arg-type]  # only the part that is used
 
     async def _requests(self, conversation: Conversation) -> AsyncIterator[bytes]:
@@ -381,7 +392,11 @@ class Scene:
 async def play(method: Method[Any], conversation: Conversation) -> Scene:
     """Play one conversation to its end; nothing may be left running."""
     context = Context(method.name, lag=conversation.lag, breaks=conversation.loss is Loss.BROKEN)
-    scene = Scene(method, context, Witness(method))
+    if conversation.has_canaries:
+        staged = StagedCache(Canary(lambda _: 1, PATIENCE), clock=lambda: 0.0, tell=lambda _: None)
+        scene = Scene(method, context, Witness(method), staged, Clients(staged))
+    else:
+        scene = Scene(method, context, Witness(method), SnapshotCache(), Clients())
     async with asyncio.timeout(PATIENCE):
         await scene.play(conversation)
     assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -389,7 +404,7 @@ async def play(method: Method[Any], conversation: Conversation) -> Scene:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings().max_examples // 4, suppress_health_check=[HealthCheck.too_slow])
 @given(conversation=CONVERSATIONS)
 def test_any_conversation_ends_with_an_intended_status_and_disturbs_nobody(
     name: str, conversation: Conversation
