@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from xds.names import Version
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from xds.names import Nonce, Version
+    from xds.names import Nonce
     from xds.resources import Resource, ResourceType
 
 WILDCARD = "*"
@@ -27,6 +29,9 @@ LASTING_SUFFIX = "~"
 Ends the version that a client has without a time to live, from a server that gives none: it is no current version, so
 the client is sent the resource anew, and no heartbeat names it.
 """
+
+_UNSURE = Version("")
+"""What a client has that may have lost it; no resource has this version."""
 
 _MAX_REMEMBERED = 16
 """Unanswered responses whose versions are remembered. A client that never answers must not cost memory."""
@@ -297,14 +302,15 @@ class Subscription:
 
     def lapse(self, names: Iterable[str]) -> None:
         """
-        Forget what the client may have lost, so that it is sent again.
+        Count on nothing of what the client may have lost: it is sent again, or taken away for good.
 
         What it refused before stays refused: it would be refused again.
         """
         lost = set(names)
         refused = self.exchange.refused
         self.sent = {
-            name: version for name, version in self.sent.items() if name not in lost or refused.get(name) == version
+            name: _UNSURE if version and name in lost and refused.get(name) != version else version
+            for name, version in self.sent.items()
         }
         self.exchange.held = {name: version for name, version in self.exchange.held.items() if name not in lost}
         self.shared = None

@@ -203,6 +203,24 @@ DELTA_ROWS = (
         ],
     ),
     Row(
+        "what may be lost and is gone meanwhile is taken away",
+        TTL,
+        [
+            world(A1, B1),
+            delta(CDS),
+            expect(("cluster", "a=1", "b=1")),
+            delta(CDS, nonce="1"),
+            renew(),
+            expect(("cluster", "+a", "+b")),
+            delta(CDS, nonce="2", error="what?"),
+            world(A1),
+            expect(("cluster", "a=1"), ("cluster", "-b")),
+            delta(CDS, nonce="4"),
+            renew(),
+            expect(("cluster", "+a")),
+        ],
+    ),
+    Row(
         "a loss brings nothing back that was refused",
         TTL,
         [
