@@ -49,7 +49,7 @@ def ask(snapshot: Snapshot, method: str, authority: str) -> Outcome:
             case HeaderToMetadata() as config:
                 seen |= _read(config, authority)
             case SetFilterState() as config:
-                seen = _remember(config.on_request_headers, seen)
+                seen |= _remember(config.on_request_headers, seen)
                 is_reread = config.clear_route_cache
             case FilterConfig():
                 pass
