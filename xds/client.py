@@ -20,6 +20,7 @@ from xds.errors import UnreachableError
 from xds.gen.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
 from xds.gen.discovery_pb2 import Resource as WireResource
 from xds.names import NodeId, TypeUrl, Version
+from xds.protocol.wire import PERISHABLE_SUFFIX
 from xds.render import render_resource
 from xds.resources import RESOURCE_TYPES, Resource, ResourceType
 
@@ -164,7 +165,10 @@ class _Fetch:
         self._answered.update((kind, name) for name in response.removed_resources)
         references: set[Name] = set()
         for body in response.resources:
-            resource = _decode_resource(kind, body)
+            wire = WireResource.FromString(body)
+            if not wire.resource:
+                continue  # a heartbeat
+            resource = _decode_resource(kind, wire)
             self._found[kind, resource.name] = resource
             self._answered.add((kind, resource.name))
             references.update(find_references(render_resource(resource)))
@@ -210,13 +214,11 @@ def _build_node(identity: Identity) -> Node:
     return node
 
 
-def _decode_resource(kind: ResourceType, body: bytes) -> Resource:
-    """Decode one resource of a response. Raises DecodeError."""
-    wire = WireResource.FromString(body)
+def _decode_resource(kind: ResourceType, wire: WireResource) -> Resource:
+    """Decode what is in one resource of a response. Raises DecodeError."""
     content = ProtoAny.FromString(wire.resource)
-    return Resource(
-        kind=kind, name=wire.name, version=Version(wire.version), body=content.value, any_body=wire.resource
-    )
+    version = Version(wire.version.removesuffix(PERISHABLE_SUFFIX))
+    return Resource(kind=kind, name=wire.name, version=version, body=content.value, any_body=wire.resource)
 
 
 def _describe(item: ResourceType | Name) -> str:

@@ -4,9 +4,9 @@ Resources that live only as long as the control plane says so: a time to live, a
 Only incremental streams have it. Envoy 1.40 takes a state-of-the-world heartbeat for an empty state and drops every
 cluster and listener at once, so a state-of-the-world client is given resources that last.
 
-Each stream has a timer of its own. One timer for all would be one object less and wake every stream at the same moment;
-these begin at random moments, so heartbeats are spread evenly over the interval, and those of one stream's types go out
-together. What streams in the same state are told is encoded once (`protocol.memo`).
+Each stream has a timer of its own, so nobody keeps a list of streams, and begins at random, so that not all are woken
+at once. But timers ring on the strokes of a common clock only: to write to many streams in one go costs less than to
+wake for each. What streams in the same state are told is encoded once (`protocol.memo`).
 
 Nothing here decides what a heartbeat says. Invariant: without a time to live nothing here runs.
 """
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _BEATS = 3
 """Heartbeats in one life: two may come late before anything is lost."""
+_STROKES = 20
+"""Strokes of the clock from one heartbeat of a stream to the next. Each wakes that part of the streams."""
 
 
 class Heartbeat:
@@ -36,17 +38,20 @@ class Heartbeat:
 
     def __init__(self, ttl: float, beat: Callable[[], None]) -> None:
         self._beat = beat
-        self._interval = ttl / _BEATS
         self._loop = asyncio.get_running_loop()
-        first = random.uniform(0, self._interval)  # noqa: S311  # spreads load; nobody gains by guessing it
-        self._timer = self._loop.call_later(first, self._tick)
+        self._stroke = ttl / _BEATS / _STROKES
+        first = random.randint(1, _STROKES)  # noqa: S311  # spreads load; nobody gains by guessing it
+        self._next = int(self._loop.time() / self._stroke) + first
+        self._timer = self._loop.call_at(self._next * self._stroke, self._tick)
 
     def stop(self) -> None:
         """Call it no more."""
         self._timer.cancel()
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(self._interval, self._tick)
+        # From the time that it is, not that it was to be: a process that stood still has nothing to catch up with.
+        self._next = max(self._next, int(self._loop.time() / self._stroke)) + _STROKES
+        self._timer = self._loop.call_at(self._next * self._stroke, self._tick)
         self._beat()
 
 
