@@ -84,7 +84,10 @@ class ReturningEnvoy:
                 # A write to a stream that has ended is an InvalidStateError.
                 with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     await self._talk(call)
-                self.ends.append((await call.code(), await call.details() or ""))
+                end = await call.code(), await call.details() or ""
+                # What never reached a server was no stream.
+                if len(self.ends) < len(self.streams):
+                    self.ends.append(end)
 
     @property
     def told(self) -> list[Told]:
