@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -147,3 +148,20 @@ async def test_a_server_that_stops_ends_streams_one_after_the_other() -> None:
     assert set(statuses) == {grpc.StatusCode.UNAVAILABLE}
     assert max(ends) - min(ends) > 0.1
     assert max(ends) - started < PATIENCE
+
+
+@pytest.mark.parametrize("said", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"], ids=["nothing", "hello"])
+async def test_a_connection_that_asks_for_nothing_is_closed(said: bytes) -> None:
+    """Neither one that never greets nor one that only does holds a file descriptor for long."""
+    async with limited(Limits(handshake=0.3, idle_connection=0.5)) as served:
+        host, _, port = served.address.partition(":")
+        started = time.monotonic()
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(said)
+            with contextlib.suppress(ConnectionResetError):
+                while await reader.read(65536):
+                    pass
+            writer.close()
+
+    assert time.monotonic() - started >= 0.25, "it had no time to ask"

@@ -53,9 +53,6 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     # Clients may ping too; an idle ADS stream is normal.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    # Whoever connects has to say what for: a connection without a handshake or without a stream is closed.
-    ("grpc.server_handshake_timeout_ms", 10_000),
-    ("grpc.max_connection_idle_ms", 60_000),
     ("grpc.max_concurrent_streams", 100),
     # A connection that has reached its age lets its streams end, and gets little time for it: they never do.
     ("grpc.max_connection_age_grace_ms", 1_000),
@@ -100,7 +97,12 @@ class AdsServer:
         self._clock = clock
         self._closers: set[Callable[[], None]] = set()
         self._is_closing = False
-        options = [*_OPTIONS, ("grpc.max_receive_message_length", max_receive_bytes)]
+        options = [
+            *_OPTIONS,
+            ("grpc.max_receive_message_length", max_receive_bytes),
+            ("grpc.server_handshake_timeout_ms", int(limits.handshake * 1000)),
+            ("grpc.max_connection_idle_ms", int(limits.idle_connection * 1000)),
+        ]
         if limits.connection_age is not None:
             options.append(("grpc.max_connection_age_ms", int(limits.connection_age * 1000)))
         self._server = grpc.aio.server(options=options)

@@ -28,6 +28,10 @@ class Limits:
     """What one stream may ask for without end …"""
     request_burst: int = 2_000
     """… and at once. An Envoy answers each response, and asks once for each type when it connects."""
+    handshake: float = 10.0
+    """A connection without a completed handshake, of TLS and of HTTP/2, is closed after this long …"""
+    idle_connection: float = 60.0
+    """… and one without a stream after this."""
     connection_age: float | None = None
     """After this long, give or take a tenth, a connection ends; None: never."""
 
