@@ -22,6 +22,7 @@ from xds.resources import RESOURCE_TYPES, Resource, ResourceType
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from xds.protocol.memo import Outcome
     from xds.snapshot import Snapshot
 
 RequestT = TypeVar("RequestT", bound=Request)
@@ -191,7 +192,7 @@ class Stream(Generic[RequestT]):
             # there is no change in endpoints" (xDS protocol, "Resource warming"; istio#38709). Only for subscribed
             # names does this have an effect.
             self._subscriptions[ResourceType.ENDPOINT].owed.update(outcome.endpoints)
-        return self._open(subscription, content, is_shared=outcome.is_shared)
+        return self._open(subscription, content, outcome)
 
     def _next_heartbeat(self, snapshot: Snapshot | None) -> Response | None:
         """
@@ -208,16 +209,22 @@ class Stream(Generic[RequestT]):
             current = _NO_VERSION if snapshot is None else snapshot.versions[kind]
             outcome = self._memo.renew(subscription, subscription.exchange.acked or current)
             if outcome.content is not None:
-                return self._open(subscription, outcome.content, is_shared=outcome.is_shared)
+                return self._open(subscription, outcome.content, outcome)
         return None
 
-    def _open(self, subscription: Subscription, content: Content, *, is_shared: bool) -> Response:
+    def _open(self, subscription: Subscription, content: Content, outcome: Outcome) -> Response:
         self._responses += 1
         nonce = Nonce(str(self._responses))
         subscription.exchange.open(nonce, content, subscription.sent)
-        shared = content if is_shared else None
-        kind, resources = subscription.kind, content.resources
-        return Response(kind, nonce, content.version, resources, content.removed, content.renewed, shared)
+        return Response(
+            subscription.kind,
+            nonce,
+            content.version,
+            content.resources,
+            content.removed,
+            content.renewed,
+            content if outcome.is_shared else None,
+        )
 
     def _are_settled(self, kinds: Iterable[ResourceType], snapshot: Snapshot) -> bool:
         return all(self._subscriptions[kind].is_settled(snapshot.of(kind)) for kind in kinds)

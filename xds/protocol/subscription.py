@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from xds.names import Version
 
@@ -74,12 +74,6 @@ class Content:
     """A heartbeat: names and versions that the client has and is to keep. It says nothing else."""
 
 
-class _Told(NamedTuple):
-    content: Content
-    sent: Mapping[str, Version | None]
-    """What the client was sent up to this response."""
-
-
 @dataclass(slots=True)
 class Exchange:
     """Responses of one type on one stream, and the client's answers to them."""
@@ -98,15 +92,15 @@ class Exchange:
     """Versions that the client refused by name, until the name is sent again."""
     refused_removals: set[str] = field(default_factory=set)
     """Removals that came in a refused response. They join the next one."""
-    _told: dict[str, _Told] = field(default_factory=dict)
-    """Responses that an answer may still name, oldest first."""
+    _told: dict[str, tuple[Content, Mapping[str, Version | None]]] = field(default_factory=dict)
+    """Responses that an answer may still name, oldest first, and what the client was sent up to each."""
     _answered: str | None = None
     _is_rejected: bool = False
 
     def open(self, nonce: Nonce, content: Content, sent: Mapping[str, Version | None]) -> None:
         """Note that a response went out, and what the client was sent with it and before."""
         self.last = nonce
-        self._told[nonce] = _Told(content, sent)
+        self._told[nonce] = content, sent
         if self.refused:
             for resource in content.resources:
                 self.refused.pop(resource.name, None)
@@ -129,7 +123,7 @@ class Exchange:
         while next(iter(self._told)) != nonce:  # answers come in order, so older ones will not come any more
             del self._told[next(iter(self._told))]
         self._answered, self._is_rejected = nonce, error is not None
-        content = told.content
+        content, sent = told
         if content.renewed:
             return None if error is None else Lapsed(self.kind, tuple(name for name, _ in content.renewed), error)
         if error is not None:
@@ -137,7 +131,7 @@ class Exchange:
             self.refused_removals.update(content.removed)
             return Nacked(self.kind, content.version, error)
         self.acked = content.version
-        self.held = told.sent if not self.refused else self._without_refused(told.sent)
+        self.held = sent if not self.refused else self._without_refused(sent)
         return Acked(self.kind, content.version)
 
     @property
@@ -150,9 +144,9 @@ class Exchange:
         """The names in responses that wait for their answer."""
         return frozenset(
             resource.name
-            for nonce, told in self._told.items()
+            for nonce, (content, _) in self._told.items()
             if nonce != self._answered
-            for resource in told.content.resources
+            for resource in content.resources
         )
 
     def is_stale(self, nonce: str) -> bool:
