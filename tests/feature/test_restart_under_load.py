@@ -66,9 +66,14 @@ async def served(fleet: Sequence[ReturningEnvoy], stream: int) -> None:
         is_told = len(envoy.streams) == stream and any(told.type_url == last for told in envoy.told)
         return is_told and not envoy.owes_answer
 
-    await until(
-        lambda: all(map(is_served, fleet)), lambda: f"{sum(map(is_served, fleet))} of {len(fleet)} streams are served"
-    )
+    def describe() -> str:
+        """What is known of the first of those who are not served."""
+        waiting = [envoy for envoy in fleet if not is_served(envoy)]
+        first = waiting[0]
+        story = [[told.type_url for told in stream] for stream in first.streams]
+        return f"{len(waiting)} are not served, such as {first.node} ({first.variant}): {story}, ended by {first.ends}"
+
+    await until(lambda: all(map(is_served, fleet)), describe)
 
 
 @pytest.fixture

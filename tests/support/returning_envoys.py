@@ -95,7 +95,10 @@ class ReturningEnvoy:
         return self.streams[-1] if self.streams else []
 
     async def _talk(self, call: Call) -> None:
-        await call.wait_for_connection()
+        # The server sends its own at once; `wait_for_connection` would be content with a connection that is dying.
+        await call.initial_metadata()
+        if call.done():
+            return
         self.streams.append([])
         self.owes_answer = False
         for number, request in enumerate(self._first_requests()):
