@@ -60,8 +60,8 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 
 _CLOSING_INTERVAL = 0.01
 """Seconds from one group of streams that a server ends when it stops to the next."""
-_CLOSING_GROUP = 4
-"""Streams that end at a time, unless the time is too short for all."""
+_CLOSING_TIME = 0.0025
+"""Seconds per stream that a server takes for that, if it has them."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -136,15 +136,22 @@ class AdsServer:
         """
         self._is_closing = True
         stopping = asyncio.create_task(self._server.stop(grace))
-        closers = tuple(self._closers)
-        group = max(_CLOSING_GROUP, int(len(closers) * 2 * _CLOSING_INTERVAL / max(grace, _CLOSING_INTERVAL)))
-        for start in range(0, len(closers), group):
-            for close in closers[start : start + group]:
-                close()
-            if start + group < len(closers):
-                await asyncio.sleep(_CLOSING_INTERVAL)
+        await self._close_all(min(grace / 2, len(self._closers) * _CLOSING_TIME))
         await stopping
         _log.info("stopped")
+
+    async def _close_all(self, duration: float) -> None:
+        """End all streams, evenly over so many seconds, however long each sleep really takes."""
+        loop, closers, closed = asyncio.get_running_loop(), tuple(self._closers), 0
+        start = loop.time()
+        while closed < len(closers):
+            share = (loop.time() - start) / duration if duration else 1.0
+            due = min(len(closers), max(closed + 1, int(len(closers) * share)))
+            for close in closers[closed:due]:
+                close()
+            closed = due
+            if closed < len(closers):
+                await asyncio.sleep(_CLOSING_INTERVAL)
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
