@@ -91,7 +91,7 @@ def build_control_plane(policies: Path, settings: Settings, *, clock: Callable[[
     )
     observed = Observed(clients=clients, cache=cache, reconciler=reconciler, readiness=readiness)
     administration = Administration(observed, settings, check=check_address)
-    administration.health.register(server.grpc_server)
+    administration.health.register(server.grpc_server, watches=False)
     return ControlPlane(settings, cache, clients, reconciler, server, authentication, first_world, administration)
 
 

@@ -74,6 +74,12 @@ class Authority:
     host: str
     port: int
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is on this machine; of names, only `localhost` tells."""
+        address = _as_address(self.host)
+        return self.host == "localhost" if address is None else address.is_loopback
+
 
 @dataclass(frozen=True, slots=True)
 class UnixPath:
@@ -252,16 +258,22 @@ def parse_credentials(
         raise SettingsError("--client-certificate and --client-key belong together; give both, or neither")
     if server_ca is None and (certificate is not None or server_name):
         raise SettingsError("a client's certificate and a server's name are for TLS; add --server-ca FILE")
-    if server_ca is None and not _is_loopback(server):
+    if server_ca is None and not server.is_loopback:
         raise SettingsError(
             f"the token would cross the network to {server.host} readable by all; add --server-ca FILE, for TLS"
         )
-    if server_name and not _is_host_name(server_name):
-        raise SettingsError(f"--server-name {quote_value(server_name)} is not a host name")
+    if certificate is not None and key is not None and _directory_of(certificate) != _directory_of(key):
+        raise SettingsError(
+            "--client-certificate and --client-key are in different directories, of which Envoy follows one only; "
+            "put them into one"
+        )
+    name = (server_name or server.host).removesuffix(".")
+    if _as_address(name) is None and not _is_host_name(name):
+        raise SettingsError(f"--server-name {quote_value(server_name)} is neither a host name nor an IP address")
     return Credentials(
         directory=directory.rstrip("/"),
         server_ca=server_ca,
-        server_name=server_name or server.host,
+        server_name=name.lower(),
         token=token,
         certificate=certificate,
         key=key,
@@ -453,11 +465,6 @@ def _check_path(path: str) -> None:
         raise SettingsError(
             f"{quote_value(path)} is no absolute path without '..'; give the path under which Envoy sees the file"
         )
-
-
-def _is_loopback(server: Authority) -> bool:
-    address = _as_address(server.host)
-    return server.host == "localhost" if address is None else address.is_loopback
 
 
 def _as_address(host: str) -> IPv4Address | IPv6Address | None:

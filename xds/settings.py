@@ -60,6 +60,7 @@ class Share:
         return max(1, -(-total * self.number // 100)) if self.is_percent else self.number
 
 
+_DEFAULT_AUDIENCE = ("egress-xds",)
 DEFAULT_ADMIN = HostPort(host="127.0.0.1", port=18001)
 DEFAULT_HTTP = HostPort(host="127.0.0.1", port=18002)
 
@@ -111,7 +112,7 @@ class Settings:
     """PEM; every client needs a certificate that it signed."""
     jwks: Path | None = None
     """A JSON Web Key Set; every client needs a token that one of its keys signed."""
-    token_audience: tuple[str, ...] = ("egress-xds",)
+    token_audience: tuple[str, ...] = _DEFAULT_AUDIENCE
     token_issuer: str = ""
     max_connection_age: float = 1800.0
     max_streams_per_node: int = 32
@@ -268,6 +269,23 @@ def _parse_identifier(text: str) -> str:
     return text
 
 
+_MIN_AGE, _MAX_AGE = 1.0, 86_400.0
+
+
+def _parse_age(text: str) -> float:
+    seconds = parse_seconds(text)
+    if not _MIN_AGE <= seconds <= _MAX_AGE:
+        raise ValueError(f"it must be from {_MIN_AGE:g}s to {_MAX_AGE / 60:g}m, as in 30m")
+    return seconds
+
+
+def _parse_file(text: str) -> Path:
+    """Parse a path that must be one: an empty value would switch off what is demanded of callers."""
+    if not text:
+        raise ValueError("it is empty; give the path of a file")
+    return Path(text)
+
+
 _NO_TEXT = frozenset(" @")
 
 
@@ -404,20 +422,20 @@ OPTIONS: tuple[Option, ...] = (
         field="tls_certificate",
         metavar="FILE",
         help="The server's certificate and those that lead to its authority, PEM; followed when it changes.",
-        parse=_parse_path,
+        parse=_parse_file,
     ),
-    Option(field="tls_key", metavar="FILE", help="Its private key, PEM.", parse=_parse_path),
+    Option(field="tls_key", metavar="FILE", help="Its private key, PEM.", parse=_parse_file),
     Option(
         field="client_ca",
         metavar="FILE",
         help="Demand of clients a certificate that this authority signed, with a SPIFFE ID that names their namespace.",
-        parse=_parse_path,
+        parse=_parse_file,
     ),
     Option(
         field="jwks",
         metavar="FILE",
         help="Demand of clients a bearer token that a key of this set signed, such as a service account's.",
-        parse=_parse_path,
+        parse=_parse_file,
     ),
     Option(
         field="token_audience",
@@ -436,7 +454,7 @@ OPTIONS: tuple[Option, ...] = (
         field="max_connection_age",
         metavar="DURATION",
         help="Have clients connect anew after about this long, so that they spread over the replicas.",
-        parse=parse_seconds,
+        parse=_parse_age,
     ),
     Option(
         field="max_streams_per_node",
@@ -511,8 +529,8 @@ def _check_authentication(settings: Settings) -> None:
             f"--jwks without TLS would have tokens cross the network to {settings.listen} readable by all; "
             "add --tls-certificate and --tls-key"
         )
-    if settings.token_issuer and settings.jwks is None:
-        raise SettingsError("--token-issuer without --jwks checks nothing; add --jwks FILE")
+    if settings.jwks is None and (settings.token_issuer or settings.token_audience != _DEFAULT_AUDIENCE):
+        raise SettingsError("--token-issuer and --token-audience check nothing without --jwks; add --jwks FILE")
 
 
 def _parse_all(option: Option, origin: str, texts: tuple[str, ...], given_as: str = "") -> object:

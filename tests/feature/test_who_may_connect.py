@@ -11,6 +11,7 @@ import time
 from base64 import urlsafe_b64encode
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import grpc
@@ -24,7 +25,7 @@ from tests.feature.ads_peer import METHODS, Peer
 from tests.feature.test_serve_secrets import POLICY, TEAMS, encoded
 from tests.support.certificates import Authority, Issued
 from tests.support.control_plane import PATIENCE, SETTINGS, running_control_plane, wait_until
-from tests.support.tokens import Issuer, claims, key_set
+from tests.support.tokens import Issuer, claims, key_set, settle
 from xds import names
 from xds.client import Credentials, Identity, fetch_resources
 from xds.errors import UnreachableError
@@ -160,12 +161,12 @@ TOKENS = {
     "a token of the account, of no pod, gets in": (claims(pod=""), NODE, grpc.StatusCode.OK),
     "a subject is enough": ({k: v for k, v in ME.items() if k != "kubernetes.io"}, NODE, grpc.StatusCode.OK),
     "one of several audiences is enough": (claims(aud=["api", "egress-xds"]), NODE, grpc.StatusCode.OK),
-    "clocks may differ by seconds": (claims(exp=time.time() - 1 + 20), NODE, grpc.StatusCode.OK),
+    "clocks may differ by seconds": (claims(exp=timedelta(seconds=-10)), NODE, grpc.StatusCode.OK),
     "another pod is not me": (ME, "web-1.shop", PERMISSION_DENIED),
     "another namespace is not mine": (ME, "web-0.bank", PERMISSION_DENIED),
     "nor is it by an account alone": (claims(pod=""), "web-0.bank", PERMISSION_DENIED),
-    "an expired token is none": (claims(exp=time.time() - 120), NODE, UNAUTHENTICATED),
-    "a token for later is none": (claims(nbf=time.time() + 120), NODE, UNAUTHENTICATED),
+    "an expired token is none": (claims(exp=timedelta(seconds=-120)), NODE, UNAUTHENTICATED),
+    "a token for later is none": (claims(nbf=timedelta(seconds=120)), NODE, UNAUTHENTICATED),
     "a token for others is none": (claims(aud=["api"]), NODE, UNAUTHENTICATED),
     "a token for nobody is none": ({k: v for k, v in ME.items() if k != "aud"}, NODE, UNAUTHENTICATED),
     "a token without an end is none": ({k: v for k, v in ME.items() if k != "exp"}, NODE, UNAUTHENTICATED),
@@ -200,7 +201,7 @@ def forge(house: House, how: str) -> tuple[tuple[str, str], ...]:
         "two tokens": lambda: (bearer(good), bearer(good)),
         "no token": lambda: (bearer("no.token.this"),),
         "an empty one": lambda: (bearer(""),),
-        "no signature": lambda: (bearer(jwt.encode(ME, "", "none", headers={"kid": kid})),),
+        "no signature": lambda: (bearer(jwt.encode(settle(ME), "", "none", headers={"kid": kid})),),
         "the public key as a secret": lambda: (bearer(sign_with_public_key(house)),),
         "a stranger with the key's name": lambda: (bearer(Issuer(kid).sign(ME)),),
         "a stranger": lambda: (bearer(Issuer("stranger").sign(ME)),),
@@ -217,7 +218,7 @@ def sign_with_public_key(house: House) -> str:
     def encode(part: object) -> bytes:
         return urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=")
 
-    body = encode({"alg": "HS256", "typ": "JWT", "kid": house.issuer.kid}) + b"." + encode(ME)
+    body = encode({"alg": "HS256", "typ": "JWT", "kid": house.issuer.kid}) + b"." + encode(settle(ME))
     key = PyJWK(house.issuer.jwk).key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     tag = urlsafe_b64encode(hmac.digest(key, body, "sha256")).rstrip(b"=")
     return (body + b"." + tag).decode()
@@ -261,7 +262,7 @@ async def test_a_forged_token_opens_nothing_and_learns_nothing(house: House, how
 async def test_a_stream_ends_with_the_token_that_opened_it(house: House) -> None:
     """A pod that is deleted has its token for a while; when it ends, so does the stream, and says why."""
     async with serving(house, house.settings(tokens=True)) as running:
-        token = house.issuer.sign(claims(exp=time.time() - 28))  # 30 s are granted to clocks
+        token = house.issuer.sign(claims(exp=timedelta(seconds=-28)))  # 30 s are granted to clocks
         async with house.connect(running.address, bearer(token)) as peer:
             assert await verdict(peer) is grpc.StatusCode.OK
             status, details = await peer.end()
@@ -426,3 +427,22 @@ async def test_a_dump_with_a_pods_token_shows_what_that_pod_gets(house: House) -
 
     assert good.returncode == 0, good.stderr
     assert names.OUTBOUND_LISTENER in good.stdout
+
+
+async def test_a_token_that_ends_before_the_first_request_opens_nothing(house: House) -> None:
+    """The login must not be on its way before somebody looks at the clock."""
+    async with serving(house, house.settings(tokens=True)) as running:
+        token = house.issuer.sign(claims(exp=timedelta(seconds=-29.2)))  # 30 s are granted to clocks
+        async with house.connect(running.address, bearer(token)) as peer:
+            await peer.call.initial_metadata()
+            ended = time.monotonic() + 1
+            await wait_until(lambda: time.monotonic() > ended)
+            assert await verdict(peer) is UNAUTHENTICATED
+
+
+async def test_nobody_without_a_proof_holds_a_stream_of_the_main_port(house: House) -> None:
+    async with (
+        serving(house, house.settings(tokens=True)) as running,
+        house.connect(running.address, method="/grpc.health.v1.Health/Watch") as peer,
+    ):
+        assert await peer.call.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -36,7 +37,15 @@ class Issuer:
 
     def sign(self, claims: Mapping[str, Any], **headers: str) -> str:
         """Return a token."""
-        return jwt.encode(dict(claims), self._rsa or self._ec, self.algorithm, headers={"kid": self.kid, **headers})
+        return jwt.encode(settle(claims), self._rsa or self._ec, self.algorithm, headers={"kid": self.kid, **headers})
+
+
+def settle(claims: Mapping[str, Any]) -> dict[str, Any]:
+    """Return claims whose times, given as what is left from now on, are moments."""
+    return {
+        name: time.time() + value.total_seconds() if isinstance(value, timedelta) else value
+        for name, value in claims.items()
+    }
 
 
 def key_set(*issuers: Issuer) -> str:
@@ -53,7 +62,7 @@ def claims(namespace: str = "shop", account: str = "web", pod: str = "web-0", **
         "iss": "https://kubernetes.default.svc",
         "sub": f"system:serviceaccount:{namespace}:{account}",
         "aud": [AUDIENCE],
-        "exp": time.time() + 3600,
+        "exp": timedelta(hours=1),
         "kubernetes.io": bound,
         **others,
     }

@@ -16,11 +16,13 @@ from xds.bootstrap import (
     UnixPath,
     parse_admin,
     parse_authority,
+    parse_credentials,
     parse_labels,
     parse_mark,
     parse_max_heap,
     parse_node_id,
     render_bootstrap,
+    render_secrets,
 )
 from xds.cli.bootstrap import command
 from xds.errors import SettingsError
@@ -274,3 +276,64 @@ def test_a_missing_template_is_an_error_with_a_remedy(monkeypatch: pytest.Monkey
     monkeypatch.setattr("xds.bootstrap._TEMPLATE_DIRECTORIES", (tmp_path,))
     with pytest.raises(SettingsError, match="install egress-xds again"):
         _print(CASES["plain"])
+
+
+PROVEN = ["--node", "a.b", "--server", "xds.example:18000", "--server-ca", "/tls/ca.pem"]
+
+
+def test_an_envoy_follows_every_file_that_is_exchanged(tmp_path: Path) -> None:
+    """Each secret is a file beside the bootstrap; none of them holds more than paths."""
+    directory = tmp_path / "envoy"
+    pair = ["--client-certificate", "/tls/tls.crt", "--client-key", "/tls/tls.key", "--token-file", "/token/token"]
+    done = CliRunner().invoke(command, [*PROVEN, *pair, "--directory", str(directory)], catch_exceptions=False)
+
+    assert done.exit_code == 0
+    names = {"bootstrap.yaml", "authority.json", "certificate.json", "token.json"}
+    assert {path.name for path in directory.iterdir()} == names
+    loaded = {path.stem: _loaded(path.read_text(encoding="utf-8")) for path in directory.glob("*.json")}
+    watched = [secret["resources"][0] for secret in loaded.values()]
+    assert all(str(secret).count("watched_directory") == 1 for secret in watched)
+    (cluster,) = _loaded((directory / "bootstrap.yaml").read_text(encoding="utf-8"))["static_resources"]["clusters"]
+    assert cluster["transport_socket"]["typed_config"]["sni"] == "xds.example"
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "name"),
+    [
+        ("xds.example.", "DNS", "xds.example"),
+        ("XDS.Example", "DNS", "xds.example"),
+        ("192.0.2.7", "IP_ADDRESS", "192.0.2.7"),
+    ],
+)
+def test_the_name_of_the_server_is_written_as_certificates_write_it(given: str, kind: str, name: str) -> None:
+    credentials = parse_credentials(
+        server=Authority("localhost", 1), directory="/e", server_ca="/tls/ca.pem", server_name=given
+    )
+    assert credentials is not None
+    (alternative,) = _loaded(render_secrets(credentials)["authority.json"])["resources"][0]["validation_context"][
+        "match_typed_subject_alt_names"
+    ]
+    assert alternative == {"san_type": kind, "matcher": {"exact": name}}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        pytest.param([], "--directory", id="nowhere to write"),
+        pytest.param(["--directory", "/e", "--client-key", "/k"], "belong together", id="half a pair"),
+        pytest.param(["--directory", "/e", "--server-name", "a b"], "--server-name", id="no name"),
+        pytest.param(["--directory", "e"], "absolute path", id="a relative path"),
+        pytest.param(
+            ["--directory", "/e", "--client-certificate", "/a/c", "--client-key", "/b/k"], "into one", id="two places"
+        ),
+    ],
+)
+def test_credentials_that_could_not_work_are_refused(more: list[str], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        CliRunner().invoke(command, [*PROVEN, *more], catch_exceptions=False)
+
+
+def test_a_token_does_not_cross_a_network_in_the_open() -> None:
+    arguments = ["--node", "a.b", "--server", "xds.example:18000", "--token-file", "/t", "--directory", "/e"]
+    with pytest.raises(SettingsError, match="readable by all"):
+        CliRunner().invoke(command, arguments, catch_exceptions=False)

@@ -163,3 +163,30 @@ def test_an_empty_path_switches_a_file_off() -> None:
 )
 def test_only_addresses_of_this_host_alone_are_loopback(host: str, expected: bool) -> None:
     assert HostPort(host=host, port=1).is_loopback is expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"tls_certificate": "c"}, "--tls-key"),
+        ({"client_ca": "c"}, "--tls-certificate"),
+        ({"jwks": "j", "listen": "0.0.0.0:1"}, "--tls-certificate"),
+        ({"token_issuer": "https://issuer.example"}, "--jwks"),
+        ({"token_audience": ("somebody",)}, "--jwks"),
+        ({"jwks": ""}, "--jwks"),
+        ({"client_ca": ""}, "--client-ca"),
+        ({"max_connection_age": "100000m"}, "--max-connection-age"),
+        ({"max_connection_age": "0.1ms"}, "--max-connection-age"),
+        ({"max_streams_per_node": "0"}, "--max-streams-per-node"),
+    ],
+)
+def test_a_demand_that_could_not_be_met_is_refused_by_its_flag(
+    flags: dict[str, str | tuple[str, ...]], words: str
+) -> None:
+    with pytest.raises(SettingsError, match=words):
+        read_settings(flags, {})
+
+
+def test_a_variable_that_nobody_filled_switches_no_demand_off() -> None:
+    with pytest.raises(SettingsError, match="EGRESS_XDS_JWKS"):
+        read_settings({}, {"EGRESS_XDS_JWKS": ""})

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from xds.admin import csds, reflection
 from xds.errors import ListenError
@@ -37,15 +38,28 @@ class Health:
         self._changed.set()
         readiness.subscribe(self._changed.set)
 
-    def register(self, server: grpc.aio.Server) -> None:
-        """Offer the service on `server`."""
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+    def register(self, server: grpc.aio.Server, *, watches: bool = True) -> None:
+        """Offer the service on `server`; without `watches` nobody can hold a stream of it open."""
+        methods: dict[str, grpc.RpcMethodHandler[HealthCheckRequest, HealthCheckResponse]] = {
+            "Check": grpc.unary_unary_rpc_method_handler(
+                self._servicer.Check,
+                request_deserializer=HealthCheckRequest.FromString,
+                response_serializer=HealthCheckResponse.SerializeToString,
+            )
+        }
+        if watches:
+            methods["Watch"] = grpc.unary_stream_rpc_method_handler(
+                self._servicer.Watch,
+                request_deserializer=HealthCheckRequest.FromString,
+                response_serializer=HealthCheckResponse.SerializeToString,
+            )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(health.SERVICE_NAME, methods),))
 
     async def update(self) -> None:
         """Tell the present state to those who ask and those who watch."""
         self._changed.clear()
-        states = health_pb2.HealthCheckResponse
-        state = states.SERVING if self._readiness.reason is None else states.NOT_SERVING
+        is_ready = self._readiness.reason is None
+        state = HealthCheckResponse.SERVING if is_ready else HealthCheckResponse.NOT_SERVING
         for service in ("", _ADS):
             await self._servicer.set(service, state)
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from xds.client import Credentials
+from xds.compile.certificates import read_certificates, read_key
 from xds.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from xds.bootstrap import Authority
+
 _F = TypeVar("_F", bound="Callable[..., object]")
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""RFC 6750, section 2.1."""
 
 _OPTIONS = {
     "server_ca": ("FILE", "TLS to the server, which this authority (PEM) signs for."),
@@ -33,20 +40,47 @@ def credential_options(command: _F) -> _F:
     return command
 
 
-def read_credentials(given: Mapping[str, object]) -> Credentials:
-    """Read the files that the options name. Raises SettingsError."""
+def read_credentials(given: Mapping[str, object], server: Authority) -> Credentials:
+    """
+    Read the files that the options name, for a connection to `server`. Raises SettingsError.
+
+    What gRPC would not understand is refused here, where the file is known by name.
+    """
     ca, name, token, certificate, key = (given.get(field) for field in CREDENTIALS)
     if (certificate is None) is not (key is None):
         raise SettingsError("--client-certificate and --client-key belong together; give both, or neither")
     if ca is None and (certificate is not None or name is not None):
         raise SettingsError("a client's certificate and a server's name are for TLS; add --server-ca FILE")
+    if ca is None and token is not None and not server.is_loopback:
+        raise SettingsError(
+            f"the token would cross the network to {server.host} readable by all; add --server-ca FILE, for TLS"
+        )
+    _check_pem("--server-ca", ca, lambda text: bool(read_certificates(text)))
+    _check_pem("--client-certificate", certificate, lambda text: bool(read_certificates(text)))
+    _check_pem("--client-key", key, lambda text: read_key(text) is not None)
     return Credentials(
         server_ca=_read("--server-ca", ca),
         server_name=str(name) if name else "",
-        token=(_read("--token-file", token) or b"").decode("ascii", "replace").strip(),
+        token=_read_token(token),
         certificate=_read("--client-certificate", certificate),
         key=_read("--client-key", key),
     )
+
+
+def _check_pem(flag: str, path: object, is_good: Callable[[str], bool]) -> None:
+    content = _read(flag, path)
+    if content is not None and not is_good(content.decode("ascii", "replace")):
+        raise SettingsError(f"{flag} {path} is not the PEM of what belongs there; give another file")
+
+
+def _read_token(path: object) -> str:
+    content = _read("--token-file", path)
+    if content is None:
+        return ""
+    token = content.decode("ascii", "replace").strip()
+    if not _TOKEN.fullmatch(token):
+        raise SettingsError(f"--token-file {path} does not hold one token and nothing else; give another file")
+    return token
 
 
 def _read(flag: str, path: object) -> bytes | None:

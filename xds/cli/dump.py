@@ -125,7 +125,10 @@ def command(
         judgement = asyncio.run(_judge(policies, settings, resolves=not no_resolve, reads=not no_files))
         resources, has_findings = _select(judgement, choice), _report(judgement)
     else:
-        resources, has_findings = _fetch(str(server), choice, timeout, read_credentials(flags)), False
+        resources, has_findings = (
+            _fetch(str(server), choice, timeout, read_credentials(flags, parse_authority(str(server)))),
+            False,
+        )
     click.echo(render_resources([item for item in resources if kind in {item.kind.name.lower(), "all"}], output))
     ctx.exit(1 if has_findings else 0)
 

@@ -79,9 +79,25 @@ class Encoder:
         return known.whole
 
 
+MAX_NAMES = 100_000
+"""Names that one request may hold, and that one stream may subscribe to one by one."""
+
+
+class TooManyNamesError(ValueError):
+    """A request holds more names than any client needs. They are counted before they are copied."""
+
+    def __init__(self, names: int) -> None:
+        super().__init__(f"more than {MAX_NAMES} names in one request: {names}")
+
+
 def decode_sotw(body: bytes) -> tuple[discovery_pb2.Node | None, SotwRequest]:
-    """Decode a `DiscoveryRequest`; the node is None if left out. Raises google.protobuf's DecodeError."""
+    """
+    Decode a `DiscoveryRequest`; the node is None if left out.
+
+    Raises google.protobuf's DecodeError, and TooManyNamesError.
+    """
     message = discovery_pb2.DiscoveryRequest.FromString(body)
+    _bound(len(message.resource_names))
     request = SotwRequest(
         type_url=message.type_url,
         nonce=message.response_nonce,
@@ -93,8 +109,14 @@ def decode_sotw(body: bytes) -> tuple[discovery_pb2.Node | None, SotwRequest]:
 
 
 def decode_delta(body: bytes) -> tuple[discovery_pb2.Node | None, DeltaRequest]:
-    """Decode a `DeltaDiscoveryRequest`; the node is None if left out. Raises google.protobuf's DecodeError."""
+    """
+    Decode a `DeltaDiscoveryRequest`; the node is None if left out.
+
+    Raises google.protobuf's DecodeError, and TooManyNamesError.
+    """
     message = discovery_pb2.DeltaDiscoveryRequest.FromString(body)
+    _bound(len(message.resource_names_subscribe) + len(message.resource_names_unsubscribe))
+    _bound(len(message.initial_resource_versions))
     request = DeltaRequest(
         type_url=message.type_url,
         nonce=message.response_nonce,
@@ -104,6 +126,11 @@ def decode_delta(body: bytes) -> tuple[discovery_pb2.Node | None, DeltaRequest]:
         initial_versions=dict(message.initial_resource_versions),
     )
     return message.node if message.HasField("node") else None, request
+
+
+def _bound(names: int) -> None:
+    if names > MAX_NAMES:
+        raise TooManyNamesError(names)
 
 
 def encode_sotw(response: Response) -> bytes:

@@ -189,6 +189,7 @@ class AdsServer:
         try:
             return self._authentication.authenticate(context)
         except IdentityError as error:
-            _log.warning("caller refused", peer=context.peer(), reason=str(error))
+            if self._guard.may_log():
+                _log.warning("caller refused", peer=context.peer(), reason=str(error))
             self._clients.note_refused(grpc.StatusCode.UNAUTHENTICATED.name.lower())
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the caller is not authenticated")

@@ -8,6 +8,7 @@ before them in force; nobody gets in because of one.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,16 @@ class _Tls:
     def paths(self) -> tuple[Path, ...]:
         return (self.certificate, self.key, *([self.client_ca] if self.client_ca else []))
 
+    def __str__(self) -> str:
+        flags = [f"--tls-certificate {self.certificate}", f"--tls-key {self.key}"]
+        return ", ".join([*flags, *([f"--client-ca {self.client_ca}"] if self.client_ca else [])])
+
+    def texts(self, files: Mapping[str, File]) -> tuple[str, str, str | None]:
+        """Return certificate, key and authority. Raises SettingsError."""
+        client_ca = None if self.client_ca is None else _text("--client-ca", self.client_ca, files)
+        certificate, key = _text("--tls-certificate", self.certificate, files), _text("--tls-key", self.key, files)
+        return certificate, key, client_ca
+
 
 class Authentication:
     """The demands of one server."""
@@ -58,6 +69,7 @@ class Authentication:
         self._jwks = settings.jwks
         self._tokens = TokenVerifier(settings.token_audience, settings.token_issuer)
         self._identity: TlsIdentity | None = None
+        self._key_set = ""
 
     @property
     def files(self) -> frozenset[str]:
@@ -69,31 +81,45 @@ class Authentication:
         """Take the files at the start. Raises SettingsError."""
         if self._tls is not None:
             try:
-                self._identity = TlsIdentity(*self._texts(self._tls, files))
+                self._identity = TlsIdentity(*self._tls.texts(files), now=time.time())
             except MaterialError as error:
-                raise SettingsError(
-                    f"--tls-certificate {self._tls.certificate}, --tls-key or --client-ca: {error}; correct the files"
-                ) from None
+                raise SettingsError(f"{self._tls}: {error}; correct the files") from None
+            self._warn_of_end()
         if self._jwks is not None:
             try:
-                self._tokens.replace_keys(_text(self._jwks, files))
+                left_out = self._tokens.replace_keys(_text("--jwks", self._jwks, files))
             except KeySetError as error:
                 raise SettingsError(f"--jwks {self._jwks}: {error}; save the issuer's JWKS there") from None
+            self._warn_of_keys(left_out)
 
     def reload(self, files: Mapping[str, File]) -> None:
         """Take changed files; what can't be used is told in the log, and what was before stays in force."""
         if self._tls is not None and self._identity is not None:
             try:
-                self._identity.replace(*self._texts(self._tls, files))
-                _log.info("certificate for new connections", path=str(self._tls.certificate))
+                if self._identity.replace(*self._tls.texts(files), now=time.time()):
+                    _log.info("certificate for new connections", path=str(self._tls.certificate))
+                    self._warn_of_end()
             except (MaterialError, SettingsError) as error:
                 _log.error("the certificate is not used, the one before stays", reason=str(error))
         if self._jwks is not None:
             try:
-                self._tokens.replace_keys(_text(self._jwks, files))
-                _log.info("key set for new streams", path=str(self._jwks))
+                text = _text("--jwks", self._jwks, files)
+                if text != self._key_set:
+                    self._warn_of_keys(self._tokens.replace_keys(text))
+                    _log.info("key set for new streams", path=str(self._jwks))
+                self._key_set = text
             except (KeySetError, SettingsError) as error:
                 _log.error("the key set is not used, the one before stays", path=str(self._jwks), reason=str(error))
+
+    def _warn_of_end(self) -> None:
+        if self._identity is not None and self._identity.warns_at <= time.time():
+            _log.warning("the server's certificate ends soon", path=str(self._tls and self._tls.certificate))
+
+    def _warn_of_keys(self, left_out: int) -> None:
+        if left_out:
+            _log.warning(
+                "members of the key set are no keys that could be used", left_out=left_out, path=str(self._jwks)
+            )
 
     def credentials(self) -> grpc.ServerCredentials | None:
         """Return the server's credentials; None: without TLS."""
@@ -108,16 +134,12 @@ class Authentication:
             callers.append(self._tokens.verify(_token(context)))
         return tuple(callers)
 
-    def _texts(self, tls: _Tls, files: Mapping[str, File]) -> tuple[str, str, str | None]:
-        client_ca = None if tls.client_ca is None else _text(tls.client_ca, files)
-        return _text(tls.certificate, files), _text(tls.key, files), client_ca
 
-
-def _text(path: Path, files: Mapping[str, File]) -> str:
+def _text(flag: str, path: Path, files: Mapping[str, File]) -> str:
     """Return what `path` holds. Raises SettingsError."""
     found = files[str(path)]
     if isinstance(found, FileProblem):
-        raise SettingsError(f"{path}: {found.message}; {found.hint}")
+        raise SettingsError(f"{flag} {path}: {found.message}; {found.hint}")
     return found.text
 
 

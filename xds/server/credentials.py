@@ -11,20 +11,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
+from cryptography import x509
 
 from xds.compile.certificates import (
     belongs_to,
     ends_at,
     is_authority,
+    is_usable,
     read_certificates,
     read_key,
     render_certificates,
     render_key,
+    warns_at,
 )
 from xds.server.identity import Caller, IdentityError, parse_spiffe_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from xds.compile.certificates import Certificates
 
 
 class MaterialError(ValueError):
@@ -46,14 +51,28 @@ class _Material:
 class TlsIdentity:
     """What the server shows of itself, and whom it believes."""
 
-    def __init__(self, certificates: str, key: str, client_ca: str | None = None) -> None:
-        """Take PEM texts; with `client_ca` every client needs a certificate. Raises MaterialError."""
-        self._material = _read(certificates, key, client_ca)
+    def __init__(self, certificates: str, key: str, client_ca: str | None = None, *, now: float) -> None:
+        """
+        Take PEM texts; with `client_ca` every client needs a certificate. `now` is in seconds since the epoch.
+
+        Raises MaterialError.
+        """
+        self._material = _read(certificates, key, client_ca, now)
         self._given = self._material
 
-    def replace(self, certificates: str, key: str, client_ca: str | None) -> None:
-        """Use these for new connections from now on. Raises MaterialError, and keeps those that there were."""
-        self._material = _read(certificates, key, client_ca)
+    def replace(self, certificates: str, key: str, client_ca: str | None, *, now: float) -> bool:
+        """
+        Use these for new connections from now on; tell whether they are others.
+
+        Raises MaterialError, and keeps those that there were.
+        """
+        before, self._material = self._material, _read(certificates, key, client_ca, now)
+        return self._material != before
+
+    @property
+    def warns_at(self) -> float:
+        """From when on the end of the certificate is worth a warning, in seconds since the epoch."""
+        return warns_at(read_certificates(self._material.certificates.decode())[0])
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return credentials that follow `replace`."""
@@ -76,26 +95,40 @@ def identify_peer(properties: Mapping[str, Iterable[bytes]]) -> Caller:
     """
     Return who is at the other end of a connection with mutual TLS. Raises IdentityError.
 
-    `properties` is gRPC's authentication context; its SPIFFE ID is there only if the certificate has just one URI.
+    `properties` is gRPC's authentication context. Its certificates are read here: what it says of them ends at a NUL.
     """
-    spiffe = [value.decode() for value in properties.get("peer_spiffe_id", ())]
-    if len(spiffe) != 1:
-        raise IdentityError("its certificate has no SPIFFE ID")
-    chain = read_certificates(b"".join(properties.get("x509_pem_cert", ())).decode())
-    return parse_spiffe_id(spiffe[0], expires=ends_at(chain[0]) if chain else None)
+    chain = [*_certificates(properties, "x509_pem_cert"), *_certificates(properties, "x509_pem_cert_chain")]
+    if not chain:
+        raise IdentityError("its certificate can't be read")
+    try:
+        extension = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        identities = extension.value.get_values_for_type(x509.UniformResourceIdentifier)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        identities = []
+    if len(identities) != 1:
+        raise IdentityError("its certificate has no SPIFFE ID, or several")
+    return parse_spiffe_id(identities[0], expires=min(map(ends_at, chain)))
 
 
-def _read(certificates: str, key: str, client_ca: str | None) -> _Material:
+def _certificates(properties: Mapping[str, Iterable[bytes]], name: str) -> Certificates:
+    return read_certificates(b"".join(properties.get(name, ())).decode("ascii", "replace"))
+
+
+def _read(certificates: str, key: str, client_ca: str | None, now: float) -> _Material:
     chain, private = read_certificates(certificates), read_key(key)
     if not chain:
         raise MaterialError("the certificate is not PEM")
     if private is None:
         raise MaterialError("the key is not PEM, or needs a passphrase")
+    if not is_usable(private):
+        raise MaterialError("the key is neither RSA of at least 2048 bits nor on P-256, P-384 or P-521")
     if not belongs_to(private, chain[0]):
         raise MaterialError("the key does not belong to the (first) certificate")
+    if min(map(ends_at, chain)) <= now:
+        raise MaterialError("the certificate has ended")
     authorities = () if client_ca is None else read_certificates(client_ca)
-    if client_ca is not None and not any(map(is_authority, authorities)):
-        raise MaterialError("the authority of clients is not the PEM of a certificate authority")
+    if client_ca is not None and not any(is_authority(item) and ends_at(item) > now for item in authorities):
+        raise MaterialError("the authority of clients is not the PEM of a certificate authority that has not ended")
     return _Material(
         render_certificates(chain).encode(),
         render_key(private).encode(),

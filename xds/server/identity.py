@@ -14,17 +14,26 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from xds.server.node import NAMESPACE_NAME, POD_NAME
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xds.policy.model import Workload
 
-_SPIFFE = re.compile(r"spiffe://[a-z0-9._-]{1,255}/ns/(?P<ns>[^/]+)(/sa/(?P<sa>[^/]+))?(/pod/(?P<pod>[^/]+))?")
-_SUBJECT = re.compile(r"system:serviceaccount:(?P<ns>[^:]+):(?P<sa>[^:]+)")
+_SPIFFE = re.compile(r"spiffe://[a-z0-9._-]{1,255}/ns/([^/]+)(?:/sa/([^/]+))?(?:/pod/([^/]+))?")
+_SUBJECT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
+
+_FOR_EVER = 1e11
+"""Seconds since the epoch that no token lives to see."""
 
 
 class IdentityError(ValueError):
     """The caller is nobody known, or not the node that it names. The message is for the server's log."""
+
+
+class ExpiredError(IdentityError):
+    """What the caller proved itself with has ended meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +46,21 @@ class Caller:
     expires: float | None = None
     """When the proof ends, in seconds since the epoch."""
 
-    def bind(self, workload: Workload) -> Workload:
-        """Return `workload` with what is proven of it. Raises IdentityError if it claims anything else."""
+    def __post_init__(self) -> None:
+        """Refuse names that are none, above all an empty namespace, which would be every one. Raises IdentityError."""
+        names = [name for name in (self.service_account, self.pod) if name]
+        if not NAMESPACE_NAME.fullmatch(self.namespace) or not all(map(POD_NAME.fullmatch, names)):
+            raise IdentityError("its proof holds a namespace, account or pod that is no name")
+
+    def bind(self, workload: Workload, *, now: float) -> Workload:
+        """
+        Return `workload` with what is proven of it.
+
+        Raises IdentityError if it claims anything else, and ExpiredError if the proof has ended at `now`: TLS resumes
+        a session without another look at the certificate, and a first request may be long in coming.
+        """
+        if self.expires is not None and self.expires <= now:
+            raise ExpiredError("its proof has ended")
         for what, proven, claimed in (
             ("namespace", self.namespace, workload.namespace),
             ("pod", self.pod, workload.pod),
@@ -58,7 +80,8 @@ def parse_spiffe_id(text: str, *, expires: float | None = None) -> Caller:
     match = _SPIFFE.fullmatch(text)
     if match is None:
         raise IdentityError("its certificate's SPIFFE ID is not spiffe://DOMAIN/ns/NAMESPACE[/sa/ACCOUNT][/pod/POD]")
-    return Caller(namespace=match["ns"], service_account=match["sa"] or "", pod=match["pod"] or "", expires=expires)
+    namespace, account, pod = match.groups("")
+    return Caller(namespace=namespace, service_account=account, pod=pod, expires=expires)
 
 
 def parse_claims(claims: Mapping[str, object]) -> Caller:
@@ -68,18 +91,25 @@ def parse_claims(claims: Mapping[str, object]) -> Caller:
     They are those of Kubernetes' bound service account tokens; others need a subject of the same form.
     """
     expires = claims.get("exp")
-    assert isinstance(expires, int | float), "a token without an end is not verified"
+    if isinstance(expires, bool) or not isinstance(expires, int | float) or not 0 < expires < _FOR_EVER:
+        raise IdentityError("its token has no end that is a time")
     match claims:
-        case {"kubernetes.io": {"namespace": str(namespace), "serviceaccount": {"name": str(account)}, **rest}}:
-            pod = rest.get("pod")
-            name = pod.get("name") if isinstance(pod, dict) else None
-            return Caller(
-                namespace=namespace,
-                service_account=account,
-                pod=name if isinstance(name, str) else "",
-                expires=float(expires),
-            )
+        case {"kubernetes.io": {"namespace": str(namespace), "serviceaccount": {"name": str(account)}, **rest}} if (
+            account
+        ):
+            return Caller(namespace=namespace, service_account=account, pod=_parse_pod(rest), expires=float(expires))
         case {"sub": str(subject)} if (found := _SUBJECT.fullmatch(subject)) and "kubernetes.io" not in claims:
-            return Caller(namespace=found["ns"], service_account=found["sa"], expires=float(expires))
+            return Caller(namespace=found[1], service_account=found[2], expires=float(expires))
         case _:
             raise IdentityError("its token names no namespace and service account")
+
+
+def _parse_pod(claim: Mapping[object, object]) -> str:
+    """Return the pod that a token is bound to; only one that says nothing of a pod is bound to none."""
+    match claim:
+        case {"pod": {"name": str(name)}} if name:
+            return name
+        case {"pod": _}:
+            raise IdentityError("its token is bound to a pod without a name")
+        case _:
+            return ""

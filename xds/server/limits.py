@@ -68,7 +68,11 @@ class Pace:
         self._burst = burst / rate
         self._due = -math.inf
 
-    def take(self, now: float) -> float:
-        """Count a request at `now` (seconds of a clock that does not go back); return how long to wait after it."""
-        self._due = max(self._due, now - self._burst) + 1 / self._rate
+    def take(self, now: float, count: int = 1) -> float:
+        """Count requests at `now` (seconds of a clock that does not go back); return how long to wait after them."""
+        self._due = max(self._due, now - self._burst) + count / self._rate
+        return self.wait(now)
+
+    def wait(self, now: float) -> float:
+        """Return how long to wait before the next request."""
         return max(0.0, self._due - now)

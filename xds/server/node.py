@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from xds.gen.discovery_pb2 import Node
 
-_POD = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+POD_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 """RFC 1123 subdomain: a pod's name may hold dots."""
-_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+NAMESPACE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 """RFC 1123 label."""
 _MAX_LABELS = 128
 _MAX_LABEL_KEY = 317
@@ -49,7 +49,7 @@ class NodeError(ValueError):
 def parse_node(node: Node) -> tuple[NodeId, Workload]:
     """Read a node's id and metadata. Raises NodeError; any other exception is a bug."""
     pod, _, namespace = node.id.rpartition(".")
-    if not _POD.fullmatch(pod) or not _NAMESPACE.fullmatch(namespace):
+    if not POD_NAME.fullmatch(pod) or not NAMESPACE_NAME.fullmatch(namespace):
         raise NodeError(f"node id must be <pod>.<namespace>, not {node.id[:_SHOWN]!r}")
     _check_version(node)
     fields = node.metadata.fields

@@ -12,6 +12,7 @@ Nothing here decides what to send. Invariant: nothing that a client sends can en
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Generic, assert_never
@@ -28,13 +29,15 @@ from xds.protocol.stream import RequestT, Response, Stream, UnknownType, Variant
 from xds.protocol.subscription import Acked, Lapsed, Nacked
 from xds.protocol.wire import (
     CONTROL_PLANE,
+    MAX_NAMES,
     Encoder,
+    TooManyNamesError,
     decode_delta,
     decode_sotw,
     encode_delta_body,
     encode_sotw_body,
 )
-from xds.server.identity import IdentityError
+from xds.server.identity import ExpiredError, IdentityError
 from xds.server.lifetime import Heartbeat
 from xds.server.limits import Limits, Pace, StreamCounter
 from xds.server.node import NodeError, parse_node
@@ -53,8 +56,8 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
-MAX_NAMES = 100_000
-"""Names that one stream may subscribe to one by one."""
+_BYTES_PER_REQUEST = 16_384
+"""A request counts as one more for each of these."""
 
 _NO_REFUSAL = frozenset({grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE})
 """How a stream may end before its first request without being refused."""
@@ -107,6 +110,15 @@ class Guard:
 
     limits: Limits = field(default_factory=Limits)
     streams: StreamCounter = field(default_factory=lambda: StreamCounter(Limits().streams_per_node))
+    log_pace: Pace = field(default_factory=lambda: Pace(rate=10, burst=100))
+
+    def may_log(self) -> bool:
+        """Whether one more refusal is worth a line; all are counted, and a flood of them must not fill a disk."""
+        now = time.monotonic()
+        if self.log_pace.wait(now):
+            return False
+        self.log_pace.take(now)
+        return True
 
 
 class LimitError(ValueError):
@@ -127,6 +139,9 @@ class End:
 
     code: grpc.StatusCode
     details: str = ""
+
+
+_EXPIRED = End(grpc.StatusCode.UNAUTHENTICATED, "the caller's certificate or token has expired; connect anew")
 
 
 class Session(Generic[RequestT]):
@@ -223,7 +238,7 @@ class Session(Generic[RequestT]):
                 if end is not None:
                     return end
                 self._answer(context)
-                pause = self._pace.take(loop.time())
+                pause = self._pace.take(loop.time(), 1 + len(body) // _BYTES_PER_REQUEST)
                 if pause:
                     await asyncio.sleep(pause)
         except asyncio.CancelledError:
@@ -280,11 +295,14 @@ class Session(Generic[RequestT]):
             return End(grpc.StatusCode.INVALID_ARGUMENT, "the request is not a discovery request")
         except RequestError as error:
             return End(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except LimitError as error:
+        except (TooManyNamesError, LimitError) as error:
             self._log.warning("stream refused", reason=str(error))
             return End(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except ExpiredError:
+            return _EXPIRED
         except IdentityError as error:
-            self._log.warning("caller refused", reason=str(error))
+            if self._guard.may_log():
+                self._log.warning("caller refused", reason=str(error))
             return End(grpc.StatusCode.PERMISSION_DENIED, "the caller is not the node that it claims to be")
         except NodeError as error:
             self._log.warning("node refused", reason=str(error))
@@ -310,7 +328,7 @@ class Session(Generic[RequestT]):
                 raise NodeError("the first request of a stream must carry a node with an id <pod>.<namespace>")
             node_id, workload = parse_node(node)
             for caller in self._callers:
-                workload = caller.bind(workload)
+                workload = caller.bind(workload, now=self._clock())
             if not self._guard.streams.enter(node_id):
                 raise LimitError(f"node {node_id} has {self._guard.streams.limit} streams open; no more are served")
             self._node_id, self._workload = node_id, workload
@@ -336,9 +354,8 @@ class Session(Generic[RequestT]):
         """End the stream when the first proof does: from then on the client could not open it either."""
         ends = [caller.expires for caller in self._callers if caller.expires is not None]
         if ends:
-            end = End(grpc.StatusCode.UNAUTHENTICATED, "the caller's certificate or token has expired; connect anew")
             rest = max(0.0, min(ends) - self._clock())
-            self._timers.append(asyncio.get_running_loop().call_later(rest, self._finish, end))
+            self._timers.append(asyncio.get_running_loop().call_later(rest, self._finish, _EXPIRED))
 
     def _await_listeners(self) -> None:
         """Give a client that comes back a moment to ask for more than its first request does."""

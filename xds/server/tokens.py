@@ -7,10 +7,12 @@ others and handed in. Invariants: no part of a token is in any message, and a br
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from xds.server.identity import Caller, IdentityError, parse_claims
 
@@ -19,6 +21,19 @@ if TYPE_CHECKING:
 
 _LEEWAY = 30
 """Seconds by which the clocks of issuer and server may differ."""
+
+_ALGORITHMS = {
+    "RSA": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    "P-256": ("ES256",),
+    "P-384": ("ES384",),
+    "P-521": ("ES512",),
+    "Ed25519": ("EdDSA",),
+}
+"""What may be signed with a kind or curve of key (RFC 7518, section 3.1; RFC 8037)."""
+_PRIVATE = frozenset({"d", "k", "p", "q"})
+_SMALLEST_RSA = 2048
+_BROKEN = (ValueError, TypeError, OverflowError, RecursionError, NotImplementedError, AttributeError)
+"""What libraries raise at texts that nobody meant."""
 
 _REASONS: tuple[tuple[type[jwt.PyJWTError], str], ...] = (
     (jwt.ExpiredSignatureError, "its token has expired"),
@@ -43,15 +58,18 @@ class TokenVerifier:
         self._issuer = issuer
         self._keys: tuple[jwt.PyJWK, ...] = ()
 
-    def replace_keys(self, text: str) -> None:
-        """Take the keys of a JWKS document from now on. Raises KeySetError, and keeps those that there were."""
-        try:
-            keys = tuple(jwt.PyJWKSet.from_json(text).keys)
-        except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
-            raise KeySetError("it is not a JSON Web Key Set with a usable key") from error
-        if any(key.key_type == "oct" for key in keys):
-            raise KeySetError("it holds a symmetric key; only public keys may be in it")
+    def replace_keys(self, text: str) -> int:
+        """
+        Take the keys of a JWKS document from now on and return how many of its members are left out.
+
+        Raises KeySetError, and keeps the keys that there were.
+        """
+        members = _members(text)
+        keys = tuple(key for member in members if (key := _read_key(member)) is not None)
+        if not keys:
+            raise KeySetError("it is not a JSON Web Key Set with a usable key")
         self._keys = keys
+        return len(members) - len(keys)
 
     def verify(self, token: str) -> Caller:
         """Return whom `token` is about. Raises IdentityError."""
@@ -59,7 +77,9 @@ class TokenVerifier:
             kid = jwt.get_unverified_header(token).get("kid")
             candidates = [key for key in self._keys if kid is None or key.key_id == kid]
             claims = self._decode(token, candidates)
-        except jwt.PyJWTError as error:
+        except IdentityError:
+            raise
+        except (jwt.PyJWTError, *_BROKEN) as error:
             raise IdentityError(
                 next((reason for kind, reason in _REASONS if isinstance(error, kind)), "its token is malformed")
             ) from None
@@ -89,3 +109,35 @@ class TokenVerifier:
             options={"require": ["exp", "aud", *(["iss"] if self._issuer else [])]},
         )
         return claims
+
+
+def _members(text: str) -> list[dict[str, object]]:
+    """Return the members of a key set. Raises KeySetError."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise KeySetError("it is not JSON") from error
+    match document:
+        case {"keys": list(members)} if all(isinstance(member, dict) for member in members):
+            pass
+        case _:
+            raise KeySetError("it is not a JSON Web Key Set")
+    if any(member.get("kty") == "oct" for member in members):
+        raise KeySetError("it holds a symmetric key; only public keys may be in it")
+    if any(not _PRIVATE.isdisjoint(member) for member in members):
+        raise KeySetError("it holds a private key; only public keys may be in it, and that one is not secret any more")
+    return members
+
+
+def _read_key(member: dict[str, object]) -> jwt.PyJWK | None:
+    """Return the key of a member; None if nothing could be signed with it that would be believed."""
+    kind = member.get("crv") or member.get("kty")
+    allowed = _ALGORITHMS.get(kind, ()) if isinstance(kind, str) else ()
+    algorithm = member.get("alg", next(iter(allowed), ""))
+    if algorithm not in allowed or member.get("use", "sig") != "sig":
+        return None
+    try:
+        key = jwt.PyJWK(member, str(algorithm))
+    except (jwt.PyJWTError, *_BROKEN):
+        return None
+    return None if isinstance(key.key, RSAPublicKey) and key.key.key_size < _SMALLEST_RSA else key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from envoy_data_plane.envoy.config.core.v3 import Node as EnvoyNode
@@ -17,6 +18,7 @@ from envoy_data_plane.google.rpc import Status
 from google.protobuf.message import DecodeError
 
 from tests.unit.protocol.values import CDS, LDS, resource, snapshot
+from xds.gen import discovery_pb2 as pb
 from xds.names import Nonce, Version
 from xds.protocol.delta import Delta, DeltaRequest
 from xds.protocol.sotw import Sotw, SotwRequest
@@ -24,7 +26,9 @@ from xds.protocol.stream import Response, Stream
 from xds.protocol.subscription import LASTING_SUFFIX, Acked
 from xds.protocol.wire import (
     CONTROL_PLANE,
+    MAX_NAMES,
     PERISHABLE_SUFFIX,
+    TooManyNamesError,
     decode_delta,
     decode_perishable,
     decode_sotw,
@@ -33,6 +37,9 @@ from xds.protocol.wire import (
     encode_perishable_body,
     encode_sotw,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RECORDED = Path(__file__).parents[2] / "data" / "envoy-1.40"
 A, B = resource(CDS, "a"), resource(CDS, "b")
@@ -179,3 +186,22 @@ def test_a_recorded_delta_envoy_is_served_and_its_answers_understood() -> None:
     assert [later for later, _ in others] == [None, None, None]
     assert answers == [Acked(CDS, now.versions[CDS]), Acked(LDS, now.versions[LDS])]
     assert stream.next_response(now) is None
+
+
+@pytest.mark.parametrize(
+    ("decode", "message"),
+    [
+        (decode_sotw, pb.DiscoveryRequest(resource_names=map(str, range(MAX_NAMES + 1)))),
+        (decode_delta, pb.DeltaDiscoveryRequest(resource_names_subscribe=map(str, range(MAX_NAMES + 1)))),
+        (
+            decode_delta,
+            pb.DeltaDiscoveryRequest(initial_resource_versions={str(n): "1" for n in range(MAX_NAMES + 1)}),
+        ),
+    ],
+    ids=["SotW", "delta", "what a client has"],
+)
+def test_a_request_of_more_names_than_anybody_needs_is_not_copied(
+    decode: Callable[[bytes], object], message: pb.DiscoveryRequest | pb.DeltaDiscoveryRequest
+) -> None:
+    with pytest.raises(TooManyNamesError):
+        decode(message.SerializeToString())
