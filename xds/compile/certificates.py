@@ -66,6 +66,15 @@ def is_authority(certificate: x509.Certificate) -> bool:
     return certificate.subject == certificate.issuer
 
 
+def uris_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """Return the URIs among the names of `certificate` (RFC 5280, section 4.2.1.6)."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return ()
+    return tuple(names.get_values_for_type(x509.UniformResourceIdentifier))
+
+
 def ends_at(certificate: x509.Certificate) -> float:
     """Return the last moment of `certificate`, in seconds since the epoch."""
     return certificate.not_valid_after_utc.timestamp()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
-from cryptography import x509
 
 from xds.compile.certificates import (
     belongs_to,
@@ -22,6 +21,7 @@ from xds.compile.certificates import (
     read_key,
     render_certificates,
     render_key,
+    uris_of,
     warns_at,
 )
 from xds.server.identity import Caller, IdentityError, parse_spiffe_id
@@ -100,11 +100,7 @@ def identify_peer(properties: Mapping[str, Iterable[bytes]]) -> Caller:
     chain = [*_certificates(properties, "x509_pem_cert"), *_certificates(properties, "x509_pem_cert_chain")]
     if not chain:
         raise IdentityError("its certificate can't be read")
-    try:
-        extension = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        identities = extension.value.get_values_for_type(x509.UniformResourceIdentifier)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
-        identities = []
+    identities = uris_of(chain[0])
     if len(identities) != 1:
         raise IdentityError("its certificate has no SPIFFE ID, or several")
     return parse_spiffe_id(identities[0], expires=min(map(ends_at, chain)))
