@@ -32,7 +32,6 @@ from xds.canary import Canary
 from xds.clients import Clients
 from xds.gen import discovery_pb2 as pb
 from xds.policy.parse import Document, parse_document
-from xds.server.lifetime import limit_life
 from xds.server.services import SERVICES, restrict
 from xds.server.session import DELTA, SOTW, Common, Guard, Method, RequestError, Session
 from xds.staging import StagedCache
@@ -49,7 +48,6 @@ INTENDED = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCod
 METHODS: dict[str, Method[Any]] = {
     "sotw": SOTW,
     "delta": DELTA,
-    "mortal delta": limit_life(DELTA, 0.003),
     **{f"sotw {service.noun}": restrict(SOTW, service.kind) for service in SERVICES},
     **{f"delta {service.noun}": restrict(DELTA, service.kind) for service in SERVICES},
 }
@@ -244,7 +242,7 @@ class Context:
         self.told.append(told)
         is_whole = self.variant == "sotw" and told.type_url in {CDS.type_url, LDS.type_url}
         table = {} if is_whole else self.contents.get(told.type_url, {})
-        table |= dict(word.split("=", 1) for word in told.resources if "=" in word)
+        table |= dict(word.split("=", 1) for word in told.resources)
         self.contents[told.type_url] = {name: text for name, text in table.items() if name not in told.removed}
 
     def of(self, type_url: str) -> list[Told]:
