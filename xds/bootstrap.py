@@ -1,9 +1,11 @@
 """
 The bootstrap of an Envoy: all that it must know before it reaches the control plane.
 
-`render_bootstrap` fills the template `envoy/bootstrap.yaml`; everything a policy decides comes later, over
-ADS. Invariants: every value is checked before it is rendered, and the admin interface is never reachable
-from another machine. Nothing here starts an Envoy or talks to a control plane.
+`render_bootstrap` fills the template `envoy/bootstrap.yaml`, and `render_secrets` gives the files beside it that make
+an Envoy follow certificates and tokens; everything a policy decides comes later, over ADS.
+
+Invariants: every value is checked before it is rendered, and the admin interface is never reachable from another
+machine. Nothing here starts an Envoy or talks to a control plane.
 """
 
 from __future__ import annotations
@@ -254,14 +256,7 @@ def parse_credentials(
         )
     for path in (directory, *given):
         _check_path(path)
-    if (certificate is None) is not (key is None):
-        raise SettingsError("--client-certificate and --client-key belong together; give both, or neither")
-    if server_ca is None and (certificate is not None or server_name):
-        raise SettingsError("a client's certificate and a server's name are for TLS; add --server-ca FILE")
-    if server_ca is None and not server.is_loopback:
-        raise SettingsError(
-            f"the token would cross the network to {server.host} readable by all; add --server-ca FILE, for TLS"
-        )
+    check_proofs(server, server_ca=server_ca, server_name=server_name, token=token, certificate=certificate, key=key)
     if certificate is not None and key is not None and _directory_of(certificate) != _directory_of(key):
         raise SettingsError(
             "--client-certificate and --client-key are in different directories, of which Envoy follows one only; "
@@ -278,6 +273,30 @@ def parse_credentials(
         certificate=certificate,
         key=key,
     )
+
+
+def check_proofs(
+    server: Authority,
+    *,
+    server_ca: str | None,
+    server_name: str | None,
+    token: str | None,
+    certificate: str | None,
+    key: str | None,
+) -> None:
+    """
+    Refuse what can't be proven to `server` like this, and a token that others could read. Raises SettingsError.
+
+    The rules are those of every client, Envoy or command.
+    """
+    if (certificate is None) is not (key is None):
+        raise SettingsError("--client-certificate and --client-key belong together; give both, or neither")
+    if server_ca is None and (certificate is not None or server_name):
+        raise SettingsError("a client's certificate and a server's name are for TLS; add --server-ca FILE")
+    if server_ca is None and token is not None and not server.is_loopback:
+        raise SettingsError(
+            f"the token would cross the network to {server.host} readable by all; add --server-ca FILE, for TLS"
+        )
 
 
 def render_secrets(credentials: Credentials) -> dict[str, str]:

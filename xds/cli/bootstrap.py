@@ -1,4 +1,4 @@
-"""`xds bootstrap`: print the bootstrap of one Envoy."""
+"""`xds bootstrap`: print the bootstrap of one Envoy, or write it with the files that it refers to."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from xds.bootstrap import check_proofs
 from xds.client import Credentials
 from xds.compile.certificates import read_certificates, read_key
 from xds.errors import SettingsError
@@ -46,34 +47,29 @@ def read_credentials(given: Mapping[str, object], server: Authority) -> Credenti
 
     What gRPC would not understand is refused here, where the file is known by name.
     """
-    ca, name, token, certificate, key = (given.get(field) for field in CREDENTIALS)
-    if (certificate is None) is not (key is None):
-        raise SettingsError("--client-certificate and --client-key belong together; give both, or neither")
-    if ca is None and (certificate is not None or name is not None):
-        raise SettingsError("a client's certificate and a server's name are for TLS; add --server-ca FILE")
-    if ca is None and token is not None and not server.is_loopback:
-        raise SettingsError(
-            f"the token would cross the network to {server.host} readable by all; add --server-ca FILE, for TLS"
-        )
+    ca, name, token, certificate, key = (
+        str(value) if (value := given.get(field)) is not None else None for field in CREDENTIALS
+    )
+    check_proofs(server, server_ca=ca, server_name=name, token=token, certificate=certificate, key=key)
     _check_pem("--server-ca", ca, lambda text: bool(read_certificates(text)))
     _check_pem("--client-certificate", certificate, lambda text: bool(read_certificates(text)))
     _check_pem("--client-key", key, lambda text: read_key(text) is not None)
     return Credentials(
         server_ca=_read("--server-ca", ca),
-        server_name=str(name) if name else "",
+        server_name=name or "",
         token=_read_token(token),
         certificate=_read("--client-certificate", certificate),
         key=_read("--client-key", key),
     )
 
 
-def _check_pem(flag: str, path: object, is_good: Callable[[str], bool]) -> None:
+def _check_pem(flag: str, path: str | None, is_good: Callable[[str], bool]) -> None:
     content = _read(flag, path)
     if content is not None and not is_good(content.decode("ascii", "replace")):
         raise SettingsError(f"{flag} {path} is not the PEM of what belongs there; give another file")
 
 
-def _read_token(path: object) -> str:
+def _read_token(path: str | None) -> str:
     content = _read("--token-file", path)
     if content is None:
         return ""
@@ -83,10 +79,10 @@ def _read_token(path: object) -> str:
     return token
 
 
-def _read(flag: str, path: object) -> bytes | None:
+def _read(flag: str, path: str | None) -> bytes | None:
     if path is None:
         return None
     try:
-        return Path(str(path)).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise SettingsError(f"{flag} {path} can't be read: {error.strerror}; correct the path") from error

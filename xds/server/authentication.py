@@ -87,7 +87,8 @@ class Authentication:
             self._warn_of_end()
         if self._jwks is not None:
             try:
-                left_out = self._tokens.replace_keys(_text("--jwks", self._jwks, files))
+                self._key_set = _text("--jwks", self._jwks, files)
+                left_out = self._tokens.replace_keys(self._key_set)
             except KeySetError as error:
                 raise SettingsError(f"--jwks {self._jwks}: {error}; save the issuer's JWKS there") from None
             self._warn_of_keys(left_out)

@@ -129,6 +129,10 @@ class RequestError(ValueError):
     """The request can't be used where it was sent. The message is meant for the client's operator."""
 
 
+_REFUSALS = (DecodeError, RequestError, TooManyNamesError, LimitError, IdentityError, NodeError)
+"""What a request may be refused for; anything else is a bug."""
+
+
 def _do_nothing() -> None:
     pass
 
@@ -291,22 +295,8 @@ class Session(Generic[RequestT]):
         try:
             node, request = self._method.decode(body)
             self._identify(node, request)
-        except DecodeError:
-            return End(grpc.StatusCode.INVALID_ARGUMENT, "the request is not a discovery request")
-        except RequestError as error:
-            return End(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except (TooManyNamesError, LimitError) as error:
-            self._log.warning("stream refused", reason=str(error))
-            return End(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-        except ExpiredError:
-            return _EXPIRED
-        except IdentityError as error:
-            if self._guard.may_log():
-                self._log.warning("caller refused", reason=str(error))
-            return End(grpc.StatusCode.PERMISSION_DENIED, "the caller is not the node that it claims to be")
-        except NodeError as error:
-            self._log.warning("node refused", reason=str(error))
-            return End(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except _REFUSALS as error:
+            return self._refuse(error)
         event = self._stream.receive(request)
         if self._stream.names > MAX_NAMES:
             return End(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_NAMES} subscribed names")
@@ -315,6 +305,22 @@ class Session(Generic[RequestT]):
         if self._method.ttl is not None and is_returning(request):
             self._stream.renew()  # what it has may be about to end
         return None
+
+    def _refuse(self, error: Exception) -> End:
+        """Return how the stream ends for `error`; what an identity lacks is for the log only."""
+        if self._guard.may_log():
+            self._log.warning("stream refused", reason=str(error))
+        match error:
+            case ExpiredError():
+                return _EXPIRED
+            case IdentityError():
+                return End(grpc.StatusCode.PERMISSION_DENIED, "the caller is not the node that it claims to be")
+            case TooManyNamesError() | LimitError():
+                return End(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            case DecodeError():
+                return End(grpc.StatusCode.INVALID_ARGUMENT, "the request is not a discovery request")
+            case _:
+                return End(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
     def _identify(self, node: Node | None, request: RequestT) -> None:
         """

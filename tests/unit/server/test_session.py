@@ -153,4 +153,4 @@ async def test_an_envoy_that_is_too_old_is_refused_in_words_that_both_sides_log(
     assert context.ended is not None
     assert context.ended[0] is grpc.StatusCode.INVALID_ARGUMENT
     assert "web-0.shop runs Envoy 1.30.4" in context.ended[1]
-    assert [(entry["event"], entry["reason"]) for entry in logs] == [("node refused", context.ended[1])]
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [("stream refused", context.ended[1])]
