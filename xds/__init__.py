@@ -8,9 +8,11 @@ enforces it (see `[tool.importlinter]` in pyproject.toml)::
     7  app.py  demo/                    composition root of `serve` · the main job, shown
     6  server/  sources/  client.py     edges: gRPC servicer · directory watch · xDS client
        admin/                           edge: client status, health, metrics, for operators
+       kubernetes/  admission/          edges: the API server · what it asks before it stores a policy
     5  reconcile.py  judge.py           when to compile and publish · what becomes of each document
     4  protocol/  cache.py  clients.py  SotW and delta machines · current snapshots · who acked what
        canary.py ← staging.py           changes go to a few first · the cache that does so
+       workloads.py                     which pods there are
     3  compile/  bootstrap.py  capture.py  render.py
     2  snapshot.py  resources.py        immutable resources, versions, closure check, diff
     1  policy/  facts.py                documents → frozen values or diagnostics
