@@ -51,6 +51,13 @@ class Document:
     source: str
     text: str
     namespace: str | None = None
+    secrets: str | None = None
+    """
+    The namespace whose Secrets, and no other's, its policies may name by `secretRef`. None: outside Kubernetes, where
+    they name files instead.
+    """
+    created: str = ""
+    """When it was made (RFC 3339 in UTC, as the API server tells it); empty sorts first, as the oldest."""
 
 
 @dataclass(frozen=True, slots=True)
