@@ -6,6 +6,7 @@ enforces it (see `[tool.importlinter]` in pyproject.toml)::
 
     8  cli/                             one module per verb of the `xds` command
     7  app.py  demo/                    composition root of `serve` · the main job, shown
+       cluster.py                       its half for clusters
     6  server/  sources/  client.py     edges: gRPC servicer · directory watch · xDS client
        admin/                           edge: client status, health, metrics, for operators
        kubernetes/  admission/          edges: the API server · what it asks before it stores a policy

@@ -23,8 +23,8 @@ from xds.admin.readiness import Readiness
 from xds.cache import SnapshotCache
 from xds.canary import Canary
 from xds.clients import Clients
-from xds.errors import EgressXdsError, ListenError
-from xds.reconcile import Debounce, Reconciler
+from xds.errors import EgressXdsError, ListenError, SettingsError
+from xds.reconcile import Debounce, Inputs, Reconciler
 from xds.server.ads import AdsServer
 from xds.server.authentication import Authentication
 from xds.server.collection import relax_collection
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from xds.cache import World
+    from xds.cluster import Cluster
     from xds.settings import HostPort, Settings
 
 _log = structlog.get_logger(__name__)
@@ -57,10 +58,23 @@ class ControlPlane:
     authentication: Authentication
     first_world: asyncio.Event
     administration: Administration
+    cluster: Cluster | None = None
 
 
-def build_control_plane(policies: Path, settings: Settings, *, clock: Callable[[], float]) -> ControlPlane:
-    """Wire everything inside the running loop; nothing is started. `clock` gives seconds since the epoch."""
+def read_directory(policies: Path, settings: Settings) -> Inputs:
+    """Return what goes into a control plane whose policies are in a directory."""
+    source = DirectorySource(policies, rescan=settings.rescan_interval)
+    return Inputs(source, NetworkFacts(settings), WatchedFiles())
+
+
+def build_control_plane(
+    inputs: Inputs, settings: Settings, *, clock: Callable[[], float], cluster: Cluster | None = None
+) -> ControlPlane:
+    """
+    Wire everything inside the running loop; nothing is started. `clock` gives seconds since the epoch.
+
+    With a `cluster`, pods are what it says that they are.
+    """
     cache, clients = _build_registry(settings, clock)
     first_world = asyncio.Event()
 
@@ -72,9 +86,7 @@ def build_control_plane(policies: Path, settings: Settings, *, clock: Callable[[
         readiness.note_synced()
 
     reconciler = Reconciler(
-        source=DirectorySource(policies, rescan=settings.rescan_interval),
-        facts=NetworkFacts(settings),
-        files=WatchedFiles(),
+        inputs=inputs,
         publish=publish,
         debounce=Debounce(settings.debounce_quiet, settings.debounce_max),
         clock=clock,
@@ -92,7 +104,9 @@ def build_control_plane(policies: Path, settings: Settings, *, clock: Callable[[
     observed = Observed(clients=clients, cache=cache, reconciler=reconciler, readiness=readiness)
     administration = Administration(observed, settings, check=check_address)
     administration.health.register(server.grpc_server, watches=False)
-    return ControlPlane(settings, cache, clients, reconciler, server, authentication, first_world, administration)
+    return ControlPlane(
+        settings, cache, clients, reconciler, server, authentication, first_world, administration, cluster
+    )
 
 
 def _build_registry(settings: Settings, clock: Callable[[], float]) -> tuple[SnapshotCache, Clients]:
@@ -119,6 +133,8 @@ async def run_control_plane(
             following = group.create_task(control_plane.administration.health.run())
             ticking = group.create_task(expire_trials(control_plane.cache))
             renewing = group.create_task(_follow_files(files, control_plane.authentication))
+            cluster = control_plane.cluster
+            following_cluster = group.create_task(cluster.run()) if cluster is not None else None
             try:
                 await control_plane.administration.start()
                 await _first(control_plane.first_world, stop)
@@ -137,6 +153,8 @@ async def run_control_plane(
                 following.cancel()
                 ticking.cancel()
                 renewing.cancel()
+                if following_cluster is not None:
+                    following_cluster.cancel()
     except BaseExceptionGroup as group:
         expected = group.subgroup(EgressXdsError)
         if expected is None:
@@ -150,8 +168,8 @@ async def _follow_files(files: WatchedFiles, authentication: Authentication) -> 
         authentication.reload(await files.collect(authentication.files))
 
 
-async def serve(policies: Path, settings: Settings) -> None:
-    """Serve `policies` until SIGTERM or SIGINT. Raises as `run_control_plane`."""
+async def serve(policies: Path | None, settings: Settings) -> None:
+    """Serve `policies`, or None: those of the cluster, until SIGTERM or SIGINT. Raises as `run_control_plane`."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -177,7 +195,23 @@ async def serve(policies: Path, settings: Settings) -> None:
             "connections until one is back; state-of-the-world clients keep theirs",
             seconds=settings.resource_ttl,
         )
-    await run_control_plane(build_control_plane(policies, settings, clock=time.time), stop, announce)
+    if policies is None:
+        cluster = await _open_cluster(settings)
+        control_plane = build_control_plane(cluster.inputs, settings, clock=time.time, cluster=cluster)
+    else:
+        control_plane = build_control_plane(read_directory(policies, settings), settings, clock=time.time)
+    await run_control_plane(control_plane, stop, announce)
+
+
+async def _open_cluster(settings: Settings) -> Cluster:
+    """Return the cluster that the settings name. Raises SettingsError."""
+    try:
+        from xds.cluster import open_cluster  # noqa: PLC0415  # an optional dependency, and a heavy one
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"--kubernetes needs the package {error.name}; install it: pip install 'egress-xds[kubernetes]'"
+        ) from error
+    return await open_cluster(settings)
 
 
 def check_address(listen: HostPort) -> None:

@@ -10,14 +10,22 @@ Invariant: what a file holds may be a secret, so it never shows in a `repr`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+
+
+def merge_networks(networks: Iterable[Network]) -> tuple[Network, ...]:
+    """Return as few networks as say the same, in an order that does not depend on how they were given."""
+    known = tuple(networks)
+    of_v4 = collapse_addresses(item for item in known if isinstance(item, IPv4Network))
+    of_v6 = collapse_addresses(item for item in known if isinstance(item, IPv6Network))
+    return (*of_v4, *of_v6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

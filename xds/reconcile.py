@@ -78,6 +78,16 @@ class FilesSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Inputs:
+    """All that goes in."""
+
+    source: Source
+    facts: FactsSource
+    files: FilesSource | None = None
+    """None: a policy that names a file can't be used."""
+
+
+@dataclass(frozen=True, slots=True)
 class Debounce:
     """How long to wait for more events, in seconds: until `quiet` has passed without one, at most `maximum`."""
 
@@ -140,17 +150,14 @@ class Reconciler:
     def __init__(
         self,
         *,
-        source: Source,
-        facts: FactsSource,
-        files: FilesSource | None = None,
+        inputs: Inputs,
         publish: Callable[[World], None],
         debounce: Debounce,
         clock: Callable[[], float],
     ) -> None:
-        """Without `files`, a policy that names one can't be used."""
-        self._source = source
-        self._facts = facts
-        self._files = files
+        self._source = inputs.source
+        self._facts = inputs.facts
+        self._files = inputs.files
         self._publish = publish
         self._debounce = debounce
         self._clock = clock

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,20 @@ class DirectAddress:
 class Settings:
     """Everything that `serve` can be told. Durations are seconds."""
 
+    kubernetes: bool = False
+    """Policies, Secrets and pods come from an API server, and not from a directory."""
+    kubeconfig: Path | None = None
+    """None: what a pod is given to speak to its API server."""
+    context: str = ""
+    """Of the kubeconfig; empty: its current one."""
+    namespace: str = ""
+    """Whose policies are cluster-wide; empty: the namespace of the credentials."""
+    discover_networks: bool = True
+    """Whether the networks of Services, pods and nodes are asked of the API server."""
+    write_status: bool = True
+    """Whether operators are told on their ConfigMaps what became of them."""
+    admission_listen: HostPort | None = None
+    """Where the API server asks about policies, over TLS; None: nowhere."""
     listen: HostPort = HostPort(host="127.0.0.1", port=18000)
     admin_listen: HostPort | None = DEFAULT_ADMIN
     """Client status, health and reflection over gRPC, for operators; None: not served."""
@@ -112,6 +126,8 @@ class Settings:
     """PEM; every client needs a certificate that it signed."""
     jwks: Path | None = None
     """A JSON Web Key Set; every client needs a token that one of its keys signed."""
+    token_source: str = ""
+    """In a cluster: `cluster`, `review` or `off`; empty: `cluster`, unless `jwks` is given."""
     token_audience: tuple[str, ...] = _DEFAULT_AUDIENCE
     token_issuer: str = ""
     max_connection_age: float = 1800.0
@@ -120,6 +136,11 @@ class Settings:
     """What clients are told as `control_plane.identifier`; empty: the name of this host."""
     log_format: str = "console"
     log_level: str = "info"
+
+    @property
+    def demands_tokens(self) -> bool:
+        """Whether callers must show a bearer token."""
+        return self.jwks is not None or self.token_source in {"cluster", "review"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +154,8 @@ class Option:
     """Raises ValueError with a readable reason."""
     is_repeatable: bool = False
     """A flag may be repeated; in the variable, the values are separated by white space."""
+    is_switch: bool = False
+    """The flag stands alone and means `on`."""
 
     @property
     def flag(self) -> str:
@@ -314,11 +337,68 @@ def _choice(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
+def _parse_switch(text: str) -> bool:
+    return _choice("on", "off")(text) == "on"
+
+
+def _parse_context(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it must be the name of a context; see them: kubectl config get-contexts")
+    return text
+
+
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def _parse_namespace(text: str) -> str:
+    if text and not _NAMESPACE.fullmatch(text):
+        raise ValueError("it must be a namespace: lower-case letters, digits and hyphens, at most 63")
+    return text
+
+
 def _parse_optional_host_port(text: str) -> HostPort | None:
     return parse_host_port(text) if text else None
 
 
 OPTIONS: tuple[Option, ...] = (
+    Option(
+        field="kubernetes",
+        metavar="on|off",
+        help="Take policies, Secrets and pods from the API server instead of DIR.",
+        parse=_parse_switch,
+        is_switch=True,
+    ),
+    Option(
+        field="kubeconfig",
+        metavar="FILE",
+        help="How to reach the API server from outside of the cluster (default: as a pod does).",
+        parse=_parse_file,
+    ),
+    Option(field="context", metavar="NAME", help="The context of the kubeconfig.", parse=_parse_context),
+    Option(
+        field="namespace",
+        metavar="NAME",
+        help="Policies in this namespace concern the whole cluster (default: the namespace of the credentials).",
+        parse=_parse_namespace,
+    ),
+    Option(
+        field="discover_networks",
+        metavar="on|off",
+        help="Have the networks of Services, pods and nodes direct, as the API server tells them.",
+        parse=_parse_switch,
+    ),
+    Option(
+        field="write_status",
+        metavar="on|off",
+        help="Tell operators on their ConfigMaps, and by Events, what became of them.",
+        parse=_parse_switch,
+    ),
+    Option(
+        field="admission_listen",
+        metavar="HOST:PORT",
+        help="Where the API server asks whether a policy is good, with the server's certificate; empty for nowhere.",
+        parse=_parse_optional_host_port,
+    ),
     Option(field="listen", metavar="HOST:PORT", help="Address of the ADS server.", parse=parse_host_port),
     Option(
         field="admin_listen",
@@ -438,6 +518,12 @@ OPTIONS: tuple[Option, ...] = (
         parse=_parse_file,
     ),
     Option(
+        field="token_source",
+        metavar="cluster|review|off",
+        help="How tokens of pods are checked: with the API server's keys, by asking it, or not at all.",
+        parse=_choice("cluster", "review", "off"),
+    ),
+    Option(
         field="token_audience",
         metavar="NAME",
         help="For whom a token must be made.",
@@ -514,7 +600,24 @@ def read_settings(flags: Mapping[str, str | tuple[str, ...] | None], environ: Ma
             f"--debounce-max ({settings.debounce_max:g} s) is shorter than --debounce-quiet "
             f"({settings.debounce_quiet:g} s); raise EGRESS_XDS_DEBOUNCE_MAX or lower EGRESS_XDS_DEBOUNCE_QUIET"
         )
+    settings = _settle_cluster(settings)
     _check_authentication(settings)
+    return settings
+
+
+def _settle_cluster(settings: Settings) -> Settings:
+    """Fill in what follows from being in a cluster or not. Raises SettingsError."""
+    if settings.kubernetes:
+        source = settings.token_source or ("cluster" if settings.jwks is None else "off")
+        if source != "off" and settings.jwks is not None:
+            raise SettingsError(f"--jwks and --token-source {source} contradict one another; leave one of them out")
+        if settings.admission_listen is not None and settings.tls_certificate is None:
+            raise SettingsError("--admission-listen needs TLS; add --tls-certificate and --tls-key")
+        return replace(settings, token_source=source)
+    of_clusters = ("kubeconfig", "context", "namespace", "admission_listen", "token_source")
+    for option in OPTIONS:
+        if option.field in of_clusters and getattr(settings, option.field):
+            raise SettingsError(f"{option.flag} means nothing without --kubernetes; add it, or leave this out")
     return settings
 
 
@@ -524,12 +627,13 @@ def _check_authentication(settings: Settings) -> None:
         raise SettingsError("--tls-certificate and --tls-key belong together; give both, or neither")
     if settings.client_ca is not None and settings.tls_certificate is None:
         raise SettingsError("--client-ca needs TLS; add --tls-certificate and --tls-key")
-    if settings.jwks is not None and settings.tls_certificate is None and not settings.listen.is_loopback:
+    demand = "--jwks" if settings.jwks is not None else f"--token-source {settings.token_source}"
+    if settings.demands_tokens and settings.tls_certificate is None and not settings.listen.is_loopback:
         raise SettingsError(
-            f"--jwks without TLS would have tokens cross the network to {settings.listen} readable by all; "
+            f"{demand} without TLS would have tokens cross the network to {settings.listen} readable by all; "
             "add --tls-certificate and --tls-key"
         )
-    if settings.jwks is None and (settings.token_issuer or settings.token_audience != _DEFAULT_AUDIENCE):
+    if not settings.demands_tokens and (settings.token_issuer or settings.token_audience != _DEFAULT_AUDIENCE):
         raise SettingsError("--token-issuer and --token-audience check nothing without --jwks; add --jwks FILE")
 
 

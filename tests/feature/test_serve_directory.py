@@ -18,7 +18,7 @@ from tests.support.control_plane import (
     wait_until,
     with_port,
 )
-from xds.app import build_control_plane, run_control_plane
+from xds.app import build_control_plane, read_directory, run_control_plane
 from xds.errors import ListenError, SourceError
 from xds.resources import ResourceType
 
@@ -168,7 +168,7 @@ async def test_a_removed_directory_changes_nothing_until_it_is_back(policies: Pa
 
 
 async def test_a_missing_directory_ends_the_start(tmp_path: Path) -> None:
-    parts = build_control_plane(tmp_path / "none", SETTINGS, clock=lambda: 0.0)
+    parts = build_control_plane(read_directory(tmp_path / "none", SETTINGS), SETTINGS, clock=lambda: 0.0)
 
     with pytest.raises(SourceError, match="does not exist"):
         await run_control_plane(parts, asyncio.Event(), lambda _: None)
@@ -176,7 +176,8 @@ async def test_a_missing_directory_ends_the_start(tmp_path: Path) -> None:
 
 async def test_a_taken_address_ends_the_start(policies: Path) -> None:
     async with running_control_plane(policies) as running:
-        parts = build_control_plane(policies, with_port(SETTINGS, running.address), clock=lambda: 0.0)
+        settings = with_port(SETTINGS, running.address)
+        parts = build_control_plane(read_directory(policies, settings), settings, clock=lambda: 0.0)
 
         with pytest.raises(ListenError, match="another address"):
             await run_control_plane(parts, asyncio.Event(), lambda _: None)
@@ -201,6 +202,8 @@ async def test_a_stop_during_the_first_pass_listens_nowhere(policies: Path) -> N
     stop, announced = asyncio.Event(), list[object]()
     stop.set()
 
-    await run_control_plane(build_control_plane(policies, SETTINGS, clock=lambda: 0.0), stop, announced.append)
+    await run_control_plane(
+        build_control_plane(read_directory(policies, SETTINGS), SETTINGS, clock=lambda: 0.0), stop, announced.append
+    )
 
     assert announced == []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from xds.app import ControlPlane, build_control_plane, run_control_plane
+from xds.app import ControlPlane, build_control_plane, read_directory, run_control_plane
 from xds.gen.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource
 from xds.resources import RESOURCE_TYPES, ResourceType
 from xds.settings import HostPort, Settings
@@ -63,7 +63,9 @@ async def running_control_plane(
 ) -> AsyncIterator[Running]:
     """Serve `policies` until the block ends; `clock` is that of the running loop otherwise."""
     stop, addresses = asyncio.Event(), asyncio.Queue[HostPort]()
-    parts = build_control_plane(policies, settings, clock=clock or asyncio.get_running_loop().time)
+    parts = build_control_plane(
+        read_directory(policies, settings), settings, clock=clock or asyncio.get_running_loop().time
+    )
     task = asyncio.create_task(run_control_plane(parts, stop, addresses.put_nowait))
     try:
         async with asyncio.timeout(PATIENCE):

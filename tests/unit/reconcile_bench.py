@@ -13,7 +13,7 @@ from xds.cache import SnapshotCache, World
 from xds.facts import Facts
 from xds.judge import SourceRead
 from xds.policy.parse import Document
-from xds.reconcile import Debounce, Reconciler
+from xds.reconcile import Debounce, Inputs, Reconciler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -109,8 +109,7 @@ class Bench:
         self.notified: list[float] = []
         self.cache.subscribe(lambda: self.notified.append(loop.time()))
         self.reconciler = Reconciler(
-            source=self.source,
-            facts=self.facts,
+            inputs=Inputs(self.source, self.facts),
             publish=self._publish,
             debounce=Debounce(QUIET, MAXIMUM),
             clock=loop.time,

@@ -14,7 +14,7 @@ from tests.support.virtual_time import VirtualTimeLoop, run_virtually
 from tests.unit.reconcile_bench import MAXIMUM, QUIET, FakeFacts, FakeSource, judge_all, policy, read, state_of
 from xds.facts import Facts, File, FileContent, FileProblem
 from xds.judge import Judge
-from xds.reconcile import Debounce, Reconciler
+from xds.reconcile import Debounce, Inputs, Reconciler
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
@@ -133,9 +133,7 @@ def test_a_changed_file_is_in_force_after_the_quiet_time_and_shows_in_no_log() -
 
     async def main(loop: VirtualTimeLoop) -> float:
         reconciler = Reconciler(
-            source=FakeSource(a=with_login("one", "/one")),
-            facts=FakeFacts(),
-            files=files,
+            inputs=Inputs(FakeSource(a=with_login("one", "/one")), FakeFacts(), files),
             publish=lambda world: published.append((loop.time(), world)),
             debounce=Debounce(QUIET, MAXIMUM),
             clock=loop.time,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -28,17 +28,23 @@ def settings_options(fields: Iterable[str]) -> Callable[[_F], _F]:
             command = click.option(
                 option.flag,
                 option.field,
-                metavar=option.metavar,
-                multiple=option.is_repeatable,
                 help=_help(option),
+                **_form(option),
             )(command)
         return command
 
     return decorate
 
 
+def _form(option: Option) -> dict[str, Any]:
+    if option.is_switch:
+        return {"is_flag": True, "flag_value": "on", "default": None}
+    return {"metavar": option.metavar, "multiple": option.is_repeatable}
+
+
 def _help(option: Option) -> str:
     default = getattr(_DEFAULTS, option.field)
+    default = "on" if default is True and not option.is_switch else default
     unit = " s" if isinstance(default, float) else ""
     shown = f"; default: {default:g}{unit}" if unit else f"; default: {default}" if default else ""
     return f"{option.help}  [{option.variable}{shown}{'; repeatable' if option.is_repeatable else ''}]"

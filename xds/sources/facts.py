@@ -12,18 +12,18 @@ from __future__ import annotations
 import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import structlog
 
-from xds.facts import DirectEndpoint, Facts
+from xds.facts import DirectEndpoint, Facts, merge_networks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
     from pathlib import Path
 
-    from xds.facts import Address, Network
+    from xds.facts import Address
     from xds.settings import HostPort, Settings
 
 DNS_PORT = 53
@@ -142,14 +142,6 @@ def _parse(text: str) -> Address | None:
 def _is_reachable(address: Address) -> bool:
     """Whether another host could mean this one by `address`."""
     return not (address.is_loopback or address.is_unspecified)
-
-
-def merge_networks(networks: Iterable[Network]) -> tuple[Network, ...]:
-    """Return as few networks as say the same, in an order that does not depend on how they were given."""
-    known = tuple(networks)
-    of_v4 = collapse_addresses(item for item in known if isinstance(item, IPv4Network))
-    of_v6 = collapse_addresses(item for item in known if isinstance(item, IPv6Network))
-    return (*of_v4, *of_v6)
 
 
 def _sort(endpoints: Iterable[DirectEndpoint]) -> tuple[DirectEndpoint, ...]:

@@ -1,0 +1,130 @@
+"""
+What of the cluster matters here, kept up to date: pods, namespaces, policies, and where the cluster's networks are.
+
+One reflector per kind of object. Pods go to the registry of workloads as they change; policies and networks are asked
+for, and whoever asks is woken when they changed. Nothing here judges a policy. Invariants: before everything was read
+once there is nothing to ask for; a pod is told of only when its namespace is known, since both decide about its policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from xds.kubernetes.documents import build_documents
+from xds.kubernetes.networks import ClusterNetworks, build_networks
+from xds.kubernetes.objects import (
+    POLICY_LABEL,
+    ConfigMapObject,
+    NamespaceObject,
+    PodObject,
+    reduce_config_map,
+    reduce_namespace,
+    reduce_node,
+    reduce_pod,
+    reduce_service,
+    reduce_service_cidr,
+)
+from xds.kubernetes.reflector import Collection, Reflector
+from xds.kubernetes.signal import Signal
+from xds.names import NodeId
+from xds.policy.model import Workload
+from xds.workloads import Pod
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from xds.kubernetes.connection import ApiServer
+    from xds.kubernetes.reflector import ObjectKey
+    from xds.policy.parse import Document
+    from xds.workloads import Workloads
+
+
+class Mirror:
+    """The cluster as far as it was told. Create it inside a running loop."""
+
+    def __init__(self, api: ApiServer, workloads: Workloads, *, home: str, discovers_networks: bool = True) -> None:
+        """`home` is the control plane's own namespace."""
+        self._home = home
+        self._workloads = workloads
+        self.changed = Signal()
+        """Set whenever `documents` or `networks` may return something else; for one waiter."""
+        pods, namespaces = Collection("/api/v1/pods"), Collection("/api/v1/namespaces")
+        policies = Collection("/api/v1/configmaps", label_selector=POLICY_LABEL)
+        self.pods: Reflector[PodObject] = Reflector(api, pods, reduce_pod, self._note_pods)
+        self.namespaces: Reflector[NamespaceObject] = Reflector(
+            api, namespaces, reduce_namespace, self._note_namespaces
+        )
+        self.policies: Reflector[ConfigMapObject] = Reflector(api, policies, reduce_config_map, self._note)
+        services = Collection("/api/v1/services")
+        service_cidrs = Collection("/apis/networking.k8s.io/v1/servicecidrs", is_optional=True)
+        nodes = Collection("/api/v1/nodes", is_optional=True)
+        self._services = Reflector(api, services, reduce_service, self._note)
+        self._service_cidrs = Reflector(api, service_cidrs, reduce_service_cidr, self._note)
+        self._nodes = Reflector(api, nodes, reduce_node, self._note)
+        self._of_networks: tuple[Reflector[Any], ...] = (
+            (self._services, self._service_cidrs, self._nodes) if discovers_networks else ()
+        )
+
+    @property
+    def reflectors(self) -> tuple[Reflector[Any], ...]:
+        """All that is watched, for those who report it."""
+        return (self.pods, self.namespaces, self.policies, *self._of_networks)
+
+    async def run(self) -> None:
+        """Follow the cluster until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for reflector in self.reflectors:
+                group.create_task(reflector.run())
+
+    async def wait_until_synced(self) -> None:
+        """Wait until everything was read once."""
+        for reflector in self.reflectors:
+            await reflector.synced.wait()
+
+    def documents(self) -> tuple[Document, ...]:
+        """Return the policy documents that there are."""
+        return build_documents(self.policies.items, self._home)
+
+    def networks(self) -> ClusterNetworks:
+        """Return where the cluster is, as far as that is known."""
+        return build_networks(
+            service_cidrs=self._service_cidrs.items.values(),
+            services=self._services.items.values(),
+            nodes=self._nodes.items.values(),
+        )
+
+    def _note(self, _: Mapping[ObjectKey, object]) -> None:
+        self.changed.set()
+
+    def _note_pods(self, changes: Mapping[ObjectKey, PodObject | None]) -> None:
+        self._workloads.update({_node_id(key): self._build_pod(key, pod) for key, pod in changes.items()})
+
+    def _note_namespaces(self, changes: Mapping[ObjectKey, NamespaceObject | None]) -> None:
+        names = {name for _, name in changes}
+        self._workloads.update(dict(self._pods_in(names)))
+
+    def _pods_in(self, namespaces: set[str]) -> Iterable[tuple[NodeId, Pod | None]]:
+        for key, pod in self.pods.items.items():
+            if key[0] in namespaces:
+                yield _node_id(key), self._build_pod(key, pod)
+
+    def _build_pod(self, key: ObjectKey, pod: PodObject | None) -> Pod | None:
+        namespace = self.namespaces.items.get(("", key[0]))
+        if pod is None or namespace is None:
+            return None
+        workload = Workload(
+            pod=key[1],
+            namespace=key[0],
+            labels=pod.labels,
+            service_account=pod.service_account,
+            namespace_labels=namespace.labels,
+            policy=pod.policy or namespace.policy,
+        )
+        return Pod(workload, pod.uid)
+
+
+def _node_id(key: ObjectKey) -> NodeId:
+    namespace, name = key
+    return NodeId(f"{name}.{namespace}")

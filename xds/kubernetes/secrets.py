@@ -1,0 +1,126 @@
+"""
+The Secrets that policies name: those and no others, each watched by its name.
+
+They are handed on as if they were files (`xds.facts.File`), under the names that policies give them:
+`secret:<namespace>/<name>/<key>`; the key `login` stands for `user:password` made of `username` and `password`, as in
+Secrets of type kubernetes.io/basic-auth. Nothing here judges what a Secret holds. Invariants: no content leaves this
+module but as `FileContent`, and a Secret that can't be read any more is what it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xds.facts import FileContent, FileProblem
+from xds.kubernetes.objects import SecretObject, reduce_secret
+from xds.kubernetes.reflector import Collection, Reflector
+from xds.kubernetes.signal import Signal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from xds.facts import File
+    from xds.kubernetes.connection import ApiServer
+    from xds.kubernetes.reflector import ObjectKey
+
+_SCHEME = "secret:"
+_LOGIN = "login"
+_PATIENCE = 5.0
+"""Seconds that a Secret which is named for the first time has to arrive before the policy is judged without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    reflector: Reflector[SecretObject]
+    task: asyncio.Task[None]
+    is_read: asyncio.Event
+
+
+class ClusterSecrets:
+    """The Secrets that were asked for last, kept an eye on. Create it inside a running loop."""
+
+    def __init__(self, api: ApiServer, *, patience: float = _PATIENCE) -> None:
+        """`patience` is in seconds."""
+        self._api = api
+        self._patience = patience
+        self._watched: dict[ObjectKey, _Watched] = {}
+        self._changed = Signal()
+
+    async def collect(self, paths: frozenset[str]) -> Mapping[str, File]:
+        """Return what each of `paths` holds, and watch exactly the Secrets of these from now on; never raises."""
+        wanted = {path: parse_path(path) for path in sorted(paths)}
+        keys = {found[0] for found in wanted.values() if found is not None}
+        for key in self._watched.keys() - keys:
+            self._watched.pop(key).task.cancel()
+        for key in keys - self._watched.keys():
+            self._watched[key] = self._watch(key)
+        await self._wait_for(keys)
+        return {path: _no_secret() if found is None else self._find(*found) for path, found in wanted.items()}
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Yield whenever a Secret is no longer what `collect` returned; never raises."""
+        while True:
+            await self._changed.wait()
+            yield
+
+    async def close(self) -> None:
+        """Watch nothing any more."""
+        tasks = [watched.task for watched in self._watched.values()]
+        self._watched.clear()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _watch(self, key: ObjectKey) -> _Watched:
+        is_read = asyncio.Event()
+
+        def note(_: object = None) -> None:
+            self._changed.set()
+
+        namespace, name = key
+        collection = Collection(f"/api/v1/namespaces/{namespace}/secrets", field_selector=f"metadata.name={name}")
+        reflector = Reflector(self._api, collection, reduce_secret, note, synced=is_read.set)
+        return _Watched(reflector, asyncio.create_task(reflector.run()), is_read)
+
+    async def _wait_for(self, keys: set[ObjectKey]) -> None:
+        waits = [asyncio.create_task(self._watched[key].is_read.wait()) for key in keys]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=self._patience)
+            for wait in late:
+                wait.cancel()
+
+    def _find(self, key: ObjectKey, entry: str) -> File:
+        reflector = self._watched[key].reflector
+        secret = reflector.items.get(key)
+        namespace, name = key
+        if secret is not None:
+            return _entry(dict(secret.data), entry, key)
+        if not reflector.is_synced:
+            reason = reflector.problem or "the API server has not answered yet"
+            return FileProblem(f"it can't be read: {reason}", "it is read as soon as that is possible")
+        return FileProblem("it does not exist", f"create it: kubectl -n {namespace} create secret generic {name} …")
+
+
+def parse_path(path: str) -> tuple[ObjectKey, str] | None:
+    """Return namespace, name and key of a Secret that a policy names; None: it names no Secret."""
+    parts = path.removeprefix(_SCHEME).split("/")
+    if not path.startswith(_SCHEME) or len(parts) != 3 or not all(parts):  # noqa: PLR2004  # as in the module's head
+        return None
+    namespace, name, entry = parts
+    return (namespace, name), entry
+
+
+def _entry(data: Mapping[str, str], entry: str, key: ObjectKey) -> File:
+    wanted = ("username", "password") if entry == _LOGIN else (entry,)
+    missing = [name for name in wanted if name not in data]
+    if missing:
+        hint = f"see what it has: kubectl -n {key[0]} describe secret {key[1]}"
+        return FileProblem(f"it has no text under {' and '.join(map(repr, missing))}", hint)
+    return FileContent(":".join(data[name] for name in wanted))
+
+
+def _no_secret() -> FileProblem:
+    return FileProblem("it is no Secret", "name a Secret with secretRef; files are not read in a cluster")
