@@ -1,0 +1,156 @@
+"""
+Reviews: what the API server asks before it stores an object, and how it is answered (admission.k8s.io/v1).
+
+A request is read into a frozen value, a verdict rendered into the answer; what is asked about and who decides is not
+known here. Invariants: text that is no review raises MalformedReviewError and nothing else; whatever a verdict holds,
+the answer stays within the limits of the API server.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_API_VERSION = "admission.k8s.io/v1"
+_KIND = "AdmissionReview"
+_INVALID = 422
+"""What the API server itself answers for an object that breaks its rules (reason `Invalid`)."""
+
+_LONGEST_MESSAGE = 8_192
+_LONGEST_WARNING = 256
+"""Characters; the API server may cut what is longer."""
+_MOST_WARNINGS = 12
+"""The API server passes on 4096 characters of warnings in all."""
+_LONGEST_UID = 256
+
+
+class MalformedReviewError(ValueError):
+    """What was sent is no review that could be answered; the message says why, and holds nothing of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """A question: whether `new` (None: it is removed) may take the place of `old` (None: there was nothing)."""
+
+    uid: str
+    operation: str
+    """`CREATE`, `UPDATE`, `DELETE` or `CONNECT`."""
+    kind: tuple[str, str, str]
+    """Group, version and kind."""
+    namespace: str = ""
+    name: str = ""
+    new: Mapping[str, object] | None = field(default=None, repr=False)
+    old: Mapping[str, object] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer: `refusal` says why not (empty: allowed), `warnings` are shown to the user in any case."""
+
+    refusal: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether the object may be stored."""
+        return not self.refusal
+
+
+Reviewer = Callable[[Review], Callable[[], Verdict]]
+"""
+Looks at a review, cheaply and in the event loop, and returns what is to be run in a thread to decide it.
+
+Raises MalformedReviewError.
+"""
+
+
+def read_review(body: bytes) -> Review:
+    """Read the body of a request. Raises MalformedReviewError."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):  # broken JSON or UTF-8; nested without end
+        raise MalformedReviewError("the body is not JSON") from None
+    review = _mapping(found, "the body")
+    if review.get("apiVersion") != _API_VERSION or review.get("kind") != _KIND:
+        raise MalformedReviewError(f"the body is no {_KIND} of {_API_VERSION}")
+    request = _mapping(review.get("request"), "request")
+    kind = _mapping(request.get("kind"), "request.kind")
+    uid = text_of(request, "uid")
+    if not 0 < len(uid) <= _LONGEST_UID:
+        raise MalformedReviewError("request.uid is missing, or too long to be one")
+    return Review(
+        uid=uid,
+        operation=text_of(request, "operation"),
+        kind=(text_of(kind, "group"), text_of(kind, "version"), text_of(kind, "kind")),
+        namespace=text_of(request, "namespace"),
+        name=text_of(request, "name"),
+        new=_optional_mapping(request, "object"),
+        old=_optional_mapping(request, "oldObject"),
+    )
+
+
+def render_answer(review: Review, verdict: Verdict) -> bytes:
+    """Return the body of the answer."""
+    response: dict[str, object] = {"uid": review.uid, "allowed": verdict.is_allowed}
+    if not verdict.is_allowed:
+        # Without `details`: kubectl would show those in place of the message.
+        response["status"] = {
+            "status": "Failure",
+            "message": _cut(verdict.refusal, _LONGEST_MESSAGE),
+            "reason": "Invalid",
+            "code": _INVALID,
+        }
+    if verdict.warnings:
+        response["warnings"] = _bound_warnings(verdict.warnings)
+    return json.dumps({"apiVersion": _API_VERSION, "kind": _KIND, "response": response}).encode()
+
+
+def text_of(parent: Mapping[str, object], key: str) -> str:
+    """Return the text of a field, empty where there is none. Raises MalformedReviewError."""
+    found = parent.get(key)
+    if found is not None and not isinstance(found, str):
+        raise MalformedReviewError(f"{key} is no text")
+    return found or ""
+
+
+def texts_of(parent: Mapping[str, object], key: str) -> Mapping[str, str]:
+    """Return a field that maps text to text, empty where there is none. Raises MalformedReviewError."""
+    found = mapping_of(parent, key)
+    texts = {name: value for name, value in found.items() if isinstance(value, str)}
+    if len(texts) != len(found):
+        raise MalformedReviewError(f"{key} holds what is no text")
+    return texts
+
+
+def mapping_of(parent: Mapping[str, object], key: str) -> Mapping[str, object]:
+    """Return a field that is a mapping, empty where there is none. Raises MalformedReviewError."""
+    return _optional_mapping(parent, key) or {}
+
+
+def _optional_mapping(parent: Mapping[str, object], key: str) -> Mapping[str, object] | None:
+    found = parent.get(key)
+    return None if found is None else _mapping(found, key)
+
+
+def _mapping(found: object, what: str) -> Mapping[str, object]:
+    if not isinstance(found, dict):
+        raise MalformedReviewError(f"{what} is not a mapping")
+    return found
+
+
+def _bound_warnings(warnings: tuple[str, ...]) -> list[str]:
+    # They travel in headers of HTTP: each on one line.
+    shown = [_cut(" ".join(warning.split()), _LONGEST_WARNING) for warning in warnings]
+    if len(shown) > _MOST_WARNINGS:
+        left_out = len(shown) - _MOST_WARNINGS + 1
+        shown[_MOST_WARNINGS - 1 :] = [f"and {left_out} more; see them with: xds validate"]
+    return shown
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
