@@ -29,9 +29,9 @@ def command(policies: Path | None, **flags: str | tuple[str, ...] | None) -> Non
     """
     Serve the policies in DIR, or those of a cluster, to Envoys over xDS.
 
-    In DIR every *.yaml is a policy document, or DIR is one file; in a cluster (--kubernetes) they are in ConfigMaps with
-    the label egress-xds/policy=true. Both are watched. A document that breaks keeps its last good version in force, and the log says why. The
-    server listens once everything was read and compiled.
+    In DIR every *.yaml is a policy document, or DIR is one file; in a cluster (--kubernetes) they are in ConfigMaps
+    with the label egress-xds/policy=true. Both are watched. A document that breaks keeps its last good version in
+    force, and the log says why. The server listens once everything was read and compiled.
     """
     settings = load_settings(flags)
     configure_logging(settings)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SERVICES, PODS_AND_NODES = "Services of the cluster", "pods and nodes of the cluster"
 """Reasons, as they are shown to people."""
 
+_WIDEST = {4: 8, 6: 16}
+"""The shortest prefix of a cluster's network, by version of IP."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterNetworks:
@@ -51,12 +54,16 @@ def build_networks(
     services: Iterable[tuple[Address, ...]],
     nodes: Iterable[tuple[Network, ...]],
 ) -> ClusterNetworks:
-    """Merge what the API server tells; a network that is everything is no network of a cluster."""
-    of_services = [network for found in service_cidrs for network in found if network.prefixlen]
+    """Merge what the API server tells, but for what is too wide to be a cluster's: half of the Internet went direct."""
+    of_services = [network for found in service_cidrs for network in found if _is_credible(network)]
     known = merge_networks(of_services)
     single = [address for found in services for address in found if not _holds(known, address)]
-    of_nodes = [network for found in nodes for network in found if network.prefixlen]
+    of_nodes = [network for found in nodes for network in found if _is_credible(network)]
     return ClusterNetworks(services=merge_networks((*known, *map(ip_network, single))), nodes=merge_networks(of_nodes))
+
+
+def _is_credible(network: Network) -> bool:
+    return network.prefixlen >= _WIDEST[network.version]
 
 
 def _holds(networks: Sequence[Network], address: Address) -> bool:
