@@ -27,15 +27,26 @@ if TYPE_CHECKING:
 
 _SCHEME = "secret:"
 _LOGIN = "login"
-_PATIENCE = 5.0
-"""Seconds that a Secret which is named for the first time has to arrive before the policy is judged without it."""
+_PATIENCE = 1.0
+"""Seconds that a Secret which is named for the first time has to arrive before policies are judged without it."""
+_LOOK = 0.02
+"""Seconds from one look to the next whether it can't."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
     reflector: Reflector[SecretObject]
-    task: asyncio.Task[None]
-    is_read: asyncio.Event
+    tasks: tuple[asyncio.Task[None], ...]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it was read, or can't be."""
+        return self.reflector.is_synced or self.reflector.problem is not None
+
+    def cancel(self) -> None:
+        """Watch it no more."""
+        for task in self.tasks:
+            task.cancel()
 
 
 class ClusterSecrets:
@@ -53,7 +64,7 @@ class ClusterSecrets:
         wanted = {path: parse_path(path) for path in sorted(paths)}
         keys = {found[0] for found in wanted.values() if found is not None}
         for key in self._watched.keys() - keys:
-            self._watched.pop(key).task.cancel()
+            self._watched.pop(key).cancel()
         for key in keys - self._watched.keys():
             self._watched[key] = self._watch(key)
         await self._wait_for(keys)
@@ -67,30 +78,31 @@ class ClusterSecrets:
 
     async def close(self) -> None:
         """Watch nothing any more."""
-        tasks = [watched.task for watched in self._watched.values()]
+        tasks = [task for watched in self._watched.values() for task in watched.tasks]
+        for watched in self._watched.values():
+            watched.cancel()
         self._watched.clear()
-        for task in tasks:
-            task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
     def _watch(self, key: ObjectKey) -> _Watched:
-        is_read = asyncio.Event()
-
-        def note(_: object = None) -> None:
-            self._changed.set()
-
         namespace, name = key
         collection = Collection(f"/api/v1/namespaces/{namespace}/secrets", field_selector=f"metadata.name={name}")
-        reflector = Reflector(self._api, collection, reduce_secret, note, synced=is_read.set)
-        return _Watched(reflector, asyncio.create_task(reflector.run()), is_read)
+        reflector = Reflector(self._api, collection, reduce_secret, lambda _: self._changed.set())
+        return _Watched(
+            reflector, (asyncio.create_task(reflector.run()), asyncio.create_task(self._announce(reflector)))
+        )
+
+    async def _announce(self, reflector: Reflector[SecretObject]) -> None:
+        """Tell that it was read: that there is none is news, too."""
+        await reflector.synced.wait()
+        self._changed.set()
 
     async def _wait_for(self, keys: set[ObjectKey]) -> None:
-        waits = [asyncio.create_task(self._watched[key].is_read.wait()) for key in keys]
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=self._patience)
-            for wait in late:
-                wait.cancel()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience
+        while not all(self._watched[key].is_settled for key in keys) and loop.time() < deadline:  # noqa: ASYNC110  # a problem has no event
+            await asyncio.sleep(_LOOK)
 
     def _find(self, key: ObjectKey, entry: str) -> File:
         reflector = self._watched[key].reflector
@@ -119,7 +131,10 @@ def _entry(data: Mapping[str, str], entry: str, key: ObjectKey) -> File:
     if missing:
         hint = f"see what it has: kubectl -n {key[0]} describe secret {key[1]}"
         return FileProblem(f"it has no text under {' and '.join(map(repr, missing))}", hint)
-    return FileContent(":".join(data[name] for name in wanted))
+    texts = [data[name].removesuffix("\n").removesuffix("\r") for name in wanted]
+    if entry == _LOGIN and ":" in texts[0]:
+        return FileProblem("its `username` holds a colon", "a login by name and password can't have one (RFC 7617)")
+    return FileContent(":".join(texts) if entry == _LOGIN else data[entry])
 
 
 def _no_secret() -> FileProblem:
