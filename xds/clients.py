@@ -42,6 +42,10 @@ class Watcher(Protocol):
         """Learn of a new stream; `is_returning` tells whether the client has a configuration from an earlier one."""
         ...
 
+    def moved(self, client: Client) -> None:
+        """Learn that the workload behind a stream is another than before, in labels or the like; it is the new one."""
+        ...
+
     def left(self, client: Client) -> None:
         """Learn that a stream ended."""
         ...
@@ -92,6 +96,7 @@ class Client:
 
     node_id: NodeId
     workload: Workload
+    """The newest that is known."""
     since: float
     """When the stream was opened, on the caller's clock."""
     variant: str = ""
@@ -159,6 +164,13 @@ class Connection:
         client = self._registry.get(self._key)
         if client is not None and self._watcher is not None:
             self._watcher.settled(client)
+
+    def move(self, workload: Workload) -> None:
+        """Note that the workload behind the stream is another than before; selectors may see it differently."""
+        client = self._registry[self._key]
+        self._registry[self._key] = client = replace(client, workload=workload)
+        if self._watcher is not None:
+            self._watcher.moved(client)
 
     def note_unknown_type(self, type_url: str) -> None:
         """Note that the client asked for a type that is not served."""

@@ -77,6 +77,21 @@ class StagedCache(SnapshotCache):
         if member.key is not None:
             self._canary.join(member.key, client.node_id, self._by_key[member.key], self._clock())
 
+    def moved(self, client: Client) -> None:
+        """Note that another policy may be in force for a node; what it was given last stays what it returns to."""
+        member = self._members.get(client.node_id)
+        if member is None or member.workload == client.workload:
+            return
+        member.workload = client.workload
+        before = member.key
+        self._place(client.node_id, member)
+        if member.key == before:
+            return
+        if member.key is not None:
+            self._canary.join(member.key, client.node_id, self._by_key[member.key], self._clock())
+        if before is not None:
+            self._withdraw(before, client.node_id)
+
     def left(self, client: Client) -> None:
         """Note the end of a stream."""
         member = self._members.get(client.node_id)
@@ -87,13 +102,7 @@ class StagedCache(SnapshotCache):
             return
         del self._members[client.node_id]
         if member.key is not None:
-            others = self._by_key[member.key]
-            others.discard(client.node_id)
-            chosen = self._canary.rollouts.get(member.key)
-            ended = self._canary.leave(member.key, client.node_id, others, self._clock())
-            if self._canary.rollouts.get(member.key) is not chosen and not ended:
-                self.wake()  # another canary was chosen
-            self._report(ended)
+            self._withdraw(member.key, client.node_id)
 
     def refused(self, client: Client, kind: ResourceType, nack: Nack) -> None:
         """Note a NACK."""
@@ -132,6 +141,16 @@ class StagedCache(SnapshotCache):
         if member is None:
             return self._canary.pick(key, node, None, has_config=True)
         return self._canary.pick(key, node, member.before, has_config=member.has_config)
+
+    def _withdraw(self, key: Key, node: NodeId) -> None:
+        """Count a node out of a policy; if it was a canary, another takes its place, or the trial ends."""
+        others = self._by_key[key]
+        others.discard(node)
+        chosen = self._canary.rollouts.get(key)
+        ended = self._canary.leave(key, node, others, self._clock())
+        if self._canary.rollouts.get(key) is not chosen and not ended:
+            self.wake()  # another canary was chosen
+        self._report(ended)
 
     def _place(self, node: NodeId, member: _Member) -> None:
         match self.policy_for(member.workload):

@@ -8,18 +8,18 @@ module owns the socket and the life of the streams; it knows neither policies no
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import grpc
 import structlog
 
 from xds.errors import ListenError
 from xds.protocol.wire import CONTROL_PLANE
-from xds.server.identity import IdentityError
+from xds.server.identity import IdentityError, UndecidedError
 from xds.server.lifetime import limit_life
 from xds.server.limits import Limits, StreamCounter
 from xds.server.services import build_handlers
-from xds.server.session import DELTA, SOTW, Common, Guard, Method, Session
+from xds.server.session import DELTA, SOTW, Common, End, Guard, Method, Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from xds.server.authentication import Authentication
     from xds.server.identity import Caller
     from xds.server.session import Context
+    from xds.workloads import Workloads
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
@@ -71,8 +72,9 @@ class AdsServer:
     Serves snapshots to Envoys.
 
     `clock` gives seconds since the epoch. `identifier` is told to clients as `control_plane.identifier`. Without
-    `authentication` everybody is believed. `resource_ttl` is how long an incremental client may keep what it is sent,
-    in seconds, once it hears nothing from here. Create it inside a running loop.
+    `authentication` everybody is believed to be the node that they name; with `workloads`, a node is served as the pod
+    that the cluster tells of, and without as what it claims to be. `resource_ttl` is how long an incremental client may
+    keep what it is sent, in seconds, once it hears nothing from here. Create it inside a running loop.
     """
 
     def __init__(  # noqa: PLR0913  # its parts, and options that all have defaults
@@ -84,12 +86,14 @@ class AdsServer:
         max_receive_bytes: int = MAX_RECEIVE_BYTES,
         identifier: str = CONTROL_PLANE,
         authentication: Authentication | None = None,
+        workloads: Workloads | None = None,
         limits: Limits | None = None,
         resource_ttl: float | None = None,
     ) -> None:
         self._identifier = identifier
         self._resource_ttl = resource_ttl
         self._authentication = authentication
+        self._workloads = workloads
         limits = limits or Limits()
         self._guard = Guard(limits, StreamCounter(limits.streams_per_node))
         self._cache = cache
@@ -171,7 +175,14 @@ class AdsServer:
         async def serve(requests: AsyncIterator[bytes], context: Context) -> None:
             callers = await self._authenticate(context)
             session = Session(
-                method, self._cache, self._clients, self._clock, common, guard=self._guard, callers=callers
+                method,
+                self._cache,
+                self._clients,
+                self._clock,
+                common,
+                guard=self._guard,
+                callers=callers,
+                workloads=self._workloads,
             )
             self._closers.add(session.close)
             if self._is_closing:
@@ -187,9 +198,16 @@ class AdsServer:
         if self._authentication is None:
             return ()
         try:
-            return self._authentication.authenticate(context)
+            return await self._authentication.authenticate(context)
         except IdentityError as error:
-            if self._guard.may_log():
-                _log.warning("caller refused", peer=context.peer(), reason=str(error))
-            self._clients.note_refused(grpc.StatusCode.UNAUTHENTICATED.name.lower())
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the caller is not authenticated")
+            end = End(grpc.StatusCode.UNAUTHENTICATED, "the caller is not authenticated")
+            await self._turn_away(context, end, error)
+        except UndecidedError as error:
+            told = "the caller can't be authenticated at the moment; try again"
+            await self._turn_away(context, End(grpc.StatusCode.UNAVAILABLE, told), error)
+
+    async def _turn_away(self, context: Context, end: End, reason: Exception) -> NoReturn:
+        if self._guard.may_log():
+            _log.warning("caller refused", peer=context.peer(), reason=str(reason))
+        self._clients.note_refused(end.code.name.lower())
+        await context.abort(end.code, end.details)

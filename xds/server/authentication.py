@@ -1,24 +1,25 @@
 """
-Who may connect: what the operator demands of callers, and the files that it depends on.
+Who may connect: what the operator demands of callers, and the files or others that it depends on.
 
 All proofs that are demanded must be given, and each must fit the node. The files are read by the composition root,
-which hands in what they hold at the start and whenever they change. Invariant: files that can't be used keep those
-before them in force; nobody gets in because of one.
+which hands in what they hold at the start and whenever they change; a cluster's keys are asked for when they are
+needed. Invariant: files and key sets that can't be used keep those before them in force, and who can't be asked has
+not agreed; nobody gets in because of either.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from xds.errors import SettingsError
 from xds.facts import FileProblem
 from xds.server.credentials import MaterialError, TlsIdentity, identify_peer
-from xds.server.identity import Caller, IdentityError
-from xds.server.tokens import KeySetError, TokenVerifier
+from xds.server.identity import Caller, IdentityError, UndecidedError
+from xds.server.tokens import KeySetError, TokenVerifier, UnknownKeyError, identify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,17 +57,50 @@ class _Tls:
         return certificate, key, client_ca
 
 
+class KeySource(Protocol):
+    """Who tells an issuer's keys while the server runs, such as an API server those of its own tokens."""
+
+    @property
+    def keys(self) -> tuple[str, str] | None:
+        """The newest key set (RFC 7517, section 5) and the issuer that `iss` has to name; None: none was told yet."""
+        ...
+
+    async def renew(self) -> None:
+        """Ask for newer keys, unless that was done a moment ago; return soon, whether or not it worked."""
+        ...
+
+
+class Reviewer(Protocol):
+    """Who says whether a token is good, such as an API server, which knows those that it has taken back."""
+
+    async def review(self, token: str) -> Mapping[str, object] | str:
+        """
+        Return the claims of a good token, `exp` among them, in the form of Kubernetes' own; or why it is none.
+
+        Raises ConnectionError, with words for the log, if nobody can be asked at the moment.
+        """
+        ...
+
+
 class Authentication:
     """The demands of one server."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Demand what the settings say; `load` has to come before anybody is served."""
+    def __init__(self, settings: Settings, *, keys: KeySource | None = None, reviews: Reviewer | None = None) -> None:
+        """
+        Demand what the settings say; `load` has to come before anybody is served.
+
+        With `keys`, a token must be signed with one of these, and the settings' key set is not looked at. With
+        `reviews`, whoever reviews must find it good; with both, both.
+        """
         self._tls = (
             _Tls(settings.tls_certificate, settings.tls_key, settings.client_ca)
             if settings.tls_certificate is not None and settings.tls_key is not None
             else None
         )
-        self._jwks = settings.jwks
+        self._jwks = settings.jwks if keys is None else None
+        self._source = keys
+        self._reviews = reviews
+        self._own_issuer = settings.token_issuer
         self._tokens = TokenVerifier(settings.token_audience, settings.token_issuer)
         self._identity: TlsIdentity | None = None
         self._key_set = ""
@@ -91,7 +125,7 @@ class Authentication:
                 left_out = self._tokens.replace_keys(self._key_set)
             except KeySetError as error:
                 raise SettingsError(f"--jwks {self._jwks}: {error}; save the issuer's JWKS there") from None
-            self._warn_of_keys(left_out)
+            _warn_of_keys(left_out, str(self._jwks))
 
     def reload(self, files: Mapping[str, File]) -> None:
         """Take changed files; what can't be used is told in the log, and what was before stays in force."""
@@ -106,7 +140,7 @@ class Authentication:
             try:
                 text = _text("--jwks", self._jwks, files)
                 if text != self._key_set:
-                    self._warn_of_keys(self._tokens.replace_keys(text))
+                    _warn_of_keys(self._tokens.replace_keys(text), str(self._jwks))
                     _log.info("key set for new streams", path=str(self._jwks))
                 self._key_set = text
             except (KeySetError, SettingsError) as error:
@@ -116,24 +150,68 @@ class Authentication:
         if self._identity is not None and self._identity.warns_at <= time.time():
             _log.warning("the server's certificate ends soon", path=str(self._tls and self._tls.certificate))
 
-    def _warn_of_keys(self, left_out: int) -> None:
-        if left_out:
-            _log.warning(
-                "members of the key set are no keys that could be used", left_out=left_out, path=str(self._jwks)
-            )
-
     def credentials(self) -> grpc.ServerCredentials | None:
         """Return the server's credentials; None: without TLS."""
         return None if self._identity is None else self._identity.credentials()
 
-    def authenticate(self, context: Context) -> tuple[Caller, ...]:
-        """Return what the caller proves, one after the other. Raises IdentityError if a proof is missing or bad."""
+    async def authenticate(self, context: Context) -> tuple[Caller, ...]:
+        """
+        Return what the caller proves, one after the other.
+
+        Raises IdentityError if a proof is missing or bad, and UndecidedError if nobody can tell at the moment.
+        """
         callers = []
         if self._tls is not None and self._tls.client_ca is not None:
             callers.append(identify_peer(context.auth_context()))
         if self._jwks is not None:
             callers.append(self._tokens.verify(_token(context)))
+        if self._source is not None:
+            callers.append(await self._verify(_token(context), self._source))
+        if self._reviews is not None:
+            callers.append(await _review(_token(context), self._reviews))
         return tuple(callers)
+
+    async def _verify(self, token: str, source: KeySource) -> Caller:
+        """Check with the newest keys; one that is not among them may be newer still."""
+        if source.keys is None:
+            await source.renew()
+        self._take_keys(source)
+        try:
+            return self._tokens.verify(token)
+        except UnknownKeyError:
+            await source.renew()
+        self._take_keys(source)
+        return self._tokens.verify(token)
+
+    def _take_keys(self, source: KeySource) -> None:
+        if source.keys is None:
+            raise UndecidedError("the keys of the cluster's tokens are not known yet")
+        key_set, issuer = source.keys
+        self._tokens.replace_issuer(self._own_issuer or issuer)
+        if key_set == self._key_set:
+            return
+        self._key_set = key_set
+        try:
+            _warn_of_keys(self._tokens.replace_keys(key_set), issuer)
+        except KeySetError as error:
+            _log.error("the key set is not used, the one before stays", path=issuer, reason=str(error))
+        else:
+            _log.info("key set for new streams", path=issuer)
+
+
+def _warn_of_keys(left_out: int, path: str) -> None:
+    if left_out:
+        _log.warning("members of the key set are no keys that could be used", left_out=left_out, path=path)
+
+
+async def _review(token: str, reviews: Reviewer) -> Caller:
+    try:
+        found = await reviews.review(token)
+    except ConnectionError as error:
+        raise UndecidedError(str(error)) from None
+    if isinstance(found, str):
+        raise IdentityError(found)
+    return identify(found)
 
 
 def _text(flag: str, path: Path, files: Mapping[str, File]) -> str:

@@ -2,10 +2,11 @@
 What a caller has proven about itself, and which node it may therefore be.
 
 A certificate or a token names a namespace, and perhaps a service account and a pod. A node that claims otherwise is
-refused; what it left open is filled in. Labels are proven by neither, so that they are the caller's word.
+refused; what it left open is filled in. Labels are proven by neither, so that they are the caller's word, unless
+the cluster tells which pods there are: then a proof has to fit the pod that is known, and what is claimed is not heard.
 
-Pure: how a proof is checked is the business of `credentials` and `tokens`. Invariant: a bound workload differs from no
-proof in anything that the proof tells.
+Pure: how a proof is checked is the business of `credentials`, `tokens` and the API server. Invariant: a bound workload
+differs from no proof in anything that the proof tells.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xds.policy.model import Workload
+    from xds.workloads import Pod
 
 _SPIFFE = re.compile(r"spiffe://[a-z0-9._-]{1,255}/ns/([^/]+)(?:/sa/([^/]+))?(?:/pod/([^/]+))?")
 _SUBJECT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
@@ -36,6 +38,10 @@ class ExpiredError(IdentityError):
     """What the caller proved itself with has ended meanwhile."""
 
 
+class UndecidedError(Exception):
+    """Whoever could tell who the caller is can't be asked at the moment. The message is for the server's log."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """What one proof tells; an empty text is something that it leaves open."""
@@ -43,6 +49,8 @@ class Caller:
     namespace: str
     service_account: str = ""
     pod: str = ""
+    pod_uid: str = ""
+    """`metadata.uid` of the pod: tells it from an earlier or a later one of the same name."""
     expires: float | None = None
     """When the proof ends, in seconds since the epoch."""
 
@@ -59,8 +67,7 @@ class Caller:
         Raises IdentityError if it claims anything else, and ExpiredError if the proof has ended at `now`: TLS resumes
         a session without another look at the certificate, and a first request may be long in coming.
         """
-        if self.expires is not None and self.expires <= now:
-            raise ExpiredError("its proof has ended")
+        self._check_end(now)
         for what, proven, claimed in (
             ("namespace", self.namespace, workload.namespace),
             ("pod", self.pod, workload.pod),
@@ -69,6 +76,26 @@ class Caller:
             if proven and claimed and proven != claimed:
                 raise IdentityError(f"its {what} is {proven!r}, and it claims to be {claimed!r}")
         return replace(workload, service_account=workload.service_account or self.service_account)
+
+    def confirm(self, pod: Pod, *, now: float) -> None:
+        """
+        Refuse a caller that is not `pod`; unlike a claim, what is known of a pod leaves nothing open.
+
+        Raises IdentityError, and ExpiredError if the proof has ended at `now`.
+        """
+        self._check_end(now)
+        for what, proven, known in (
+            ("namespace", self.namespace, pod.workload.namespace),
+            ("pod", self.pod, pod.workload.pod),
+            ("service account", self.service_account, pod.workload.service_account),
+            ("pod's uid", self.pod_uid, pod.uid),
+        ):
+            if proven and proven != known:
+                raise IdentityError(f"its {what} is {proven!r}, and that of the pod that it names is {known!r}")
+
+    def _check_end(self, now: float) -> None:
+        if self.expires is not None and self.expires <= now:
+            raise ExpiredError("its proof has ended")
 
 
 def parse_spiffe_id(text: str, *, expires: float | None = None) -> Caller:
@@ -97,19 +124,22 @@ def parse_claims(claims: Mapping[str, object]) -> Caller:
         case {"kubernetes.io": {"namespace": str(namespace), "serviceaccount": {"name": str(account)}, **rest}} if (
             account
         ):
-            return Caller(namespace=namespace, service_account=account, pod=_parse_pod(rest), expires=float(expires))
+            pod, uid = _parse_pod(rest)
+            return Caller(namespace=namespace, service_account=account, pod=pod, pod_uid=uid, expires=float(expires))
         case {"sub": str(subject)} if (found := _SUBJECT.fullmatch(subject)) and "kubernetes.io" not in claims:
             return Caller(namespace=found[1], service_account=found[2], expires=float(expires))
         case _:
             raise IdentityError("its token names no namespace and service account")
 
 
-def _parse_pod(claim: Mapping[object, object]) -> str:
-    """Return the pod that a token is bound to; only one that says nothing of a pod is bound to none."""
+def _parse_pod(claim: Mapping[object, object]) -> tuple[str, str]:
+    """Return name and uid of the pod that a token is bound to; only one that says nothing of a pod is bound to none."""
     match claim:
-        case {"pod": {"name": str(name)}} if name:
-            return name
+        case {"pod": {"name": str(name), "uid": str(uid)}} if name and uid:
+            return name, uid
+        case {"pod": {"name": str(name), **others}} if name and "uid" not in others:
+            return name, ""
         case {"pod": _}:
-            raise IdentityError("its token is bound to a pod without a name")
+            raise IdentityError("its token is bound to a pod without a name, or with an odd uid")
         case _:
-            return ""
+            return "", ""

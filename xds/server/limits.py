@@ -23,7 +23,9 @@ class Limits:
     streams_per_node: int = 32
     """An Envoy has one, one more while it reconnects, and one per type with the separate services."""
     first_request: float = 15.0
-    """After this long without a first request a stream ends."""
+    """After this long without a first request a stream ends …"""
+    unknown_node: float = 60.0
+    """… and after this if the cluster knows no pod of its node's name. A pod is known before it is started."""
     requests_per_second: float = 100.0
     """What one stream may ask for without end …"""
     request_burst: int = 2_000

@@ -40,6 +40,7 @@ from xds.protocol.wire import (
 from xds.server.identity import ExpiredError, IdentityError
 from xds.server.lifetime import Heartbeat
 from xds.server.limits import Limits, Pace, StreamCounter
+from xds.server.membership import GoneError, Membership, UnknownPodError
 from xds.server.node import NodeError, parse_node
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from xds.resources import ResourceType
     from xds.server.identity import Caller
     from xds.snapshot import Snapshot
+    from xds.workloads import Workloads
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -151,7 +153,7 @@ _EXPIRED = End(grpc.StatusCode.UNAUTHENTICATED, "the caller's certificate or tok
 class Session(Generic[RequestT]):
     """One stream, from its first request to its end."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # its parts, and options that all have defaults
         self,
         method: Method[RequestT],
         cache: SnapshotCache,
@@ -161,15 +163,18 @@ class Session(Generic[RequestT]):
         *,
         guard: Guard | None = None,
         callers: tuple[Caller, ...] = (),
+        workloads: Workloads | None = None,
     ) -> None:
         """
         Make the session of one stream. Those of a method may have a `common` part, and those of a server a `guard`.
 
-        `callers` is what the client has proven about itself; nothing if nobody asked.
+        `callers` is what the client has proven about itself; nothing if nobody asked. Without `workloads` it is
+        believed in everything else.
         """
         common = Common(method) if common is None else common
         self._guard = Guard() if guard is None else guard
         self._callers = callers
+        self._workloads = workloads
         limits = self._guard.limits
         self._pace = Pace(limits.requests_per_second, limits.request_burst)
         self._timers: list[asyncio.TimerHandle] = []
@@ -185,6 +190,9 @@ class Session(Generic[RequestT]):
         self._reader: asyncio.Task[object] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._node_id: NodeId | None = None
+        self._membership: Membership | None = None
+        self._unfollow: Callable[[], None] = _do_nothing
+        self._is_returning = False
         self._workload: Workload | None = None
         self._connection: Connection | None = None
 
@@ -205,13 +213,15 @@ class Session(Generic[RequestT]):
             end = self._end or await self._read(requests, context)
         finally:
             unsubscribe()
+            self._unfollow()
             if heartbeat is not None:
                 heartbeat.stop()
             self._cancel_timers()
             # Before any wait: gRPC may cancel this once more, and a client that is gone must not stay listed.
-            if self._connection is not None and self._node_id is not None:
-                self._connection.close()
+            if self._node_id is not None:
                 self._guard.streams.leave(self._node_id)
+            if self._connection is not None:
+                self._connection.close()
                 self._log.info("stream closed", status=end.code.name, details=end.details[:_MAX_LOGGED])
             writer = self._writer
             if writer is not None:
@@ -308,13 +318,18 @@ class Session(Generic[RequestT]):
 
     def _refuse(self, error: Exception) -> End:
         """Return how the stream ends for `error`; what an identity lacks is for the log only."""
-        if self._guard.may_log():
+        if not isinstance(error, GoneError) and self._guard.may_log():
             self._log.warning("stream refused", reason=str(error))
         match error:
             case ExpiredError():
                 return _EXPIRED
             case IdentityError():
                 return End(grpc.StatusCode.PERMISSION_DENIED, "the caller is not the node that it claims to be")
+            case GoneError():
+                # Unlike UNAVAILABLE it does not invite to try again: nobody else knows of the pod either.
+                return End(grpc.StatusCode.NOT_FOUND, str(error))
+            case UnknownPodError():
+                return End(grpc.StatusCode.UNAVAILABLE, str(error))
             case TooManyNamesError() | LimitError():
                 return End(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
             case DecodeError():
@@ -332,29 +347,64 @@ class Session(Generic[RequestT]):
         if self._node_id is None:
             if node is None:
                 raise NodeError("the first request of a stream must carry a node with an id <pod>.<namespace>")
-            node_id, workload = parse_node(node)
-            for caller in self._callers:
-                workload = caller.bind(workload, now=self._clock())
+            node_id, claimed = parse_node(node)
+            membership = Membership(self._workloads, node_id, claimed, self._callers, self._clock)
+            workload = membership.look()
             if not self._guard.streams.enter(node_id):
                 raise LimitError(f"node {node_id} has {self._guard.streams.limit} streams open; no more are served")
-            self._node_id, self._workload = node_id, workload
+            self._node_id, self._membership = node_id, membership
+            self._log = self._log.bind(node=node_id)
+            self._is_returning = is_returning(request)
             self._cancel_timers()
             self._follow_expiry()
-            if self._method.kind is None and is_returning(request):
+            if self._method.kind is None and self._is_returning:
                 self._await_listeners()
-            self._connection = self._clients.connect(
-                self._node_id,
-                self._workload,
-                since=self._clock(),
-                variant=self._method.name,
-                resources=partial(report_resources, self._stream),
-                is_in_step=self._is_in_step,
-                is_returning=is_returning(request),
-            )
-            self._log = self._log.bind(node=self._node_id)
-            self._log.info("stream opened")
+            self._unfollow = membership.follow(self._look_again)
+            if workload is not None:
+                self._admit(node_id, workload)
+            else:
+                limit = self._guard.limits.unknown_node
+                self._timers.append(asyncio.get_running_loop().call_later(limit, self._give_up))
         elif node is not None and node.id not in {"", self._node_id}:
             raise NodeError(f"the stream belongs to node {self._node_id}; its requests must not name another")
+
+    def _admit(self, node_id: NodeId, workload: Workload) -> None:
+        """List the client; from now on it is served."""
+        self._workload = workload
+        self._connection = self._clients.connect(
+            node_id,
+            workload,
+            since=self._clock(),
+            variant=self._method.name,
+            resources=partial(report_resources, self._stream),
+            is_in_step=self._is_in_step,
+            is_returning=self._is_returning,
+        )
+        self._log.info("stream opened")
+
+    def _look_again(self) -> None:
+        """Serve the pod as what it is now, or end the stream."""
+        if self._end is not None or self._membership is None or self._node_id is None:
+            return
+        try:
+            workload = self._membership.look()
+        except (IdentityError, GoneError) as error:
+            self._finish(self._refuse(error))
+            return
+        if workload is None or workload == self._workload:
+            return
+        if self._connection is None:
+            self._admit(self._node_id, workload)
+        else:
+            self._workload = workload
+            self._connection.move(workload)
+        self._wake()
+
+    def _give_up(self) -> None:
+        """End the stream of a pod that nobody heard of meanwhile."""
+        if self._connection is None and self._membership is not None and self._end is None:
+            self._clients.note_refused(grpc.StatusCode.UNAVAILABLE.name.lower())
+            self._finish(self._refuse(self._membership.unknown()))
 
     def _follow_expiry(self) -> None:
         """End the stream when the first proof does: from then on the client could not open it either."""

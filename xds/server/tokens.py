@@ -2,7 +2,8 @@
 Bearer tokens (RFC 6750): JSON Web Tokens that are checked against a key set (RFC 7519, RFC 7517).
 
 Only public keys are keys here: with a symmetric one whoever can check a token could make one. The file is read by
-others and handed in. Invariants: no part of a token is in any message, and a broken key set changes nothing.
+others and handed in. Tokens that somebody else has checked are read here too, so that one rule holds for both.
+Invariants: no part of a token is in any message, and a broken key set changes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jwt
 from xds.server.identity import Caller, IdentityError, parse_claims
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _LEEWAY = 30
 """Seconds by which the clocks of issuer and server may differ."""
@@ -48,6 +49,17 @@ class KeySetError(ValueError):
     """The text is no usable set of public keys."""
 
 
+class UnknownKeyError(IdentityError):
+    """The key that signed a token is not in the key set; a newer set may hold it."""
+
+
+def identify(claims: Mapping[str, object]) -> Caller:
+    """Return whom the claims of a token are about that was found to be good. Raises IdentityError."""
+    caller = parse_claims(claims)
+    assert caller.expires is not None, "every token ends"
+    return replace(caller, expires=caller.expires + _LEEWAY)
+
+
 class TokenVerifier:
     """Checks tokens against the newest key set; until there is one, every token is refused."""
 
@@ -56,6 +68,10 @@ class TokenVerifier:
         self._audiences = tuple(audiences)
         self._issuer = issuer
         self._keys: tuple[jwt.PyJWK, ...] = ()
+
+    def replace_issuer(self, issuer: str) -> None:
+        """Believe only tokens that say that they are of `issuer` from now on."""
+        self._issuer = issuer
 
     def replace_keys(self, text: str) -> int:
         """
@@ -71,7 +87,7 @@ class TokenVerifier:
         return len(members) - len(keys)
 
     def verify(self, token: str) -> Caller:
-        """Return whom `token` is about. Raises IdentityError."""
+        """Return whom `token` is about. Raises IdentityError, and UnknownKeyError if a newer key set might help."""
         try:
             kid = jwt.get_unverified_header(token).get("kid")
             candidates = [key for key in self._keys if kid is None or key.key_id == kid]
@@ -82,9 +98,7 @@ class TokenVerifier:
             raise IdentityError(
                 next((reason for kind, reason in _REASONS if isinstance(error, kind)), "its token is malformed")
             ) from None
-        caller = parse_claims(claims)
-        assert caller.expires is not None, "every token ends"
-        return replace(caller, expires=caller.expires + _LEEWAY)
+        return identify(claims)
 
     def _decode(self, token: str, candidates: Iterable[jwt.PyJWK]) -> dict[str, object]:
         """Check with each key in turn; a key takes its own algorithm only, whatever the token's header wants."""
@@ -96,7 +110,7 @@ class TokenVerifier:
                 wrong = error
         if wrong is not None:
             raise wrong
-        raise IdentityError("its token is signed with a key that is not in the key set")
+        raise UnknownKeyError("its token is signed with a key that is not in the key set")
 
     def _check(self, token: str, key: jwt.PyJWK) -> dict[str, object]:
         claims: dict[str, object] = jwt.decode(
