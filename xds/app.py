@@ -102,6 +102,8 @@ def build_control_plane(
         resource_ttl=settings.resource_ttl,
     )
     observed = Observed(clients=clients, cache=cache, reconciler=reconciler, readiness=readiness)
+    if cluster is not None:
+        observed = replace(observed, watched=cluster.watched)
     administration = Administration(observed, settings, check=check_address)
     administration.health.register(server.grpc_server, watches=False)
     return ControlPlane(

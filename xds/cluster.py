@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from xds.admin.metrics import Watched
 from xds.kubernetes.connection import connect
 from xds.kubernetes.mirror import Mirror
 from xds.kubernetes.secrets import ClusterSecrets
@@ -41,6 +42,21 @@ class Cluster:
     def inputs(self) -> Inputs:
         """What goes into the reconcile loop."""
         return Inputs(KubernetesSource(self.mirror), ClusterFacts(self._facts, self.mirror), self._secrets)
+
+    def watched(self) -> tuple[Watched, ...]:
+        """Return how the collections are followed, for metrics."""
+        return tuple(
+            Watched(
+                resource=reflector.collection.resource,
+                objects=len(reflector.items),
+                lists=reflector.lists,
+                watches=reflector.watches,
+                events=reflector.events,
+                errors=reflector.errors,
+                is_current=reflector.problem is None and reflector.is_synced,
+            )
+            for reflector in self.mirror.reflectors
+        )
 
     async def run(self) -> None:
         """Follow the cluster until cancelled."""

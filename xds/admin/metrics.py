@@ -39,6 +39,24 @@ _PREFIX = "egress_xds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """A collection of the API server as it is followed; `resource` is a kind of object, such as `pods`."""
+
+    resource: str
+    objects: int
+    lists: int
+    watches: int
+    events: int
+    errors: int
+    is_current: bool
+    """Whether nothing keeps it from being up to date."""
+
+
+def _nothing_watched() -> tuple[Watched, ...]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """The parts of the process that are looked at."""
 
@@ -46,6 +64,7 @@ class Observed:
     cache: SnapshotCache
     reconciler: Reconciler
     readiness: Readiness
+    watched: Callable[[], tuple[Watched, ...]] = _nothing_watched
 
 
 def metrics_page(observed: Observed) -> Callable[[], Page]:
@@ -70,6 +89,7 @@ class _Collector(Collector):
         yield from self._exchanges()
         yield from self._policies()
         yield from self._passes()
+        yield from _collections(self._observed.watched())
         if isinstance(self._observed.cache, StagedCache):
             yield from _trials(self._observed.cache)
 
@@ -147,6 +167,27 @@ class _Collector(Collector):
         yield CounterMetricFamily(
             f"{_PREFIX}_pushes", "Changes of what is served, each pushed at once.", self._observed.cache.changes
         )
+
+
+def _collections(watched: tuple[Watched, ...]) -> Iterable[Metric]:
+    if not watched:
+        return
+    prefix, labels = f"{_PREFIX}_kubernetes", ["resource"]
+    objects = GaugeMetricFamily(f"{prefix}_objects", "Objects of the API server that are known.", labels=labels)
+    current = GaugeMetricFamily(f"{prefix}_current", "Whether they can be followed at the moment.", labels=labels)
+    lists = CounterMetricFamily(f"{prefix}_lists", "Lists that were begun.", labels=labels)
+    watches = CounterMetricFamily(f"{prefix}_watches", "Watches that were begun.", labels=labels)
+    events = CounterMetricFamily(f"{prefix}_events", "Events that came.", labels=labels)
+    errors = CounterMetricFamily(f"{prefix}_errors", "Requests that failed or were refused.", labels=labels)
+    for one in watched:
+        values = [one.resource]
+        objects.add_metric(values, one.objects)
+        current.add_metric(values, float(one.is_current))
+        lists.add_metric(values, one.lists)
+        watches.add_metric(values, one.watches)
+        events.add_metric(values, one.events)
+        errors.add_metric(values, one.errors)
+    yield from (objects, current, lists, watches, events, errors)
 
 
 def _trials(cache: StagedCache) -> Iterable[Metric]:
