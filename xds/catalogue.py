@@ -376,26 +376,44 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "the address of the company's proxy.",
     ),
     _error(
+        "EX317",
+        "A secret has no place, or two",
+        "A login, an authority or a certificate is either in files (outside Kubernetes) or in a Secret (inside). Write "
+        "exactly one of `file` and `secretRef`, or of `certificateFile` with `keyFile` and `secretRef`.",
+    ),
+    _error(
+        "EX318",
+        "A secret can't be in such a place",
+        "In Kubernetes a policy names Secrets by `secretRef`, since files would be those of the control plane, which "
+        "are not its author's. A policy in a directory names files, since there are no Secrets.",
+    ),
+    _error(
+        "EX319",
+        "Not the name of a Secret",
+        "`secretRef` holds the name of a Secret (a DNS-1123 subdomain) in the namespace of the policy; none of another "
+        "namespace can be named. `key` is for authorities only. The text is not repeated: it may be the secret itself.",
+    ),
+    _error(
         "EX320",
-        "A file can't be read",
-        "The policy names a file with a login, an authority, a certificate or a key, and the control plane can't "
-        "read it. Until it can, what was in force stays so. Files are read on the machine of the control plane, by "
-        "its user, and a file that appears is taken over within a second. `validate --no-files` checks a policy "
-        "elsewhere.",
+        "A file or Secret can't be read",
+        "The policy names a file or Secret with a login, an authority, a certificate or a key, and the control plane "
+        "can't read it. Until it can, what was in force stays so. Files are read on the machine of the control plane, "
+        "by its user; one that appears, or a Secret, is taken over within a second. `validate --no-files` checks a "
+        "policy elsewhere.",
     ),
     _error(
         "EX321",
-        "A file is empty",
-        "A file that the policy names holds nothing. An empty login would be refused by the proxy, and an empty "
-        "certificate by Envoy, so what was in force stays so. Write the file anew under another name and rename it, "
-        "so that nobody sees half of it.",
+        "A file or Secret is empty",
+        "A file, or a part of a Secret, that the policy names holds nothing. An empty login would be refused by the "
+        "proxy, and an empty certificate by Envoy, so what was in force stays so. Write a file anew under another name "
+        "and rename it, so that nobody sees half of it.",
     ),
     _error(
         "EX322",
         "A login is malformed",
         "The file of a login holds `user:password` in one line, as it is: not in base64, without a scheme before it "
-        "(RFC 7617). One line break at the end is fine; any other control character would break the request. The "
-        "content is never shown in messages.",
+        "(RFC 7617); a Secret holds both as `username` and `password`. One line break at the end is fine; any other "
+        "control character would break the request. The content is never shown in messages.",
     ),
     _error(
         "EX323",
@@ -500,6 +518,19 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "A selector that can't match",
         "The policy concerns one namespace only, and its selector names other ones, so that it is never in "
         "force. Remove the namespaces from the selector, or make the policy cluster-wide.",
+    ),
+    _warning(
+        "EX407",
+        "Labels of namespaces are unknown here",
+        "The selector has `namespaceLabels`, but outside Kubernetes nobody tells the labels of namespaces: each counts "
+        "as having none. Name the namespaces instead.",
+    ),
+    _warning(
+        "EX408",
+        "Only age or name decides between two policies",
+        "Another policy of the same scope selects the same pods as narrowly and with the same priority. The older one "
+        "is in force, or the first by name if both are as old or nobody knows; a pod or its namespace may choose by "
+        "the annotation `egress-xds/policy`. Give the one that is meant a higher `priority`.",
     ),
     _error(
         "EX501",

@@ -63,6 +63,9 @@ class Facts:
     always_direct: tuple[DirectEndpoint, ...] = ()
     """The API server, DNS servers, the control plane: whatever the edges found out."""
 
+    cluster_direct: tuple[DirectEndpoint, ...] = ()
+    """Services, pods and nodes, as the cluster tells them; a policy can switch these off."""
+
     cluster_ranges: tuple[Network, ...] = ()
     """Where services, pods and nodes are: names inside the cluster are believed there only (N20). Empty: anywhere."""
 

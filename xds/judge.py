@@ -22,7 +22,8 @@ from xds.diagnostics import Diagnostic, Where
 from xds.policy.files import files_of
 from xds.policy.findings import sort_diagnostics
 from xds.policy.model import HeldPolicy, Policy
-from xds.policy.parse import Document, ParseResult, check_names, parse_document
+from xds.policy.parse import Document, ParseResult, check_names, hold, parse_document
+from xds.policy.ties import check_ties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -157,7 +158,9 @@ class Judge:
             return known[1]
         with _telling("parse", document):
             result = attempt(lambda: parse_document(document), source=document.source)
-        return _unusable(_internal_error(Where(document.source))) if result is None else result
+        if result is None:
+            return _unusable(_internal_error(Where(document.source)), document.namespace)
+        return result
 
     def _find(self, results: Mapping[str, ParseResult], facts: Facts) -> dict[str, tuple[Diagnostic, ...]]:
         """Collect all that is to be said about each document; only what parsed is compiled."""
@@ -167,6 +170,9 @@ class Judge:
         for source, result in results.items():
             if not _has_error(findings[source]):
                 findings[source] += self._compile_all(source, result.policies, facts)
+        good = (result.policies for source, result in results.items() if not _has_error(findings[source]))
+        for tie in check_ties(policy for policies in good for policy in policies):
+            findings[tie.where.source].append(tie)
         return {source: sort_diagnostics(found) for source, found in findings.items()}
 
     def _compile_all(self, source: str, policies: Iterable[Policy], facts: Facts) -> list[Diagnostic]:
@@ -208,17 +214,6 @@ class Judge:
         return snapshot
 
 
-def hold(policy: Policy) -> HeldPolicy:
-    """Return the claim of a policy that can't be served: its pods are told nothing."""
-    return HeldPolicy(
-        name=policy.name,
-        namespace=policy.namespace,
-        priority=policy.priority,
-        selector=policy.selector,
-        where=policy.where,
-    )
-
-
 def attempt(step: Callable[[], _T], **context: str) -> _T | None:
     """Run `step`; a bug in it (None) must cost one document its update, and not the streams."""
     try:
@@ -246,10 +241,14 @@ def _internal_error(where: Where) -> Diagnostic:
     return Diagnostic(INTERNAL_ERROR, where, "the control plane stumbled over this document", hint)
 
 
-def _unusable(finding: Diagnostic) -> ParseResult:
-    """Return the result for a document that may concern anybody, since nothing is known of it."""
-    claim = HeldPolicy(name=finding.where.source, is_unreadable=True, where=finding.where)
-    return ParseResult(policies=(), held=(claim,), diagnostics=(finding,))
+def _unusable(finding: Diagnostic, namespace: str | None = None) -> ParseResult:
+    """
+    Return the result for a document of which nothing is known.
+
+    It may concern anybody in the namespace that it stands in; without one, anybody at all.
+    """
+    claim = HeldPolicy(name=finding.where.source, namespace=namespace, is_unreadable=True, where=finding.where)
+    return ParseResult(policies=(), held=(claim,), diagnostics=(finding,), namespace=namespace)
 
 
 def _claims(result: ParseResult, *, is_kept: bool) -> tuple[HeldPolicy, ...]:
@@ -277,6 +276,7 @@ def _narrow(facts: Facts, policy: Policy) -> Facts:
         facts,
         addresses={host: known for host, known in facts.addresses.items() if host in hosts},
         files={path: file for path, file in facts.files.items() if path in files},
+        cluster_direct=facts.cluster_direct if policy.always_direct.cluster_networks else (),
     )
     return replace(narrowed, now=narrow_moment(policy, narrowed))
 

@@ -1,10 +1,10 @@
 """
 The rules that every policy starts with: what is always reached directly (N12, N15).
 
-Loopback, link-local, names inside the cluster, the addresses that the edges found out, and the corporate proxy
-itself: a connection to it is an application that still uses HTTP(S)_PROXY, or our own tunnel going round in a circle,
-and is passed through raw. All but the last can be switched off by the policy. Names inside the cluster are believed in
-the cluster's ranges only, if those are known (N20).
+Loopback, link-local, names and addresses inside the cluster, the addresses that the edges found out, and the corporate
+proxy itself: a connection to it is an application that still uses HTTP(S)_PROXY, or our own tunnel going round in a
+circle, and is passed through raw. All but the last two can be switched off by the policy. Names inside the cluster are
+believed in the cluster's ranges only, if those are known (N20).
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from xds.diagnostics import Where
 from xds.policy.model import Destination, Direct, DomainPattern, Endpoint, Policy, Rule
 
 if TYPE_CHECKING:
-    from xds.facts import Address, Facts
+    from collections.abc import Collection
+
+    from xds.facts import Address, DirectEndpoint, Facts
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 _LINK_LOCAL = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
@@ -34,7 +36,7 @@ def builtin_rules(policy: Policy, facts: Facts) -> tuple[Rule, ...]:
         "built-in: the proxy itself": _proxies(policy, facts),
         "built-in: this host and its links": tuple(Destination(network) for network in networks),
         inside: tuple(Destination(DomainPattern(name, apex=False)) for name in _CLUSTER_LOCAL if chosen.cluster_local),
-        **_found(facts),
+        **_found((*facts.always_direct, *(facts.cluster_direct if chosen.cluster_networks else ()))),
     }
     return tuple(
         Rule(
@@ -50,13 +52,11 @@ def builtin_rules(policy: Policy, facts: Facts) -> tuple[Rule, ...]:
     )
 
 
-def _found(facts: Facts) -> dict[str, tuple[Destination, ...]]:
-    reasons = sorted({endpoint.reason for endpoint in facts.always_direct})
+def _found(endpoints: Collection[DirectEndpoint]) -> dict[str, tuple[Destination, ...]]:
+    reasons = sorted({endpoint.reason for endpoint in endpoints})
     return {
         f"built-in: {reason}": tuple(
-            Destination(endpoint.network, endpoint.ports)
-            for endpoint in facts.always_direct
-            if endpoint.reason == reason
+            Destination(endpoint.network, endpoint.ports) for endpoint in endpoints if endpoint.reason == reason
         )
         for reason in reasons
     }

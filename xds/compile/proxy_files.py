@@ -1,8 +1,8 @@
 """
-What the files of a proxy hold, judged: its login, its authorities, and what proves to it who is calling.
+What the files and Secrets of a proxy hold, judged: its login, its authorities, and what proves to it who is calling.
 
 All that could make an Envoy refuse or hang is found here: an empty login, for one, makes tunnels wait for ever.
-Findings name files and never what is in them. Invariant: a `Material` that came without an error is complete.
+Findings name files and Secrets, never what is in them. Invariant: a `Material` that came without an error is complete.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from xds.compile.certificates import (
 )
 from xds.diagnostics import Diagnostic
 from xds.facts import FileContent, FileProblem
+from xds.policy.secrets import describe_path, read_secret_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,6 +42,7 @@ FILE_CODES = frozenset({
 })  # fmt: skip
 """All that can be said about files and certificates, and that only they decide."""
 
+_BASIC_AUTH = "give `username` and `password`, each in one line"
 _RENEW = "renew it; a new one is taken over as soon as it is in place"
 
 
@@ -78,8 +80,10 @@ class _Reader:
         text = text.removesuffix("\n").removesuffix("\r")
         problem = _problem_of_login(text)
         if problem is not None:
-            hint = "write `user:password` in one line and nothing else"
-            self._add("EX322", self._place("auth.basic.file"), f"the login in {login.file!r} {problem}", hint)
+            is_file = read_secret_path(login.file) is None
+            hint = "write `user:password` in one line and nothing else" if is_file else _BASIC_AUTH
+            where = self._place("auth.basic.file", login.file)
+            self._add("EX322", where, f"the login in {describe_path(login.file)} {problem}", hint)
             return ""
         return f"Basic {b64encode(text.encode()).decode()}"
 
@@ -90,8 +94,9 @@ class _Reader:
         if tls.ca_file is None:
             return ""
         text = self._text(tls.ca_file, "tls.ca.file")
-        where = self._place("tls.ca.file")
-        return "" if text is None else self._judge_authorities(text, f"the authority in {tls.ca_file!r}", where)
+        where = self._place("tls.ca.file", tls.ca_file)
+        what = f"the authority in {describe_path(tls.ca_file)}"
+        return "" if text is None else self._judge_authorities(text, what, where)
 
     def _judge_authorities(self, text: str, what: str, where: Where) -> str:
         found = read_certificates(text)
@@ -125,8 +130,8 @@ class _Reader:
             return {}
         certificates = read_certificates(chain)
         what, where = (
-            f"the certificate in {own.certificate_file!r}",
-            self._place("tls.clientCertificate.certificateFile"),
+            f"the certificate in {describe_path(own.certificate_file)}",
+            self._place("tls.clientCertificate.certificateFile", own.certificate_file),
         )
         if certificates:
             self._judge_end(certificates, what, where)
@@ -138,16 +143,17 @@ class _Reader:
     def _judge_key(self, certificates: Certificates, text: str) -> str:
         own = self.proxy.tls.client_certificate
         assert own is not None
-        where, key = self._place("tls.clientCertificate.keyFile"), read_key(text)
+        where, key = self._place("tls.clientCertificate.keyFile", own.key_file), read_key(text)
+        what = describe_path(own.key_file)
         if key is None:
             hint = "give one PEM block of a private key without a passphrase"
-            self._add("EX326", where, f"{own.key_file!r} holds no private key that can be read", hint)
+            self._add("EX326", where, f"{what}: no private key that can be read", hint)
         elif not is_usable(key):
             hint = "use RSA of at least 2048 bits, or ECDSA on P-256, P-384 or P-521"
-            self._add("EX326", where, f"the private key in {own.key_file!r} is of a kind that Envoy refuses", hint)
+            self._add("EX326", where, f"the private key in {what} is of a kind that Envoy refuses", hint)
         elif not belongs_to(key, certificates[0]):
             message = (
-                f"the key in {own.key_file!r} does not belong to the first certificate in {own.certificate_file!r}"
+                f"the key in {what} does not belong to the first certificate in {describe_path(own.certificate_file)}"
             )
             self._add(
                 "EX327", where, message, "put both in place as a pair; the own certificate comes before its chain"
@@ -165,26 +171,35 @@ class _Reader:
             self._add("EX325", where, f"{what} ends on {_date(ends_at(first))}", _RENEW)
 
     def _text(self, path: str, key: str) -> str | None:
-        """Return what a file holds; None if there is nothing to go on with, which is said."""
+        """Return what a file or Secret holds; None if there is nothing to go on with, which is said."""
+        part = read_secret_path(path)
+        what = f"the file {path!r}" if part is None else part.secret
+        where = self._place(key, path)
         match self.facts.files.get(path):
             case FileContent(text) if text.strip():
                 return text
             case FileContent():
-                self._add("EX321", self._place(key), f"the file {path!r} is empty", "write what is wanted into it")
+                empty = what if part is None else part.description
+                self._add("EX321", where, f"{empty} is empty", "write what is wanted into it")
             case FileProblem(message, hint):
-                self._add("EX320", self._place(key), f"the file {path!r}: {message}", hint)
+                self._add("EX320", where, f"{what}: {message}", hint)
             case None if self.facts.reads_files:
-                self._add("EX320", self._place(key), f"the file {path!r} was not read", "look into the log")
+                self._add("EX320", where, f"{what} was not read", "look into the log")
             case None:
                 pass
         return None
 
-    def _place(self, key: str) -> Where:
+    def _place(self, key: str, path: str) -> Where:
+        """Return the place of the key that names `path`: a Secret is named by one, whichever part of it is meant."""
         where = self.proxy.where
+        if read_secret_path(path) is not None:
+            key = f"{key.rpartition('.')[0]}.secretRef"
         return replace(where, key=f"{where.key}.{key}" if where.key else key)
 
     def _add(self, code: str, where: Where, message: str, hint: str) -> None:
-        self.findings.append(Diagnostic(code, where, f"proxy {self.proxy.name!r}: {message}", hint))
+        finding = Diagnostic(code, where, f"proxy {self.proxy.name!r}: {message}", hint)
+        if finding not in self.findings:  # Of a Secret that is missing, both certificate and key are.
+            self.findings.append(finding)
 
 
 def read_material(proxy: Proxy, facts: Facts) -> tuple[Material, tuple[Diagnostic, ...]]:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from xds.policy.model import EXPLICIT_PORT, SERVER_FIRST_PORTS, STDOUT
+from xds.policy.secrets import AUTHORITIES_KEY
 
 API_VERSION = "egress-xds/v1alpha1"
 KIND = "EgressPolicy"
@@ -72,13 +73,37 @@ class _Shape(BaseModel):
     )
 
 
+def _one_of(*alternatives: tuple[str, ...]) -> ConfigDict:
+    """Return the settings of a shape of which exactly one group of keys is written."""
+    groups: list[JsonValue] = [{"required": list(keys)} for keys in alternatives]
+    return ConfigDict(json_schema_extra={"oneOf": groups})
+
+
+class SecretShape(_Shape):
+    """A Secret of the namespace that the policy stands in; no other namespace can be named."""
+
+    name: str
+    """The Secret's name."""
+
+
+class SecretKeyShape(SecretShape):
+    """A part of a Secret of the namespace that the policy stands in; no other namespace can be named."""
+
+    key: str = AUTHORITIES_KEY
+    """The part of the Secret that holds PEM."""
+
+
 class CaShape(_Shape):
-    """Certificate authorities: one of the two."""
+    """Certificate authorities: one of the three."""
+
+    model_config = _one_of(("pem",), ("file",), ("secretRef",))
 
     pem: str | None = None
     """PEM, or base64 of PEM."""
     file: str | None = None
-    """The absolute path, at the control plane, of a file with PEM."""
+    """Outside Kubernetes: the absolute path, at the control plane, of a file with PEM."""
+    secret_ref: SecretKeyShape | None = None
+    """In Kubernetes: a Secret with PEM."""
 
 
 class OriginateShape(_Shape):
@@ -158,19 +183,23 @@ class EndpointShape(_Shape):
 
 
 class ClientCertificateShape(_Shape):
-    """What proves to the proxy who is calling."""
+    """What proves to the proxy who is calling: two files, or a Secret."""
 
-    certificate_file: str
-    """The absolute path, at the control plane, of a file with the certificate and its chain in PEM."""
-    key_file: str
-    """The absolute path, at the control plane, of a file with the private key in PEM."""
+    model_config = _one_of(("certificateFile", "keyFile"), ("secretRef",))
+
+    certificate_file: str | None = None
+    """Outside Kubernetes: the absolute path, at the control plane, of a file with the certificate and its chain."""
+    key_file: str | None = None
+    """Outside Kubernetes: the absolute path, at the control plane, of a file with the private key in PEM."""
+    secret_ref: SecretShape | None = None
+    """In Kubernetes: a Secret of type kubernetes.io/tls, with `tls.crt` and `tls.key`."""
 
 
 class TlsShape(_Shape):
     """How TLS to an `https://` proxy is spoken."""
 
     ca: Annotated[CaShape | None, BeforeValidator(_as_pem, json_schema_input_type=str | CaShape)] = None
-    """PEM text, or a mapping with `pem` or `file`. The system's authorities if left out."""
+    """PEM text, or a mapping with `pem`, `file` or `secretRef`. The system's authorities if left out."""
     server_name: str | None = None
     """The name expected in the certificate; the endpoint's host if left out."""
     minimum_version: Literal["1.2", "1.3"] = "1.2"
@@ -180,10 +209,14 @@ class TlsShape(_Shape):
 
 
 class BasicShape(_Shape):
-    """A login by name and password."""
+    """A login by name and password: one of the two."""
 
-    file: str
-    """The absolute path, at the control plane, of a file that holds `user:password` and nothing else."""
+    model_config = _one_of(("file",), ("secretRef",))
+
+    file: str | None = None
+    """Outside Kubernetes: the absolute path, at the control plane, of a file with `user:password` and nothing else."""
+    secret_ref: SecretShape | None = None
+    """In Kubernetes: a Secret of type kubernetes.io/basic-auth, with `username` and `password`."""
 
 
 class AuthShape(_Shape):
@@ -263,9 +296,9 @@ class LabelsShape(_Shape):
     """A Kubernetes label selector; every requirement must hold."""
 
     match_labels: dict[str, str] = {}
-    """Labels that the pod must have."""
+    """Labels that the pod, or its namespace, must have."""
     match_expressions: list[ExpressionShape] = []
-    """Requirements on the pod's labels."""
+    """Requirements on the labels of the pod, or of its namespace."""
 
 
 class SelectorShape(_Shape):
@@ -273,6 +306,8 @@ class SelectorShape(_Shape):
 
     namespaces: list[str] = []
     """Namespaces of the pods; any if left out."""
+    namespace_labels: LabelsShape = LabelsShape()
+    """Labels of the pods' namespaces; any if left out."""
     pod_labels: LabelsShape = LabelsShape()
     service_accounts: list[str] = []
     """Service accounts of the pods; any if left out."""
@@ -299,6 +334,8 @@ class AlwaysDirectShape(_Shape):
     """169.254.0.0/16, fe80::/10 and the metadata address fd00:ec2::254."""
     cluster_local: bool = True
     """Names below `.svc` and `.cluster.local`."""
+    cluster_networks: bool = True
+    """Addresses of Services, pods and nodes, as the cluster tells them."""
 
 
 class AccessLogShape(_Shape):

@@ -27,7 +27,7 @@ from xds.policy.model import (
 )
 from xds.policy.names import check_plain_name, read_policy_name
 from xds.policy.proxies import build_proxies
-from xds.policy.scopes import resolve_namespace, warn_unreachable
+from xds.policy.scopes import resolve_namespace, warn_unknown_labels, warn_unreachable
 from xds.policy.selectors import build_selector
 from xds.policy.verify import VERIFY, read_verify
 from xds.policy.yaml_lines import Fields, Scalar, at
@@ -36,21 +36,23 @@ if TYPE_CHECKING:
     from xds.policy.documents import LongShape, RuleShape, SpecShape, ToShape
     from xds.policy.findings import Findings
     from xds.policy.model import Network
+    from xds.policy.scopes import Origin
     from xds.policy.yaml_lines import Node
 
 
-def build_long(shape: LongShape, node: Fields, root: Fields, namespace: str | None, findings: Findings) -> Policy:
+def build_long(shape: LongShape, node: Fields, root: Fields, origin: Origin, findings: Findings) -> Policy:
     """
     Return the policy that `shape` describes.
 
     `node` is the tree that the shape was read from, `root` the whole document with whatever was wrong
-    with it, and `namespace` the one that the source stands for.
+    with it, and `origin` what the source says of it.
     """
     metadata, spec = shape.metadata, shape.spec
     spec_node = at(node, "spec")
-    scope = resolve_namespace(namespace, metadata.namespace, at(node, "metadata", "namespace"), findings)
+    scope = resolve_namespace(origin.namespace, metadata.namespace, at(node, "metadata", "namespace"), findings)
     selector = build_selector(spec.selector, at(spec_node, "selector"), findings)
     warn_unreachable(scope, selector, at(spec_node, "selector", "namespaces"), findings)
+    warn_unknown_labels(origin, selector, at(spec_node, "selector", "namespaceLabels"), findings)
     actions = ActionReader(_proxy_names(root), findings)
     default = _build_default(spec, spec_node, actions)
     explicit_port = read_explicit_port(spec.explicit, at(spec_node, "explicit", "port"), findings)
@@ -59,7 +61,9 @@ def build_long(shape: LongShape, node: Fields, root: Fields, namespace: str | No
         namespace=scope,
         priority=spec.priority,
         selector=selector,
-        proxies=build_proxies(spec.proxies, at(spec_node, "proxies"), findings, explicit_port=explicit_port),
+        proxies=build_proxies(
+            spec.proxies, at(spec_node, "proxies"), findings, explicit_port=explicit_port, secrets=origin.secrets
+        ),
         rules=_build_rules(spec, spec_node, actions, findings),
         default=default,
         dialect=Dialect(spec.dialect or "go"),
@@ -70,9 +74,11 @@ def build_long(shape: LongShape, node: Fields, root: Fields, namespace: str | No
             loopback=spec.always_direct.loopback,
             link_local=spec.always_direct.link_local,
             cluster_local=spec.always_direct.cluster_local,
+            cluster_networks=spec.always_direct.cluster_networks,
         ),
         access_log=read_log_path(spec.access_log, at(spec_node, "accessLog", "path"), findings),
         explicit_port=explicit_port,
+        created=origin.created,
         where=findings.where(root),
     )
 

@@ -172,7 +172,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientCertificate:
-    """Files, in PEM, with which this side proves to a proxy who it is (mutual TLS)."""
+    """Files or parts of a Secret, in PEM, with which this side proves to a proxy who it is (mutual TLS)."""
 
     certificate_file: str
     key_file: str
@@ -183,8 +183,8 @@ class ProxyTls:
     """
     How TLS to the proxy itself is spoken.
 
-    The authorities are PEM text or a file of it; neither: the system's. `server_name` is the name expected in the
-    certificate; None: the endpoint's host.
+    The authorities are PEM text, or a file or Secret with it; neither: the system's. `server_name` is the name expected
+    in the certificate; None: the endpoint's host.
     """
 
     ca_pem: str | None = None
@@ -196,7 +196,7 @@ class ProxyTls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BasicLogin:
-    """A login by name and password (RFC 7617), kept in a file: `user:password`, and nothing else."""
+    """A login by name and password (RFC 7617), kept in a file (`user:password`, and nothing else) or in a Secret."""
 
     file: str
 
@@ -271,9 +271,10 @@ class LabelRequirement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """Which pods a policy is for. An empty part matches everything."""
+    """Which pods a policy is for. An empty part matches everything; `labels` are those of the pod."""
 
     namespaces: tuple[str, ...] = ()
+    namespace_labels: tuple[LabelRequirement, ...] = ()
     labels: tuple[LabelRequirement, ...] = ()
     service_accounts: tuple[str, ...] = ()
 
@@ -285,6 +286,8 @@ class AlwaysDirect:
     loopback: bool = True
     link_local: bool = True
     cluster_local: bool = True
+    cluster_networks: bool = True
+    """What the cluster tells of its Services, pods and nodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,6 +313,8 @@ class Policy:
     """`stdout`, or the absolute path of a file beside Envoy; None: nothing is logged."""
     explicit_port: int | None = None
     """The port, on loopback, for applications that know of a proxy; None: there is none."""
+    created: str = ""
+    """When its document was made (RFC 3339 in UTC; empty: unknown): the older of equals is in force."""
     where: Where
 
 
@@ -329,6 +334,7 @@ class HeldPolicy:
     priority: int = 0
     selector: Selector = field(default_factory=Selector)
     is_unreadable: bool = False
+    created: str = ""
     where: Where
 
 
@@ -341,3 +347,7 @@ class Workload:
     labels: tuple[tuple[str, str], ...] = ()
     """Sorted pairs."""
     service_account: str = ""
+    namespace_labels: tuple[tuple[str, str], ...] = ()
+    """Sorted pairs."""
+    policy: str = ""
+    """The policy that the pod, or else its namespace, would like among those that are equal otherwise; "": any."""

@@ -30,9 +30,14 @@ def read_policy_name(name: str, spot: Spot, findings: Findings) -> str:
     return name if len(findings) == mark else name_of_source(findings.source)
 
 
+def is_subdomain(name: str) -> bool:
+    """Whether `name` is a DNS-1123 subdomain, as most objects of Kubernetes are named."""
+    return _SUBDOMAIN.fullmatch(name) is not None
+
+
 def check_subdomain(name: str, what: str, spot: Spot, findings: Findings) -> None:
     """Report a name that is no DNS-1123 subdomain."""
-    if not _SUBDOMAIN.fullmatch(name):
+    if not is_subdomain(name):
         _report(name, what, spot, findings, "use lower-case letters, digits, `-` and `.`, at most 253")
 
 

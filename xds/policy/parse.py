@@ -19,6 +19,7 @@ from xds.policy.long_form import build_long
 from xds.policy.long_lints import lint_long
 from xds.policy.model import HeldPolicy, Policy
 from xds.policy.names import name_of_source
+from xds.policy.scopes import Origin
 from xds.policy.short_form import build_short
 from xds.policy.structure import is_like, read_shape
 from xds.policy.yaml_lines import Broken, Fields, Scalar, at, read_yaml
@@ -67,6 +68,8 @@ class ParseResult:
     policies: tuple[Policy, ...]
     held: tuple[HeldPolicy, ...]
     diagnostics: tuple[Diagnostic, ...]
+    namespace: str | None = None
+    """The one that the document stands in; None: its author speaks for the whole cluster."""
 
     @property
     def is_good(self) -> bool:
@@ -90,7 +93,7 @@ def parse_document(document: Document) -> ParseResult:
         mark = len(findings)
     if not held:
         held.append(_refuse_empty(document, findings))
-    result = ParseResult(tuple(policies), (), sort_diagnostics(findings.since(0)))
+    result = ParseResult(tuple(policies), (), sort_diagnostics(findings.since(0)), document.namespace)
     return result if result.is_good else replace(result, policies=(), held=tuple(held))
 
 
@@ -110,16 +113,21 @@ def check_names(results: Mapping[str, ParseResult]) -> tuple[Diagnostic, ...]:
     """
     Report every policy whose namespace and name another source has too.
 
-    It is reported at the later source by name, but at one that is bad anyway before one that is good.
+    It is reported at the later source by name, but at one that is bad anyway before one that is good, and at one that
+    stands in a namespace before one that speaks for the cluster: nobody makes another's document bad by taking a name.
     """
     first: dict[tuple[str | None, str], Where] = {}
     found: list[Diagnostic] = []
-    for source in sorted(results, key=lambda item: (not results[item].is_good, item)):
+    for source in sorted(results, key=lambda item: _precedence(item, results[item])):
         for item in _named(results[source]):
             earlier = first.setdefault((item.namespace, item.name), item.where)
             if earlier.source != item.where.source:
                 found.append(_twice(item, earlier))
     return tuple(found)
+
+
+def _precedence(source: str, result: ParseResult) -> tuple[bool, bool, str]:
+    return not result.is_good, result.namespace is not None, source
 
 
 def _named(result: ParseResult) -> Iterable[Policy | HeldPolicy]:
@@ -154,7 +162,7 @@ def _read_policy(node: Node | Broken, document: Document, findings: Findings, ma
     if _is_long(node):
         return _read_long(node, document, findings, mark)
     read = read_shape(ShortShape, node, findings)
-    return None if read is None else build_short(*read, node, document.namespace, findings)
+    return None if read is None else build_short(*read, node, _origin(document), findings)
 
 
 def _read_long(node: Fields, document: Document, findings: Findings, mark: int) -> Policy | None:
@@ -163,10 +171,14 @@ def _read_long(node: Fields, document: Document, findings: Findings, mark: int) 
     read = read_shape(LongShape, node, findings)
     if read is None:
         return None
-    policy = build_long(*read, node, document.namespace, findings)
+    policy = build_long(*read, node, _origin(document), findings)
     if not any(item.is_error for item in findings.since(mark)):
         lint_long(policy, node, findings)
     return policy
+
+
+def _origin(document: Document) -> Origin:
+    return Origin(document.namespace, document.secrets, document.created)
 
 
 def _is_policy(node: Node, findings: Findings) -> bool:
@@ -211,12 +223,18 @@ def _hold(
         where = Where(document.source, node.key, node.line)
         name = policy.name if policy is not None else name_of_source(document.source)
         namespace = document.namespace if policy is None or _is_misplaced(diagnostics) else policy.namespace
-        return HeldPolicy(name=name, namespace=namespace, is_unreadable=True, where=where)
+        return HeldPolicy(name=name, namespace=namespace, is_unreadable=True, created=document.created, where=where)
+    return hold(policy)
+
+
+def hold(policy: Policy) -> HeldPolicy:
+    """Return the claim of a policy that can't be served: its pods are told nothing."""
     return HeldPolicy(
         name=policy.name,
         namespace=policy.namespace,
         priority=policy.priority,
         selector=policy.selector,
+        created=policy.created,
         where=policy.where,
     )
 

@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING
 from xds.policy.findings import quote
 from xds.policy.hosts import Problem, is_address_like, parse_name, parse_network, parse_port
 from xds.policy.listeners import check_upstream
+from xds.policy.material import MaterialReader
 from xds.policy.model import Endpoint, PlainHttp, Proxy, ProxyProtocol, ProxyTls, TlsVersion
 from xds.policy.names import check_plain_name
-from xds.policy.pem import parse_pem
 from xds.policy.proxy_options import (
     ProxyOptions,
-    build_client_certificate,
-    build_login,
     parse_duration,
-    read_path,
     warn_readable_login,
 )
 from xds.policy.yaml_lines import at
@@ -30,9 +27,12 @@ from xds.policy.yaml_lines import at
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from xds.policy.documents import CaShape, ProxyShape, TlsShape
+    from xds.policy.documents import ProxyShape, TlsShape
     from xds.policy.findings import Findings
     from xds.policy.yaml_lines import Node
+
+MAX_ENDPOINTS = 128
+"""Addresses of all proxies of one policy together."""
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", re.DOTALL)
@@ -87,24 +87,40 @@ def _parse_host(text: str) -> str | Problem:
 
 
 def build_proxies(
-    shapes: Mapping[str, ProxyShape], node: Node, findings: Findings, *, explicit_port: int | None
+    shapes: Mapping[str, ProxyShape],
+    node: Node,
+    findings: Findings,
+    *,
+    explicit_port: int | None,
+    secrets: str | None,
 ) -> tuple[Proxy, ...]:
-    """Return the usable proxies of a document, sorted by name."""
-    proxies = (_build_proxy(name, shapes[name], at(node, name), explicit_port, findings) for name in sorted(shapes))
+    """Return the usable proxies of a document, sorted by name; `secrets` is the namespace of the Secrets they name."""
+    _check_count(shapes, node, findings)
+    material = MaterialReader(secrets, findings)
+    proxies = (_build_proxy(name, shapes[name], at(node, name), explicit_port, material) for name in sorted(shapes))
     return tuple(proxy for proxy in proxies if proxy is not None)
 
 
+def _check_count(shapes: Mapping[str, ProxyShape], node: Node, findings: Findings) -> None:
+    """Report more endpoints than any company has: each is looked up, and each proxy may name three Secrets."""
+    count = sum(len(shape.endpoints) for shape in shapes.values())
+    if count > MAX_ENDPOINTS:
+        message = f"the proxies have {count} endpoints together, more than {MAX_ENDPOINTS}"
+        findings.add("EX103", node, message, "give a name that stands for all addresses, or use several policies")
+
+
 def _build_proxy(
-    name: str, shape: ProxyShape, node: Node, explicit_port: int | None, findings: Findings
+    name: str, shape: ProxyShape, node: Node, explicit_port: int | None, material: MaterialReader
 ) -> Proxy | None:
+    findings = material.findings
     check_plain_name(name, "a proxy's name", node, findings)
     endpoints = _build_endpoints(shape, node, explicit_port, findings)
     timeout = parse_duration(shape.connect_timeout)
     if isinstance(timeout, Problem):
         findings.add(timeout.code, at(node, "connectTimeout"), timeout.message, timeout.hint)
         return None
-    tls = build_tls(shape.tls, at(node, "tls"), findings)
-    login = build_login(shape.auth, at(node, "auth"), findings)
+    tls = _build_tls(shape.tls, at(node, "tls"), material)
+    login = material.read_login(shape.auth, at(node, "auth"))
     options = ProxyOptions(shape, node, findings)
     health, outlier, attempts = options.health(), options.outlier(), options.attempts()
     idle_timeout = options.idle_timeout()
@@ -154,11 +170,12 @@ def _build_endpoints(
     return tuple(sorted(found.values(), key=lambda item: (item.priority, item.host, item.port)))
 
 
-def build_tls(shape: TlsShape | None, node: Node, findings: Findings) -> ProxyTls:
+def _build_tls(shape: TlsShape | None, node: Node, material: MaterialReader) -> ProxyTls:
     """Return how TLS to the proxy is verified."""
     if shape is None:
         return ProxyTls()
-    ca_pem, ca_file = (None, None) if shape.ca is None else _read_ca(shape.ca, at(node, "ca"), findings)
+    findings = material.findings
+    ca_pem, ca_file = material.read_authorities(shape.ca, at(node, "ca"))
     server_name = None
     if shape.server_name is not None:
         name = _parse_host(shape.server_name.strip())
@@ -172,22 +189,8 @@ def build_tls(shape: TlsShape | None, node: Node, findings: Findings) -> ProxyTl
         ca_file=ca_file,
         server_name=server_name,
         minimum_version=TlsVersion(shape.minimum_version),
-        client_certificate=build_client_certificate(shape.client_certificate, at(node, "clientCertificate"), findings),
+        client_certificate=material.read_client_certificate(shape.client_certificate, at(node, "clientCertificate")),
     )
-
-
-def _read_ca(shape: CaShape, node: Node, findings: Findings) -> tuple[str | None, str | None]:
-    """Return the PEM text or the file, whichever is given."""
-    if shape.file is not None and shape.pem is None:
-        return None, read_path(shape.file, at(node, "file"), findings)
-    if shape.file is not None or shape.pem is None:
-        findings.add("EX307", node, "give either `pem` or `file`", "keep one of the two")
-        return None, None
-    pem = parse_pem(shape.pem)
-    if isinstance(pem, Problem):
-        findings.add(pem.code, at(node, "pem"), pem.message, pem.hint)
-        return None, None
-    return pem, None
 
 
 def warn_unused_tls(node: Node, findings: Findings) -> None:

@@ -1,26 +1,24 @@
 """
-What a proxy demands and how patient we are with it: logins, certificates of our own, probes, attempts.
+How patient we are with a proxy: probes, attempts and pauses.
 
-Secrets are never written in a policy: it names files, which the control plane reads. Nothing here opens one.
-Invariant: every path is absolute, and every duration is within its limits.
+Nothing here dials anything. Invariant: every duration is within its limits.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from xds.policy.findings import quote
 from xds.policy.hosts import Problem
-from xds.policy.model import Attempts, BasicLogin, ClientCertificate, HealthCheck, Outlier
+from xds.policy.model import Attempts, HealthCheck, Outlier
 from xds.policy.yaml_lines import at
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from xds.policy.documents import AuthShape, ClientCertificateShape, ProxyShape
+    from xds.policy.documents import ProxyShape
     from xds.policy.findings import Findings
     from xds.policy.model import Endpoint
     from xds.policy.yaml_lines import Node
@@ -29,7 +27,6 @@ _DURATION = re.compile(r"([0-9]{1,6})(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST = 300.0
 _LONGEST_IDLE = 7 * 24 * 3600.0
-_LONGEST_PATH = 4096
 
 
 def parse_duration(text: str, longest: float = _LONGEST) -> float | Problem:
@@ -43,40 +40,10 @@ def parse_duration(text: str, longest: float = _LONGEST) -> float | Problem:
     return seconds
 
 
-def read_path(text: str, node: Node, findings: Findings) -> str | None:
-    """Return the path of a file with a secret; what is no path may be the secret itself, so it is not repeated."""
-    is_path = text.startswith("/") and len(text) <= _LONGEST_PATH and text.isprintable()
-    if not is_path or ".." in PurePosixPath(text).parts:
-        findings.add("EX313", node, "this is not the absolute path of a file", "write a path that begins with `/`")
-        return None
-    return text
-
-
-def build_login(shape: AuthShape | None, node: Node, findings: Findings) -> BasicLogin | None:
-    """Return how to log in."""
-    if shape is None:
-        return None
-    path = read_path(shape.basic.file, at(node, "basic", "file"), findings)
-    return None if path is None else BasicLogin(file=path)
-
-
 def warn_readable_login(node: Node, findings: Findings) -> None:
     """Warn that a login goes over the network in clear text."""
     message = "the login is sent to an endpoint that is not `https://`, where everybody on the way can read it"
     findings.add("EX314", node, message, "use the proxy's `https://` port if it has one")
-
-
-def build_client_certificate(
-    shape: ClientCertificateShape | None, node: Node, findings: Findings
-) -> ClientCertificate | None:
-    """Return where our own certificate and key are."""
-    if shape is None:
-        return None
-    certificate = read_path(shape.certificate_file, at(node, "certificateFile"), findings)
-    key = read_path(shape.key_file, at(node, "keyFile"), findings)
-    if certificate is None or key is None:
-        return None
-    return ClientCertificate(certificate_file=certificate, key_file=key)
 
 
 @dataclass(frozen=True, slots=True)

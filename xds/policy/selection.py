@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
+Order = tuple[int, int, bool, str, str, str, str, int]
+"""Rank, priority (negative), whether somebody else is wanted, age, name, namespace, source and line."""
+
+
 class Rank(IntEnum):
     """How narrowly a policy says whom it is for; a lower rank wins (N21)."""
 
@@ -30,11 +34,14 @@ def select_policy(candidates: Iterable[Policy | HeldPolicy], workload: Workload)
     """
     Return the policy in force for `workload`, or None if none selects it.
 
-    The narrowest wins, then the higher priority, then the name, then the namespace. If that one is held, and the last
-    good version of the same policy of the same document is for `workload` too, then that version.
+    The narrowest wins, then the higher priority, then the one that `workload` would like, then the older, the name and
+    the namespace. What a workload would like comes after the priority, because whoever runs the pod says it: an
+    operator who wants a policy to be in force gives it a higher one. If the policy that wins is held, and the last good
+    version of the same policy of the same document is for `workload` too, then that version.
     """
-    labels = dict(workload.labels)
-    found = sorted((item for item in candidates if _is_for(item, workload, labels)), key=_order)
+    labels, namespace_labels = dict(workload.labels), dict(workload.namespace_labels)
+    candidates = (item for item in candidates if _is_for(item, workload, labels, namespace_labels))
+    found = sorted(candidates, key=lambda item: order_of(item, workload.policy))
     if not found or isinstance(found[0], Policy):
         return found[0] if found else None
     return next(
@@ -52,19 +59,33 @@ def rank_policy(policy: Policy | HeldPolicy) -> Rank:
         return Rank.UNREADABLE
     if policy.selector.labels or policy.selector.service_accounts:
         return Rank.WORKLOAD
-    if policy.selector.namespaces or policy.namespace is not None:
+    if policy.selector.namespaces or policy.selector.namespace_labels or policy.namespace is not None:
         return Rank.NAMESPACE
     return Rank.CLUSTER
 
 
-def _order(policy: Policy | HeldPolicy) -> tuple[int, int, str, str, str, int]:
+def order_of(policy: Policy | HeldPolicy, wanted: str = "") -> Order:
+    """Return what candidates are sorted by, the one in force first; `wanted` is the name that a workload would like."""
     # Source and line settle what can't be settled otherwise: one name in two sources is reported, yet must not flap.
     where = policy.where
-    return rank_policy(policy), -policy.priority, policy.name, policy.namespace or "", where.source, where.line or 0
+    return (
+        rank_policy(policy),
+        -policy.priority,
+        bool(wanted) and policy.name != wanted,
+        policy.created,
+        policy.name,
+        policy.namespace or "",
+        where.source,
+        where.line or 0,
+    )
 
 
-def _is_for(policy: Policy | HeldPolicy, workload: Workload, labels: Mapping[str, str]) -> bool:
+def _is_for(
+    policy: Policy | HeldPolicy, workload: Workload, labels: Mapping[str, str], namespace_labels: Mapping[str, str]
+) -> bool:
     if policy.namespace is not None and policy.namespace != workload.namespace:
+        return False
+    if not all(_holds(requirement, namespace_labels) for requirement in policy.selector.namespace_labels):
         return False
     return _selects(policy.selector, workload, labels)
 

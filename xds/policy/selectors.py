@@ -30,6 +30,7 @@ def build_selector(shape: SelectorShape, node: Node, findings: Findings) -> Sele
         check_subdomain(name, "a service account", at(node, "serviceAccounts", index), findings)
     return Selector(
         namespaces=tuple(sorted(set(shape.namespaces))),
+        namespace_labels=_build_labels(shape.namespace_labels, at(node, "namespaceLabels"), findings),
         labels=_build_labels(shape.pod_labels, at(node, "podLabels"), findings),
         service_accounts=tuple(sorted(set(shape.service_accounts))),
     )

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from xds.policy.documents import ShortShape
     from xds.policy.findings import Findings
     from xds.policy.model import Network
+    from xds.policy.scopes import Origin
     from xds.policy.yaml_lines import Node
 
 NO_PROXY_RULE = "no-proxy"
@@ -48,12 +49,12 @@ NO_PROXY_RULE = "no-proxy"
 _WORDS: dict[str, Action] = {"direct": Direct(), "deny": Deny()}
 
 
-def build_short(shape: ShortShape, node: Fields, root: Fields, namespace: str | None, findings: Findings) -> Policy:
+def build_short(shape: ShortShape, node: Fields, root: Fields, origin: Origin, findings: Findings) -> Policy:
     """
     Return the policy that `shape` describes.
 
     `node` is the tree that the shape was read from, `root` the whole document with whatever was wrong
-    with it, and `namespace` the one that the source stands for.
+    with it, and `origin` what the source says of it.
     """
     _check_both(root, findings)
     https = _read_target(shape.https_proxy, at(node, "httpsProxy"), findings)
@@ -61,11 +62,12 @@ def build_short(shape: ShortShape, node: Fields, root: Fields, namespace: str | 
     names = ("proxy", "proxy") if https == http else ("https-proxy", "http-proxy")
     return Policy(
         name=_policy_name(shape, node, findings),
-        namespace=resolve_namespace(namespace, shape.namespace, at(node, "namespace"), findings),
+        namespace=resolve_namespace(origin.namespace, shape.namespace, at(node, "namespace"), findings),
         proxies=_build_proxies(dict(zip(names, (https, http), strict=True)), shape, node, findings),
         rules=_build_rules(shape, node, findings),
         default=Default(action=_action(https, names[0]), http_action=_action(http, names[1])),
         dialect=Dialect(shape.dialect or "go"),
+        created=origin.created,
         where=findings.where(root),
     )
 

@@ -32,14 +32,8 @@ class Unavailable:
 
 
 _NO_LOGIN_HERE = "write the long form, whose proxies have `auth`"
-_NO_KUBERNETES = "name a file instead: `file`, or `certificateFile` and `keyFile`"
 
 UNAVAILABLE = (
-    Unavailable(("spec", "proxies", "*", "auth", "basic", "secretRef"), _NO_KUBERNETES),
-    Unavailable(("spec", "proxies", "*", "tls", "clientCertificate", "secretRef"), _NO_KUBERNETES),
-    Unavailable(
-        ("spec", "proxies", "*", "tls", "ca", "secretRef"), "put the PEM text itself under `ca`, or name a `file`"
-    ),
     Unavailable(("spec", "proxies", "*", "onProxyFailure"), "remove it; when the proxy fails, connections are refused"),
     Unavailable(("spec", "rules", "*", "onProxyFailure"), "remove it; when the proxy fails, connections are refused"),
     Unavailable(("spec", "default", "onProxyFailure"), "remove it; when the proxy fails, connections are refused"),

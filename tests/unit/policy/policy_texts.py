@@ -72,14 +72,28 @@ def to_rule(to: str, action: str = "direct", dialect: str | None = "go", extra: 
     return rules(f"{{name: it, action: {action}, to: {to}}}", dialect=dialect, extra=extra)
 
 
-def parse(text: str, source: str = "corp.yaml", namespace: str | None = None) -> ParseResult:
+def parse(
+    text: str,
+    source: str = "corp.yaml",
+    namespace: str | None = None,
+    *,
+    secrets: str | None = None,
+    created: str = "",
+) -> ParseResult:
     """Parse one text."""
-    return parse_document(Document(source, text, namespace))
+    return parse_document(Document(source, text, namespace, secrets, created))
 
 
-def good(text: str, source: str = "corp.yaml", namespace: str | None = None) -> Policy:
+def good(
+    text: str,
+    source: str = "corp.yaml",
+    namespace: str | None = None,
+    *,
+    secrets: str | None = None,
+    created: str = "",
+) -> Policy:
     """Parse a text that holds one good policy."""
-    result = parse(text, source, namespace)
+    result = parse(text, source, namespace, secrets=secrets, created=created)
     assert result.is_good, result.diagnostics
     (policy,) = result.policies
     return policy
