@@ -91,13 +91,14 @@ def build_control_plane(
         debounce=Debounce(settings.debounce_quiet, settings.debounce_max),
         clock=clock,
     )
-    authentication = Authentication(settings)
+    authentication = Authentication(settings) if cluster is None else cluster.authentication
     server = AdsServer(
         cache,
         clients,
         clock=clock,
         identifier=settings.identifier or socket.gethostname(),
         authentication=authentication,
+        workloads=None if cluster is None else cluster.workloads,
         limits=Limits(streams_per_node=settings.max_streams_per_node, connection_age=settings.max_connection_age),
         resource_ttl=settings.resource_ttl,
     )
@@ -180,13 +181,24 @@ async def serve(policies: Path | None, settings: Settings) -> None:
         if settings.address_file is not None:
             write_address(settings.address_file, address)
 
-    if not settings.listen.is_loopback and settings.jwks is None and settings.client_ca is None:
+    _warn(settings)
+    if policies is None:
+        cluster = await _open_cluster(settings)
+        control_plane = build_control_plane(cluster.inputs, settings, clock=time.time, cluster=cluster)
+    else:
+        control_plane = build_control_plane(read_directory(policies, settings), settings, clock=time.time)
+    await run_control_plane(control_plane, stop, announce)
+
+
+def _warn(settings: Settings) -> None:
+    """Tell of what works, and may not be meant."""
+    if not settings.listen.is_loopback and not settings.demands_tokens and settings.client_ca is None:
         _log.warning(
             "clients are not authenticated: whoever reaches this address is served, logins of proxies included; demand "
-            "tokens with --jwks or certificates with --client-ca, or keep others away with a network policy",
+            "tokens with --jwks or --token-source, or certificates with --client-ca, or keep others away with a network policy",
             address=str(settings.listen),
         )
-    if not settings.cluster_cidr:
+    if not settings.cluster_cidr and not (settings.kubernetes and settings.discover_networks):
         _log.warning(
             "names below .svc and .cluster.local go direct wherever they lead, as clients claim; give the ranges of "
             "services, pods and nodes with --cluster-cidr, or switch off alwaysDirect.clusterLocal in policies"
@@ -197,12 +209,6 @@ async def serve(policies: Path | None, settings: Settings) -> None:
             "connections until one is back; state-of-the-world clients keep theirs",
             seconds=settings.resource_ttl,
         )
-    if policies is None:
-        cluster = await _open_cluster(settings)
-        control_plane = build_control_plane(cluster.inputs, settings, clock=time.time, cluster=cluster)
-    else:
-        control_plane = build_control_plane(read_directory(policies, settings), settings, clock=time.time)
-    await run_control_plane(control_plane, stop, announce)
 
 
 async def _open_cluster(settings: Settings) -> Cluster:

@@ -7,22 +7,32 @@ decided here.
 
 from __future__ import annotations
 
+import asyncio
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
 from xds.admin.metrics import Watched
+from xds.admission.certificate import ServerCertificate
+from xds.admission.policies import PolicyReviewer
+from xds.admission.server import VALIDATE_POLICY, AdmissionServer
 from xds.kubernetes.connection import connect
+from xds.kubernetes.keys import ClusterKeys
 from xds.kubernetes.mirror import Mirror
+from xds.kubernetes.review import TokenReviews
 from xds.kubernetes.secrets import ClusterSecrets
 from xds.kubernetes.source import ClusterFacts, KubernetesSource
 from xds.reconcile import Inputs
+from xds.server.authentication import Authentication
 from xds.sources.facts import NetworkFacts
+from xds.sources.files import WatchedFiles
 from xds.workloads import Workloads
 
 if TYPE_CHECKING:
     from xds.kubernetes.connection import ApiServer
-    from xds.settings import Settings
+    from xds.settings import HostPort, Settings
 
 _log = structlog.get_logger(__name__)
 
@@ -35,8 +45,18 @@ class Cluster:
         self.workloads = Workloads()
         self.mirror = Mirror(api, self.workloads, home=self.home, discovers_networks=settings.discover_networks)
         self._api = api
+        self._settings = settings
         self._secrets = ClusterSecrets(api)
         self._facts = NetworkFacts(settings)
+        self._keys = ClusterKeys(api) if settings.token_source == "cluster" else None  # noqa: S105  # no password
+        is_reviewed = settings.token_source == "review"  # noqa: S105  # as above
+        self._reviews = TokenReviews(api, settings.token_audience, clock=time.time) if is_reviewed else None
+        self._admission = _build_admission(self, settings)
+
+    @property
+    def authentication(self) -> Authentication:
+        """Return what is demanded of callers."""
+        return Authentication(self._settings, keys=self._keys, reviews=self._reviews)
 
     @property
     def inputs(self) -> Inputs:
@@ -59,13 +79,48 @@ class Cluster:
         )
 
     async def run(self) -> None:
-        """Follow the cluster until cancelled."""
+        """Follow the cluster until cancelled. Raises ListenError and SettingsError, in a group."""
         _log.info("following the cluster", api_server=self._api.url, namespace=self.home)
         try:
-            await self.mirror.run()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.mirror.run())
+                if self._keys is not None:
+                    group.create_task(self._keys.run())
+                if self._admission is not None:
+                    group.create_task(self._admission.run())
         finally:
             await self._secrets.close()
             await self._api.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Admission:
+    """The webhook and what its certificate comes from."""
+
+    server: AdmissionServer
+    certificate: ServerCertificate
+    listen: HostPort
+
+    async def run(self) -> None:
+        """Answer until cancelled. Raises ListenError and SettingsError."""
+        files = WatchedFiles()
+        self.certificate.load(await files.collect(self.certificate.files))
+        await self.server.start(self.listen)
+        try:
+            async for _ in files.changes():
+                self.certificate.reload(await files.collect(self.certificate.files))
+        finally:
+            await self.server.stop()
+
+
+def _build_admission(cluster: Cluster, settings: Settings) -> _Admission | None:
+    if settings.admission_listen is None:
+        return None
+    assert settings.tls_certificate is not None, "the settings see to it"
+    assert settings.tls_key is not None, "as above"
+    certificate = ServerCertificate(settings.tls_certificate, settings.tls_key)
+    reviewer = PolicyReviewer(home=cluster.home, documents=cluster.mirror.documents, clock=time.time)
+    return _Admission(AdmissionServer({VALIDATE_POLICY: reviewer}, certificate), certificate, settings.admission_listen)
 
 
 async def open_cluster(settings: Settings) -> Cluster:
