@@ -195,7 +195,8 @@ def _warn(settings: Settings) -> None:
     if not settings.listen.is_loopback and not settings.demands_tokens and settings.client_ca is None:
         _log.warning(
             "clients are not authenticated: whoever reaches this address is served, logins of proxies included; demand "
-            "tokens with --jwks or --token-source, or certificates with --client-ca, or keep others away with a network policy",
+            "tokens with --jwks or --token-source, or certificates with --client-ca, or keep others away with a network "
+            "policy",
             address=str(settings.listen),
         )
     if not settings.cluster_cidr and not (settings.kubernetes and settings.discover_networks):
