@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.support.tokens import AUDIENCE, Issuer, claims, key_set
 from xds.policy.model import Workload
 from xds.server.identity import Caller, ExpiredError, IdentityError, parse_claims, parse_spiffe_id
 from xds.server.tokens import KeySetError, TokenVerifier
+from xds.workloads import Pod
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +80,7 @@ CLAIMS: dict[str, Callable[[], dict[str, Any]]] = {
         f"a pod that is {json.dumps(pod)}": lambda pod=pod: {  # type: ignore[misc]  # binds now
             "kubernetes.io": {"namespace": "shop", "serviceaccount": {"name": "web"}, "pod": pod}
         }
-        for pod in ("web-0", {"name": 7}, {"name": ""}, {}, None)
+        for pod in ("web-0", {"name": 7}, {"name": ""}, {}, None, {"uid": "2"}, {"name": "web-0", "uid": ""})
     },
     "claims of Kubernetes that are a text": lambda: {"kubernetes.io": "shop"},
 }
@@ -120,3 +122,43 @@ def test_a_proof_that_has_ended_binds_nobody() -> None:
     assert caller.bind(workload, now=99.9) == workload
     with pytest.raises(ExpiredError):
         caller.bind(workload, now=100.0)
+
+
+def test_the_claims_of_a_real_api_server_tell_a_pod_by_its_uid() -> None:
+    recorded = json.loads(Path("tests/data/kubernetes-1.36/token-claims.json").read_text())["claims"]
+
+    assert parse_claims(recorded) == Caller(
+        namespace="payments",
+        service_account="checkout",
+        pod="checkout-0",
+        pod_uid="2f56dddd-df78-42c8-942f-ee249e5f6bf8",
+        expires=recorded["exp"],
+    )
+
+
+def test_a_pod_without_a_uid_is_that_of_another_issuer_than_kubernetes() -> None:
+    bound = {"namespace": "shop", "serviceaccount": {"name": "web"}, "pod": {"name": "web-0"}}
+    caller = parse_claims({"exp": time.time() + 60, "kubernetes.io": bound})
+
+    assert (caller.pod, caller.pod_uid) == ("web-0", "")
+
+
+KNOWN = Pod(Workload(pod="web-0", namespace="shop", service_account="web"), "uid-1")
+CALLERS = {
+    "all of it": (Caller(namespace="shop", service_account="web", pod="web-0", pod_uid="uid-1"), True),
+    "its namespace": (Caller(namespace="shop"), True),
+    "another namespace": (Caller(namespace="bank"), False),
+    "another account": (Caller(namespace="shop", service_account="admin"), False),
+    "another pod": (Caller(namespace="shop", pod="web-1"), False),
+    "an earlier pod of the same name": (Caller(namespace="shop", pod="web-0", pod_uid="uid-0"), False),
+    "what has ended": (Caller(namespace="shop", expires=100.0), False),
+}
+
+
+@pytest.mark.parametrize(("caller", "fits"), CALLERS.values(), ids=CALLERS)
+def test_a_proof_fits_the_pod_that_is_known_in_all_that_it_tells(caller: Caller, *, fits: bool) -> None:
+    if fits:
+        caller.confirm(KNOWN, now=100.0)
+        return
+    with pytest.raises(IdentityError):
+        caller.confirm(KNOWN, now=100.0)
