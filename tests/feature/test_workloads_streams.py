@@ -137,18 +137,17 @@ async def test_a_pod_that_is_not_known_gets_nothing_and_everything_at_once_when_
 
 @BOTH
 async def test_a_pod_that_stays_unknown_is_told_to_try_again(variant: str) -> None:
-    limits = Limits(unknown_node=0.05, streams_per_node=1)
+    limits, told = Limits(unknown_node=0.05, streams_per_node=1), "the cluster tells of no pod web-0.shop; try again"
     with capture_logs() as logs:
         async with housing(limits=limits) as house:
             for _ in range(2):  # the ended stream does not count any more
                 async with house.served.connect(variant) as peer:
                     await peer.ask(CDS)
-                    status, details = await peer.end()
-                    assert (status, details) == (UNAVAILABLE, "the cluster tells of no pod web-0.shop; try again")
+                    assert await peer.end() == (UNAVAILABLE, told)
 
             assert house.responses() == 0
             assert house.served.clients.refused == {"unavailable": 2}
-    assert [line["reason"] for line in logs if line["event"] == "stream refused"] == [details, details]
+    assert [line["reason"] for line in logs if line["event"] == "stream refused"] == [told, told]
 
 
 async def test_a_pod_that_became_known_in_time_keeps_its_stream() -> None:

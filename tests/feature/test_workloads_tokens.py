@@ -28,6 +28,7 @@ from xds.workloads import Pod, Workloads
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tests.feature.ads_peer import Call
     from xds.server.authentication import Reviewer
 
 OK, PERMISSION_DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
@@ -67,7 +68,7 @@ class House:
     @asynccontextmanager
     async def connect(self, token: str) -> AsyncIterator[Peer]:
         async with grpc.aio.insecure_channel(self.address) as channel:
-            call = channel.stream_stream(METHODS["delta"])(metadata=(bearer(token),))
+            call: Call = channel.stream_stream(METHODS["delta"])(metadata=(bearer(token),))
             try:
                 yield Peer("delta", call)
             finally:

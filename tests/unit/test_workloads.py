@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from tests.unit.protocol.values import CDS, resource, snapshot
 from xds.cache import World
@@ -14,6 +15,9 @@ from xds.policy.model import Workload
 from xds.policy.parse import Document, parse_document
 from xds.staging import StagedCache
 from xds.workloads import Pod, Workloads
+
+if TYPE_CHECKING:
+    from xds.snapshot import Snapshot
 
 WEB, OTHER = NodeId("web-0.shop"), NodeId("web-1.shop")
 POD = Pod(Workload(pod="web-0", namespace="shop", labels=(("app", "web"),), service_account="web"), "uid-1")
@@ -122,7 +126,7 @@ def test_ten_thousand_pods_and_their_followers_are_a_few_megabytes() -> None:
             node = NodeId(f"{name}.team-{number % 200}")
             workload = Workload(pod=name, namespace=f"team-{number % 200}", labels=labels, service_account="checkout")
             workloads.update({node: Pod(workload, f"2f56dddd-df78-42c8-942f-{number:012}")})
-            workloads.follow(node, list)
+            workloads.follow(node, tracemalloc.clear_traces)
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -147,7 +151,7 @@ OLD, NEW, API = (snapshot(resource(CDS, "c", content)) for content in ("old", "n
 
 
 def world(web: str = "old") -> World:
-    served = {(None, "web"): OLD if web == "old" else NEW, (None, "api"): API}
+    served: dict[tuple[str | None, str], Snapshot] = {(None, "web"): OLD if web == "old" else NEW, (None, "api"): API}
     return World(candidates=POLICIES, snapshots=served, refuse_all=REFUSE)
 
 
