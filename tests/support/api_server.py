@@ -47,7 +47,7 @@ from tests.support.api_requests import (
     render_partial,
     selector,
 )
-from tests.support.api_store import KINDS, Change, Object, Refused, Resource, Store
+from tests.support.api_store import KINDS, Change, Object, Refused, Resource, Store, managed
 
 if TYPE_CHECKING:
     import ssl
@@ -74,6 +74,8 @@ class Faults:
     """Resources (plural) that this server does not have."""
     forbidden: set[tuple[str, str]] = field(default_factory=set)
     """Verb and resource, as `("list", "pods")`; `*` is every verb."""
+    user: str = "system:serviceaccount:egress-system:egress-xds"
+    """Who is refused, in the texts of 403."""
     tokens: set[str] | None = None
     """The bearer tokens that are accepted; None: nobody is asked for one."""
 
@@ -252,8 +254,8 @@ class ApiServerEmulation:
             raise Refused(
                 403,
                 "Forbidden",
-                f'{plural}{"." if group else ""}{group}{named} is forbidden: User "system:serviceaccount:egress-system:'
-                f'egress-xds" cannot {verb} resource "{plural}" in API group "{group}" {scope}',
+                f'{plural}{"." if group else ""}{group}{named} is forbidden: User "{faults.user}" cannot'
+                f' {verb} resource "{plural}" in API group "{group}" {scope}',
                 details={**details, "kind": plural},
             )
 
@@ -269,12 +271,9 @@ class ApiServerEmulation:
                 item = self.store.get(resource, key)
                 return 200, render_partial(item) if is_partial_wanted(request) else item
             case "create" if resource.plural == "tokenreviews":
-                return 201, {
-                    **render_head(resource),
-                    "metadata": {},
-                    "spec": body["spec"],
-                    "status": self._review(body),
-                }
+                metadata = {"managedFields": [managed(manager, "Update", resource, {"spec": body["spec"]})]}
+                review = {"metadata": metadata, "spec": body["spec"], "status": self._review(body)}
+                return 201, {**render_head(resource), **review}
             case "create":
                 return 201, self.store.create(resource, namespace, body, manager=manager)
             case "update":

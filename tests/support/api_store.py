@@ -140,35 +140,19 @@ class Store:
 
     # --- writing
 
-    def create(
-        self, resource: Resource, namespace: str, given: Object, *, manager: str = "test", status: Object | None = None
-    ) -> Object:
-        item = copy.deepcopy(given)
-        metadata = item.setdefault("metadata", {})
-        if not metadata.get("name"):
-            metadata["name"] = metadata.get("generateName", "") + "".join(random.choices(_LETTERS, k=5))  # noqa: S311
-        if resource.is_namespaced:
-            metadata["namespace"] = namespace or metadata.get("namespace") or "default"
-        name = metadata["name"]
-        if (metadata.get("namespace", ""), name) in self.objects.get(resource, {}):
-            details = {"name": name, "kind": resource.plural}
-            raise Refused(409, "AlreadyExists", f'{resource.plural} "{name}" already exists', details=details)
-        metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": _now()}
-        item = {"kind": resource.kind, "apiVersion": resource.api_version} | item
-        _fill_in(resource, item)
-        if status is not None:
-            item["status"] = copy.deepcopy(status)
-        own = {k: v for k, v in given.items() if k not in {"kind", "apiVersion", "status"}}
-        metadata["managedFields"] = [_managed(manager, "Update", resource, own)]
-        return self._change(resource, None, item)
+    def create(self, resource: Resource, namespace: str, given: Object, *, manager: str) -> Object:
+        """Store a new object, with what a server adds to it."""
+        return self._create(resource, namespace, given, manager, is_whole=False)
 
     def put(self, resource: Resource, namespace: str, given: Object) -> Object:
         """Store an object as it is given, status and all, in one change."""
         before = self.objects.get(resource, {}).get((namespace, given["metadata"]["name"]))
         if before is None:
-            return self.create(resource, namespace, given, status=given.get("status"))
-        status: Object = {"status": before["status"]} if "status" in before else {}
-        return self._update(resource, before, status | copy.deepcopy(given))
+            return self._create(resource, namespace, given, "test", is_whole=True)
+        item = copy.deepcopy(given)
+        if "status" in before:
+            item.setdefault("status", before["status"])
+        return self._update(resource, before, item)
 
     def replace(self, resource: Resource, key: Key, given: Object, *, subresource: str = "") -> Object:
         before = self.get(resource, key)
@@ -197,7 +181,7 @@ class Store:
             return self.create(resource, key[0], given, manager=manager)
         own = {name: value for name, value in given.items() if name not in {"kind", "apiVersion"}}
         own["metadata"] = {k: v for k, v in given.get("metadata", {}).items() if k in {"annotations", "labels"}}
-        entry = _managed(manager, "Apply", resource, own)
+        entry = managed(manager, "Apply", resource, own)
         entries = before["metadata"].get("managedFields", [])
         old = [e for e in entries if (e["manager"], e["operation"]) == (manager, "Apply")]
         others = [e for e in entries if e not in old]
@@ -221,6 +205,7 @@ class Store:
         if resource.plural == "pods":
             marked = copy.deepcopy(before)
             marked["metadata"] |= {"deletionTimestamp": _now(), "deletionGracePeriodSeconds": 0}
+            marked["metadata"]["generation"] = marked["metadata"].get("generation", 1) + 1
             before = self._change(resource, before, marked)
         return self._change(resource, before, None)
 
@@ -230,6 +215,30 @@ class Store:
         self.history.clear()
 
     # --- inside
+
+    def _create(self, resource: Resource, namespace: str, given: Object, manager: str, *, is_whole: bool) -> Object:
+        item = copy.deepcopy(given)
+        metadata = item.setdefault("metadata", {})
+        if not metadata.get("name"):
+            metadata["name"] = metadata.get("generateName", "") + "".join(random.choices(_LETTERS, k=5))  # noqa: S311
+        if resource.is_namespaced:
+            metadata["namespace"] = namespace or metadata.get("namespace") or "default"
+        name = metadata["name"]
+        if (metadata.get("namespace", ""), name) in self.objects.get(resource, {}):
+            details = {"name": name, "kind": resource.plural}
+            raise Refused(409, "AlreadyExists", f'{resource.plural} "{name}" already exists', details=details)
+        own = {k: v for k, v in given.items() if k not in {"kind", "apiVersion", "status"}}
+        added = {
+            "uid": str(uuid.uuid4()),
+            "creationTimestamp": _now(),
+            "managedFields": [managed(manager, "Update", resource, own)],
+        }
+        metadata |= {name: value for name, value in added.items() if not is_whole or name not in metadata}
+        item = {"kind": resource.kind, "apiVersion": resource.api_version} | item
+        _fill_in(resource, item)
+        if is_whole and "status" in given:
+            item["status"] = copy.deepcopy(given["status"])
+        return self._change(resource, None, item)
 
     def _check_version(self, resource: Resource, item: Object, asked: str | None) -> None:
         if asked and asked != item["metadata"]["resourceVersion"]:
@@ -326,7 +335,7 @@ def _fill_in(resource: Resource, item: Object) -> None:
     metadata = item["metadata"]
     match resource.plural:
         case "pods":
-            metadata["generation"] = 1
+            metadata.setdefault("generation", 1)
             item.setdefault("spec", {}).setdefault("serviceAccountName", "default")
             item["spec"].setdefault("serviceAccount", item["spec"]["serviceAccountName"])
             item["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
@@ -363,7 +372,8 @@ def _merged(base: Object, patch: Mapping[str, Any]) -> Object:
     return result
 
 
-def _managed(manager: str, operation: str, resource: Resource, own: Object) -> Object:
+def managed(manager: str, operation: str, resource: Resource, own: Object) -> Object:
+    """Return the entry of `managedFields` for what a manager wrote."""
     named = {"name", "namespace", "uid", "resourceVersion"}
     own = {**own, "metadata": {name: v for name, v in own.get("metadata", {}).items() if name not in named}}
     return {
@@ -381,7 +391,9 @@ def _fields(value: Mapping[str, Any], *, marks: bool, depth: int = 0) -> Object:
     for name, inner in value.items():
         if inner is None:
             continue
-        deeper = _fields(inner, marks=marks, depth=depth + 1) if isinstance(inner, dict) else {}
+        deeper = (
+            _fields(inner, marks=marks, depth=depth + 1) if isinstance(inner, dict) and name != "involvedObject" else {}
+        )
         is_map = name in {"labels", "annotations", "data"}
         fields[f"f:{name}"] = {".": {}, **deeper} if marks and is_map else deeper
     return fields
