@@ -65,9 +65,9 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
     _error(
         "EX103",
         "The document is too deep or too large",
-        "Values are nested, or repeated through aliases, far beyond what any policy needs. The bound keeps a "
-        "small file from filling the memory of the control plane. Flatten the document, or write repeated "
-        "values out.",
+        "Values are nested, or repeated through aliases, far beyond what any policy needs, or the text or its proxies "
+        "are too many. The bound keeps one document from filling the memory of the control plane and from delaying "
+        "all others; 256 KiB is that of a ConfigMap for one namespace. Flatten the document, or split it.",
     ),
     _error(
         "EX104",
@@ -126,6 +126,12 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
         "is not taken as a wish to withdraw the policy: its last good version stays in force. Delete the file (or "
         "the key of the ConfigMap) to withdraw the policy, or restore its text. An empty part between two `---` "
         "lines of a longer file is ignored.",
+    ),
+    _warning(
+        "EX113",
+        "There is more to say",
+        "So much was found in the document that only the first thousand findings are told, errors before warnings. "
+        "Often one mistake is behind all of them. Correct what is shown and look again.",
     ),
     _error(
         "EX201",

@@ -62,10 +62,16 @@ async def running_control_plane(
     policies: Path, settings: Settings = SETTINGS, *, clock: Callable[[], float] | None = None
 ) -> AsyncIterator[Running]:
     """Serve `policies` until the block ends; `clock` is that of the running loop otherwise."""
+    inputs = read_directory(policies, settings)
+    parts = build_control_plane(inputs, settings, clock=clock or asyncio.get_running_loop().time)
+    async with running(parts) as started:
+        yield started
+
+
+@asynccontextmanager
+async def running(parts: ControlPlane) -> AsyncIterator[Running]:
+    """Run a control plane that is built already until the block ends; it listens by the time that it begins."""
     stop, addresses = asyncio.Event(), asyncio.Queue[HostPort]()
-    parts = build_control_plane(
-        read_directory(policies, settings), settings, clock=clock or asyncio.get_running_loop().time
-    )
     task = asyncio.create_task(run_control_plane(parts, stop, addresses.put_nowait))
     try:
         async with asyncio.timeout(PATIENCE):

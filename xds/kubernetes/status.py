@@ -140,6 +140,12 @@ def told_verdict(annotations: Mapping[str, str]) -> tuple[str, bool] | None:
     return (verdict, is_accepted) if isinstance(verdict, str) and isinstance(is_accepted, bool) else None
 
 
+def told_refusal(annotations: Mapping[str, str]) -> str:
+    """Return the refusal by an Envoy that an object tells already."""
+    refusal = _told(annotations).get("refusal")
+    return refusal if isinstance(refusal, str) else ""
+
+
 def count_streams(
     clients: Iterable[Client], policy_for: Callable[[Workload], Policy | HeldPolicy | None]
 ) -> Mapping[PolicyKey, Streams]:
@@ -204,7 +210,7 @@ def read_statuses(state: State, tallies: Mapping[PolicyKey, Tally]) -> Mapping[O
     for document in state.documents:
         if (key := object_of(document.source)) is not None:
             documents.setdefault(key, []).append(document)
-    problem = _line(redact_logins(state.problem or ""))
+    problem = one_line(redact_logins(state.problem or ""))
     return MappingProxyType({key: _status(found, tallies, problem) for key, found in documents.items()})
 
 
@@ -276,24 +282,24 @@ def _place(finding: Diagnostic) -> str:
 
 def _finding(finding: Diagnostic) -> str:
     where = replace(finding.where, source=_place(finding))
-    return _line(redact_logins(str(replace(finding, where=where))))
+    return one_line(redact_logins(str(replace(finding, where=where))))
 
 
 def _detail(finding: Diagnostic) -> Mapping[str, str | int | None]:
     return {
         "document": _place(finding),
         "line": finding.where.line,
-        "key": _line(finding.where.key),
+        "key": one_line(finding.where.key),
         "code": finding.code,
         "severity": finding.severity.value,
-        "message": _line(redact_logins(finding.message)),
-        "hint": _line(redact_logins(finding.hint)),
+        "message": one_line(redact_logins(finding.message)),
+        "hint": one_line(redact_logins(finding.hint)),
     }
 
 
 def _refusal(client: Client) -> str:
     texts = [status.nack.text for status in client.types.values() if status.is_rejected and status.nack is not None]
-    return _cut(_line(redact_logins(f"{client.node_id}: {min(texts, default='')}")), MAX_REFUSAL)
+    return _cut(one_line(redact_logins(f"{client.node_id}: {min(texts, default='')}")), MAX_REFUSAL)
 
 
 def _sentence(status: PolicyStatus) -> str:
@@ -381,8 +387,8 @@ def _told(annotations: Mapping[str, str]) -> Mapping[str, object]:
     return told if isinstance(told, dict) else {}
 
 
-def _line(text: str) -> str:
-    """Return `text` as one bounded line without what a terminal would obey."""
+def one_line(text: str) -> str:
+    """Return `text` as one line of at most 400 bytes, without what a terminal would obey."""
     words = " ".join(text.split())
     return _cut("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in words), _MAX_LINE)
 

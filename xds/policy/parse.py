@@ -22,7 +22,7 @@ from xds.policy.names import name_of_source
 from xds.policy.scopes import Origin
 from xds.policy.short_form import build_short
 from xds.policy.structure import is_like, read_shape
-from xds.policy.yaml_lines import Broken, Fields, Scalar, at, read_yaml
+from xds.policy.yaml_lines import MAX_LENGTH, Broken, Fields, Scalar, at, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 
 LONG_KEYS = ("apiVersion", "kind", "metadata", "spec")
 SHORT_KEYS = ("httpProxy", "httpsProxy", "noProxy", "trustedCA")
+
+MAX_LENGTH_OF_ONE_NAMESPACE = 256 * 1024
+"""Characters of one source that concerns one namespace: the others wait while it is parsed and compiled."""
+
+MAX_SHOWN = 1000
+"""Findings of one source that are told: nobody reads more, and each is logged and counted."""
 
 _CLAIMS = re.compile(r"(?:|spec|metadata|(?:metadata\.namespace|namespace|spec\.selector|spec\.priority)(?:[.\[].*)?)")
 """Keys that a mistake makes it unknown which pods the document is for."""
@@ -84,7 +90,8 @@ def parse_document(document: Document) -> ParseResult:
     held: list[HeldPolicy] = []
     first: dict[tuple[str | None, str], Where] = {}
     mark = 0
-    for node in read_yaml(document.text, findings):
+    longest = MAX_LENGTH if document.namespace is None else MAX_LENGTH_OF_ONE_NAMESPACE
+    for node in read_yaml(document.text, findings, longest):
         policy = _read_policy(node, document, findings, mark)
         held.append(_hold(policy, node, document, findings.since(mark)))
         if policy is not None and not held[-1].is_unreadable:
@@ -93,8 +100,22 @@ def parse_document(document: Document) -> ParseResult:
         mark = len(findings)
     if not held:
         held.append(_refuse_empty(document, findings))
-    result = ParseResult(tuple(policies), (), sort_diagnostics(findings.since(0)), document.namespace)
+    result = ParseResult(tuple(policies), (), _show(findings), document.namespace)
     return result if result.is_good else replace(result, policies=(), held=tuple(held))
+
+
+def _show(findings: Findings) -> tuple[Diagnostic, ...]:
+    """Return what was found, sorted; of very much the errors, and of these the first ones and how many there are."""
+    found = findings.since(0)
+    if len(found) <= MAX_SHOWN:
+        return sort_diagnostics(found)
+    found = tuple(item for item in found if item.is_error) or found
+    shown, hidden = sort_diagnostics(found)[:MAX_SHOWN], len(found) - MAX_SHOWN
+    if hidden <= 0:
+        return shown
+    last = shown[-1].where
+    where = Where(last.source, "", last.line)
+    return (*shown, Diagnostic("EX113", where, f"{hidden} more like these are not shown", "correct these first"))
 
 
 def _refuse_empty(document: Document, findings: Findings) -> HeldPolicy:

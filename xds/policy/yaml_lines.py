@@ -103,16 +103,17 @@ class Broken:
     line: int
 
 
-def read_yaml(text: str, findings: Findings) -> Iterator[Node | Broken]:
+def read_yaml(text: str, findings: Findings, longest: int = MAX_LENGTH) -> Iterator[Node | Broken]:
     """
     Yield the documents of `text` in order, leaving out empty ones: of a text without any, none.
 
-    What is wrong with a document is in `findings` before it is yielded. What follows a broken one is lost.
+    `longest` is in characters. What is wrong with a document is in `findings` before it is yielded. What follows a
+    broken one is lost.
     """
-    if len(text) > MAX_LENGTH:
+    if len(text) > longest:
         broken = Broken("", 1)
         hint = "split it into several policies; networks can often be joined"
-        findings.add("EX103", broken, f"the text has more than {MAX_LENGTH} characters", hint)
+        findings.add("EX103", broken, f"the text has more than {longest} characters", hint)
         yield broken
         return
     text = text.removeprefix("\ufeff")
