@@ -416,6 +416,8 @@ class ApiServerEmulation:
                     self.refuse(**value)
                 case "away":
                     asyncio.get_running_loop().call_soon(self._leave_for, float(value))
+                case "jwks" | "reviews":
+                    setattr(self, name, value)
                 case "tokens" | "absent" | "forbidden" if value is not None:
                     setattr(self.faults, name, {tuple(v) if isinstance(v, list) else v for v in value})
                 case _:
