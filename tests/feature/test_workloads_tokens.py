@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.feature.ads_peer import Call
-    from xds.server.authentication import Reviewer
+    from xds.server.authentication import KeySource, Reviewer
 
 OK, PERMISSION_DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
 UNAUTHENTICATED, UNAVAILABLE = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE
@@ -63,7 +63,6 @@ class House:
     address: str
     workloads: Workloads
     clients: Clients
-    keys: Keys = field(default_factory=Keys)
 
     @asynccontextmanager
     async def connect(self, token: str) -> AsyncIterator[Peer]:
@@ -76,7 +75,7 @@ class House:
 
 
 @asynccontextmanager
-async def housing(keys: Keys | None = None, reviews: Reviewer | None = None) -> AsyncIterator[House]:
+async def housing(keys: KeySource | None = None, reviews: Reviewer | None = None) -> AsyncIterator[House]:
     cache, clients, workloads = SnapshotCache(), Clients(), Workloads()
     cache.publish(World(candidates=(), snapshots={}, refuse_all=snapshot(resource(CDS, "c"))))
     authentication = Authentication(SETTINGS, keys=keys, reviews=reviews)
@@ -90,7 +89,7 @@ async def housing(keys: Keys | None = None, reviews: Reviewer | None = None) -> 
     )
     port = await server.start("127.0.0.1:0")
     try:
-        yield House(f"127.0.0.1:{port}", workloads, clients, keys or Keys())
+        yield House(f"127.0.0.1:{port}", workloads, clients)
     finally:
         await server.stop(0)
 
