@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from base64 import b64encode
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -47,13 +48,8 @@ def policy(of: str, name: str, text: str, key: str = "policy.yaml") -> Object:
 
 def secret(of: str, name: str, **entries: str) -> Object:
     """Return a Secret; `_` in a key stands for a dot."""
-    data = {key.replace("_", "."): value for key, value in entries.items()}
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": name, "namespace": of},
-        "stringData": data,
-    }
+    data = {key.replace("_", "."): b64encode(value.encode()).decode() for key, value in entries.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": of}, "data": data}
 
 
 def _annotations(annotations: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,119 @@
+"""ConfigMap, Secret and pod in, tunnels out: a control plane in a cluster, a real Envoy and a proxy with a login."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.harness import API, hold
+from tests.e2e.kubernetes_world import NAMESPACE, POD, KubernetesWorld, open_kubernetes_world
+from tests.e2e.secured_proxies import Login
+from tests.support.cluster import HOME, namespace, pod, policy, secret
+from xds.demo.polling import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.e2e
+
+ALICE, BOB = Login("alice", "canary-first"), Login("bob", "canary-second")
+TEXT = """\
+apiVersion: egress-xds/v1alpha1
+kind: EgressPolicy
+metadata: {{name: corp}}
+spec:
+  proxies:
+    corp:
+      endpoints: [{{url: "http://proxy.corp.example:3128"}}]
+      auth: {{basic: {{secretRef: {{name: corp-proxy-login}}}}}}
+  rules: {rules}
+  default: {{action: tunnel, proxy: corp}}
+  dialect: go
+"""
+DENY = f"[{{name: api, to: {{domains: [{API}]}}, action: deny}}]"
+
+
+def login(of: Login) -> dict[str, object]:
+    """Return the Secret of a login."""
+    return secret(HOME, "corp-proxy-login", username=of.user, password=of.password)
+
+
+def corp(rules: str = "[]") -> dict[str, object]:
+    """Return the ConfigMap of the policy."""
+    return policy(HOME, "corp", TEXT.format(rules=rules))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[KubernetesWorld]:
+    """Envoy proves with its pod's token who it is, and has the policy and the login."""
+    own = pod(NAMESPACE, POD, {"app": "web"}, account="web")
+    own["metadata"]["uid"] = "2"
+    with open_kubernetes_world([namespace(HOME), namespace(NAMESPACE), own, login(ALICE), corp()], ALICE, BOB) as world:
+        yield world
+
+
+def reaches(cluster: KubernetesWorld, user: str) -> bool:
+    """Whether a request reaches the Internet with this user's login."""
+    mark = cluster.world.proxy.mark()
+    done = cluster.world.curl(f"https://{API}/")
+    return done.exit_code == 0 and f" {user} " in cluster.world.proxy.wait_for(f"CONNECT {API}:443", mark)
+
+
+def test_a_config_map_reaches_envoy_within_seconds_and_a_broken_one_does_not(cluster: KubernetesWorld) -> None:
+    world = cluster.world
+    assert reaches(cluster, "alice")
+
+    before, began = world.updates(), time.monotonic()
+    cluster.apply(corp(DENY))
+    world.wait_for_updates(before)
+    took = time.monotonic() - began
+    assert world.curl(f"https://{API}/").exit_code == 35
+    assert took < 5
+
+    before = world.updates()
+    cluster.apply(corp("[{name: api, to: {domains: [a..b]}, action: direct}]"))
+    world.control_plane.wait_for("its last good version stays in force")
+    hold(lambda: world.updates() == before, "a broken policy reached Envoy", 1)
+    assert world.curl(f"https://{API}/").exit_code == 35
+
+    cluster.apply(corp())
+    wait_until(lambda: reaches(cluster, "alice"), "the policy as it was", timeout=10)
+
+
+def test_a_secret_that_is_rotated_is_in_the_next_tunnel(cluster: KubernetesWorld) -> None:
+    before = cluster.world.updates()
+    cluster.apply(login(BOB))
+    wait_until(lambda: reaches(cluster, "bob"), "a tunnel with the new login", timeout=10)
+    assert cluster.world.updates() == before
+
+    cluster.apply(login(ALICE))
+    wait_until(lambda: reaches(cluster, "alice"), "a tunnel with the old login again", timeout=10)
+    assert "canary" not in cluster.world.control_plane.text()
+
+
+def test_an_api_server_that_is_away_is_not_noticed(cluster: KubernetesWorld) -> None:
+    world = cluster.world
+    before = world.updates()
+    cluster.request("POST", "/emulation", {"away": 3, "compact": True})
+    world.control_plane.wait_for("collection can't be read")
+    assert reaches(cluster, "alice")
+    world.control_plane.wait_for("collection is read again")
+    assert world.updates() == before
+
+    cluster.apply(corp(DENY))
+    world.wait_for_updates(before)
+    cluster.apply(corp())
+    wait_until(lambda: reaches(cluster, "alice"), "the policy as it was", timeout=10)
+
+
+def test_a_pod_that_is_deleted_is_served_no_more(cluster: KubernetesWorld) -> None:
+    """Its Envoy keeps what it has; the stream ends, and the token of a pod that is gone opens no other."""
+    own = pod(NAMESPACE, POD, {"app": "web"}, account="web")
+    cluster.delete(own)
+    cluster.world.control_plane.wait_for("stream closed")
+
+    own["metadata"]["uid"] = "3"
+    cluster.apply(own)
+    cluster.world.control_plane.wait_for("stream refused")
