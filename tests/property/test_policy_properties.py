@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import string
 
 import yaml
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.policy.policy_texts import FULL, good, long_form, parse, without_places
 from xds.catalogue import CATALOGUE
 from xds.diagnostics import Where
+from xds.policy.files import files_of
 from xds.policy.hosts import Problem, parse_name, parse_network
 from xds.policy.model import (
     Default,
@@ -26,7 +28,9 @@ from xds.policy.model import (
 )
 from xds.policy.parse import Document, ParseResult, check_names, parse_document
 from xds.policy.patterns import Entry, parse_entry
-from xds.policy.selection import select_policy
+from xds.policy.secrets import read_secret_path
+from xds.policy.selection import rank_policy, select_policy
+from xds.policy.ties import check_ties
 
 SHORT = "httpProxy: http://proxy.corp.example:3128\nhttpsProxy: deny\nnoProxy: [.corp.example, '10.0.0.0/8:22']\n"
 
@@ -212,9 +216,11 @@ OPTIONAL_NAMESPACES = st.sampled_from([None, "team-a", "team-b"])
 SELECTORS = st.builds(
     Selector,
     namespaces=st.sampled_from([(), ("team-a",), ("team-a", "team-b")]),
+    namespace_labels=st.sampled_from([(), (LabelRequirement(key="zone", operator=Operator.NOT_IN, values=("b",)),)]),
     labels=st.sampled_from([(), (LabelRequirement(key="app", operator=Operator.IN, values=("web",)),)]),
     service_accounts=st.sampled_from([(), ("web",)]),
 )
+AGES = st.sampled_from(["", "2026-11-20T09:00:00Z", "2026-11-21T08:00:00Z"])
 PLACES = st.builds(Where, st.sampled_from(["a.yaml", "b.yaml"]), st.just(""), st.integers(1, 9))
 POLICIES = st.builds(
     Policy,
@@ -223,6 +229,7 @@ POLICIES = st.builds(
     priority=st.integers(-1, 1),
     selector=SELECTORS,
     default=st.just(Default(action=Deny(), http_action=Deny())),
+    created=AGES,
     where=PLACES,
 )
 HELD = st.builds(
@@ -232,6 +239,7 @@ HELD = st.builds(
     priority=st.integers(-1, 1),
     selector=SELECTORS,
     is_unreadable=st.booleans(),
+    created=AGES,
     where=PLACES,
 )
 WORKLOADS = st.builds(
@@ -240,6 +248,8 @@ WORKLOADS = st.builds(
     namespace=st.sampled_from(["team-a", "team-b", "team-c"]),
     labels=st.sampled_from([(), (("app", "web"),)]),
     service_account=st.sampled_from(["", "web"]),
+    namespace_labels=st.sampled_from([(), (("zone", "b"),)]),
+    policy=st.sampled_from(["", *"abcd"]),
 )
 
 
@@ -247,14 +257,86 @@ def by_place(item: Policy | HeldPolicy) -> tuple[str, int | None]:
     return item.where.source, item.where.line
 
 
-@given(
-    candidates=st.lists(st.one_of(POLICIES, HELD), unique_by=by_place, max_size=6), workload=WORKLOADS, data=st.data()
-)
+CANDIDATES = st.lists(st.one_of(POLICIES, HELD), unique_by=by_place, max_size=6)
+
+
+@given(candidates=CANDIDATES, workload=WORKLOADS, data=st.data())
 def test_the_order_of_candidates_means_nothing(
     candidates: list[Policy | HeldPolicy], workload: Workload, data: st.DataObject
 ) -> None:
     shuffled = data.draw(st.permutations(candidates))
     assert select_policy(candidates, workload) == select_policy(shuffled, workload)
+
+
+@given(candidates=CANDIDATES, workload=WORKLOADS)
+def test_a_wish_chooses_among_equals_only(candidates: list[Policy | HeldPolicy], workload: Workload) -> None:
+    """It never gives a pod what is ranked lower, has a lower priority or is not for it, and else changes nothing."""
+    without, wished = (select_policy(candidates, pod) for pod in (dataclasses.replace(workload, policy=""), workload))
+
+    assert (without is None) is (wished is None)
+    if without is None or wished is None or wished == without:
+        return
+    assert select_policy([wished], workload) == wished
+    # A held policy may stand for its last good version, which has a rank of its own.
+    if isinstance(without, HeldPolicy) or not any(isinstance(item, HeldPolicy) for item in candidates):
+        assert (rank_policy(wished), wished.priority) == (rank_policy(without), without.priority)
+        assert wished.name == workload.policy
+
+
+PODS = [
+    Workload(pod="pod-0", namespace=namespace, labels=labels, service_account="web")
+    for namespace in ("team-a", "team-b")
+    for labels in ((), (("app", "web"),))
+]
+
+
+def is_beaten(policy: Policy, others: list[Policy], pod: Workload) -> bool:
+    """Whether `policy` is for `pod`, which gets another one of the same scope, rank and priority."""
+    level = (policy.namespace, rank_policy(policy), policy.priority)
+    equals = [item for item in others if (item.namespace, rank_policy(item), item.priority) == level]
+    return select_policy([policy], pod) is not None and select_policy(equals, pod) != policy
+
+
+@given(policies=st.lists(POLICIES, unique_by=by_place, max_size=8), data=st.data())
+def test_a_tie_is_reported_at_a_policy_that_loses_and_whatever_the_order(
+    policies: list[Policy], data: st.DataObject
+) -> None:
+    ties = check_ties(policies)
+
+    assert check_ties(data.draw(st.permutations(policies))) == ties
+    losers = [item for item in policies if item.where in {tie.where for tie in ties}]
+    assert len(losers) == len(ties)
+    for loser in losers:
+        assert any(is_beaten(loser, policies, pod) for pod in PODS)
+
+
+SECRET_TEXTS = st.one_of(st.text(max_size=12), st.from_regex(r"[a-z./:-]{1,12}", fullmatch=True))
+
+
+@given(name=SECRET_TEXTS, key=SECRET_TEXTS)
+def test_nothing_that_is_written_reaches_another_namespace(name: str, key: str) -> None:
+    text = yaml.safe_dump({
+        "default": {"action": "tunnel"},
+        "proxies": {
+            "p": {
+                "endpoints": [{"url": "https://p.example:1"}],
+                "auth": {"basic": {"secretRef": {"name": name}}},
+                "tls": {
+                    "ca": {"secretRef": {"name": name, "key": key}},
+                    "clientCertificate": {"secretRef": {"name": name}},
+                },
+            }
+        },
+    })  # fmt: skip
+
+    result = parse(long_form(text), namespace="team-a", secrets="team-a")
+
+    for path in (path for policy in result.policies for path in files_of(policy)):
+        part = read_secret_path(path)
+        assert part is not None
+        assert (part.namespace, part.name) == ("team-a", name)
+        assert path == f"secret:team-a/{name}/{part.key}"
+        assert path.count("/") == 2
 
 
 @given(names=st.lists(st.sampled_from("abc"), max_size=5), data=st.data())

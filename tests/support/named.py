@@ -90,7 +90,7 @@ class NamedOracle:
             )
             for rule in listening.rules
         )
-        oracle = Oracle(replace(listening, rules=without), replace(self.facts, always_direct=()))
+        oracle = Oracle(replace(listening, rules=without), replace(self.facts, always_direct=(), cluster_direct=()))
         return oracle.decide(shown).fate is Fate.DIRECT
 
     def _named(self) -> set[str]:

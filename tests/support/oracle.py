@@ -170,7 +170,7 @@ class Oracle:
         nets = _THIS_HOST * chosen.loopback + _ITS_LINKS * chosen.link_local
         return any(connection.address in net for net in nets) or any(
             connection.address in found.network and (not found.ports or connection.port in found.ports)
-            for found in self.facts.always_direct
+            for found in (*self.facts.always_direct, *(self.facts.cluster_direct if chosen.cluster_networks else ()))
         )
 
     def _proxy_addresses(self) -> Iterator[tuple[Address, int]]:

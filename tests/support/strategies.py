@@ -152,7 +152,10 @@ def policies(draw: st.DrawFn) -> Policy:
         synthetic_ranges=tuple(ip_network(text) for text in draw(st.sets(st.sampled_from(SYNTHETIC), max_size=2))),
         server_first_ports=draw(st.sampled_from([(), (22,), (22, 8080)])),
         always_direct=AlwaysDirect(
-            loopback=draw(st.booleans()), link_local=draw(st.booleans()), cluster_local=draw(st.booleans())
+            loopback=draw(st.booleans()),
+            link_local=draw(st.booleans()),
+            cluster_local=draw(st.booleans()),
+            cluster_networks=draw(st.booleans()),
         ),
         where=WHERE,
     )
@@ -176,15 +179,18 @@ def _with_names_of_tcp(draw: st.DrawFn, rule: Rule) -> Rule:
     return dataclasses.replace(rule, destinations=(*rule.destinations, *named))
 
 
+def _direct_endpoints(*reasons: str) -> st.SearchStrategy[tuple[DirectEndpoint, ...]]:
+    found = st.builds(DirectEndpoint, reason=st.sampled_from(reasons), network=networks(), ports=ports())
+    return st.lists(found, max_size=2).map(tuple)
+
+
 @st.composite
 def facts(draw: st.DrawFn) -> Facts:
     """Draw what the edges found out."""
     resolved = draw(st.lists(st.sampled_from(PROXY_ADDRESSES).map(ip_address), max_size=2, unique=True))
-    found = draw(st.lists(st.tuples(st.sampled_from(["DNS", "the API server"]), networks(), ports()), max_size=2))
     return Facts(
-        always_direct=tuple(
-            DirectEndpoint(reason=reason, network=network, ports=used) for reason, network, used in found
-        ),
+        always_direct=draw(_direct_endpoints("DNS", "the API server")),
+        cluster_direct=draw(_direct_endpoints("services", "the API server")),
         cluster_ranges=tuple(draw(st.just([]) | st.lists(_some_networks(), min_size=1, max_size=2, unique=True))),
         addresses={PROXY_HOST: tuple(resolved)} if resolved else {},
         files={LOGIN_FILE: FileContent(f"user:{draw(st.sampled_from(['one', 'two']))}")},
@@ -276,5 +282,6 @@ def reordered_facts(draw: st.DrawFn, found: Facts) -> Facts:
     return dataclasses.replace(
         found,
         always_direct=tuple(draw(st.permutations(found.always_direct))),
+        cluster_direct=tuple(draw(st.permutations(found.cluster_direct))),
         addresses={host: tuple(draw(st.permutations(known))) for host, known in found.addresses.items()},
     )

@@ -35,6 +35,9 @@ SHORT_KEYS = ("httpProxy", "httpsProxy", "noProxy", "trustedCA")
 MAX_LENGTH_OF_ONE_NAMESPACE = 256 * 1024
 """Characters of one source that concerns one namespace: the others wait while it is parsed and compiled."""
 
+MAX_POLICIES_OF_ONE_NAMESPACE = 100
+"""Policies in one such source."""
+
 MAX_SHOWN = 1000
 """Findings of one source that are told: nobody reads more, and each is logged and counted."""
 
@@ -92,6 +95,9 @@ def parse_document(document: Document) -> ParseResult:
     mark = 0
     longest = MAX_LENGTH if document.namespace is None else MAX_LENGTH_OF_ONE_NAMESPACE
     for node in read_yaml(document.text, findings, longest):
+        if document.namespace is not None and len(held) == MAX_POLICIES_OF_ONE_NAMESPACE:
+            held.append(_refuse_more(node, document, findings))
+            break
         policy = _read_policy(node, document, findings, mark)
         held.append(_hold(policy, node, document, findings.since(mark)))
         if policy is not None and not held[-1].is_unreadable:
@@ -104,18 +110,22 @@ def parse_document(document: Document) -> ParseResult:
     return result if result.is_good else replace(result, policies=(), held=tuple(held))
 
 
+def _refuse_more(node: Node | Broken, document: Document, findings: Findings) -> HeldPolicy:
+    """Report more policies than one namespace may have in one source, and return the claim of all that follow."""
+    message = f"the text holds more than {MAX_POLICIES_OF_ONE_NAMESPACE} policies"
+    findings.add("EX103", node, message, "split it, or join policies")
+    return _hold(None, node, document, ())
+
+
 def _show(findings: Findings) -> tuple[Diagnostic, ...]:
     """Return what was found, sorted; of very much the errors, and of these the first ones and how many there are."""
     found = findings.since(0)
     if len(found) <= MAX_SHOWN:
         return sort_diagnostics(found)
-    found = tuple(item for item in found if item.is_error) or found
-    shown, hidden = sort_diagnostics(found)[:MAX_SHOWN], len(found) - MAX_SHOWN
-    if hidden <= 0:
-        return shown
-    last = shown[-1].where
-    where = Where(last.source, "", last.line)
-    return (*shown, Diagnostic("EX113", where, f"{hidden} more like these are not shown", "correct these first"))
+    shown = sort_diagnostics(tuple(item for item in found if item.is_error) or found)[:MAX_SHOWN]
+    where = replace(shown[-1].where, key="")
+    message = f"{len(found) - len(shown)} more findings are not shown"
+    return (*shown, Diagnostic("EX113", where, message, "correct these first"))
 
 
 def _refuse_empty(document: Document, findings: Findings) -> HeldPolicy:

@@ -74,6 +74,24 @@ def test_what_the_edges_found_out_is_direct_on_its_ports() -> None:
     assert fate_of(written, "10.96.0.1", 443, facts=facts) is Fate.CLOSED
 
 
+@pytest.mark.parametrize(
+    ("is_on", "fate"),
+    [pytest.param(True, Fate.DIRECT, id="by default"), pytest.param(False, Fate.CLOSED, id="unless switched off")],
+)
+def test_what_the_cluster_tells_of_its_networks_is_direct(*, is_on: bool, fate: Fate) -> None:
+    services = DirectEndpoint(reason="services", network=ip_network("10.96.0.0/12"))
+    written = policy(otherwise=REFUSED, always_direct=AlwaysDirect(cluster_networks=is_on))
+
+    assert fate_of(written, "10.96.0.7", facts=Facts(cluster_direct=(services,))) is fate
+
+
+def test_what_the_operator_gave_stays_direct_where_the_clusters_networks_are_switched_off() -> None:
+    found = DirectEndpoint(reason="services", network=ip_network("10.96.0.0/12"))
+    written = policy(otherwise=REFUSED, always_direct=AlwaysDirect(cluster_networks=False))
+
+    assert fate_of(written, "10.96.0.7", facts=Facts(always_direct=(found,), cluster_direct=(found,))) is Fate.DIRECT
+
+
 def test_facts_with_one_reason_are_one_rule() -> None:
     dns = [DirectEndpoint(reason="DNS", network=ip_network(f"10.96.0.{last}/32"), ports=(53,)) for last in (10, 11)]
     api = DirectEndpoint(reason="the API server", network=ip_network("10.96.0.1/32"))

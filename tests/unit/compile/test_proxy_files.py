@@ -18,6 +18,7 @@ from xds.compile.proxy_files import read_material
 from xds.diagnostics import Where
 from xds.facts import Facts, File, FileContent, FileProblem
 from xds.policy.model import BasicLogin, ClientCertificate, Policy, Proxy, ProxyTls
+from xds.resources import ResourceType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -214,6 +215,98 @@ def test_time_passes_for_a_policy_only_when_a_certificate_changes_its_state() ->
     for now, moment in zip(moments, settled, strict=True):
         narrowed = dataclasses.replace(facts(GOOD), now=moment)
         assert read_material(demanding(), narrowed) == read_material(demanding(), facts(GOOD, now))
+
+
+IN_SECRETS = dataclasses.replace(
+    demanding(
+        ca_file="secret:team-a/corp-ca/ca.crt",
+        client_certificate=ClientCertificate(
+            certificate_file="secret:team-a/own/tls.crt", key_file="secret:team-a/own/tls.key"
+        ),
+    ),
+    login=BasicLogin(file="secret:team-a/corp-login/login"),
+)
+SECRETS = {
+    "secret:team-a/corp-login/login": "user:password",
+    "secret:team-a/corp-ca/ca.crt": CA.certificate,
+    "secret:team-a/own/tls.crt": OWN.certificate,
+    "secret:team-a/own/tls.key": OWN.key,
+}
+
+
+def test_what_is_in_secrets_is_what_it_would_be_in_files() -> None:
+    assert read_material(IN_SECRETS, facts(SECRETS)) == read_material(
+        demanding(), facts({**GOOD, LOGIN: "user:password"})
+    )
+    times = [NOW + step * DAY for step in range(0, 100, 10)]
+    for now in times:
+        of_files = narrow_moment(given(), facts(GOOD, now))
+        assert narrow_moment(policy(proxies=(IN_SECRETS,)), facts(SECRETS, now)) == of_files
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "code", "place", "words"),
+    [
+        pytest.param(
+            "corp-login/login", FileProblem("it does not exist", "create it"), "EX320", "auth.basic.secretRef",
+            "the Secret team-a/corp-login: it does not exist", id="no Secret with a login",
+        ),
+        pytest.param(
+            "corp-login/login", CANARY, "EX322", "auth.basic.secretRef",
+            "the login in the Secret team-a/corp-login has no colon between user and password", id="no login",
+        ),
+        pytest.param(
+            "corp-ca/ca.crt", " ", "EX321", "tls.ca.secretRef",
+            "the Secret team-a/corp-ca under 'ca.crt' is empty", id="an empty authority",
+        ),
+        pytest.param(
+            "corp-ca/ca.crt", CANARY, "EX323", "tls.ca.secretRef",
+            "the authority in the Secret team-a/corp-ca under 'ca.crt' is no PEM certificate", id="no authority",
+        ),
+        pytest.param(
+            "own/tls.crt", CANARY, "EX323", "tls.clientCertificate.secretRef",
+            "the certificate in the Secret team-a/own under 'tls.crt' is no PEM certificate", id="no certificate",
+        ),
+        pytest.param(
+            "own/tls.key", CANARY, "EX326", "tls.clientCertificate.secretRef",
+            "the Secret team-a/own under 'tls.key': no private key that can be read", id="no key",
+        ),
+    ],
+)  # fmt: skip
+def test_nonsense_in_a_secret_is_told_in_words_that_people_know(
+    path: str, content: str | File, code: str, place: str, words: str
+) -> None:
+    (found,) = read_material(IN_SECRETS, facts({**SECRETS, f"secret:team-a/{path}": content}))[1]
+
+    assert (found.code, found.where.key) == (code, f"spec.proxies.corp.{place}")
+    assert words in found.message
+    assert "secret:" not in str(found)
+    assert CANARY not in str(found)
+
+
+def test_a_secret_that_is_missing_is_told_once_though_two_parts_of_it_are_wanted() -> None:
+    missing = FileProblem("it does not exist", "create it")
+    files = {**SECRETS, "secret:team-a/own/tls.crt": missing, "secret:team-a/own/tls.key": missing}
+    (found,) = read_material(IN_SECRETS, facts(files))[1]
+
+    assert "the Secret team-a/own: it does not exist" in found.message
+
+
+def test_envoy_does_not_learn_what_a_secret_is_called() -> None:
+    compiled = compile_good(policy(proxies=(IN_SECRETS,)), facts(SECRETS))
+
+    resources = [resource for kind in ResourceType for resource in compiled.of(kind).values()]
+    shown = b" ".join(resource.name.encode() + resource.body for resource in resources)
+    for word in (b"team-a", b"corp-login", b"corp-ca", b"secret:"):
+        assert word not in shown
+    elsewhere = {path.replace("team-a", "team-b"): content for path, content in SECRETS.items()}
+    moved = dataclasses.replace(IN_SECRETS, login=BasicLogin(file="secret:team-b/corp-login/login"))
+    names = [
+        {name for name in snapshot.of(ResourceType.SECRET) if name.startswith("proxy-login")}
+        for snapshot in (compiled, compile_good(policy(proxies=(moved,)), facts({**SECRETS, **elsewhere})))
+    ]
+    assert names[0]
+    assert not names[0] & names[1]
 
 
 def test_time_does_not_pass_for_a_policy_without_certificates() -> None:

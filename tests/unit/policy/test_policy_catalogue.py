@@ -29,6 +29,7 @@ EXAMPLES = {
     "EX110": SHORT + "proxyAuth: {}",
     "EX111": SHORT + "spec: {}",
     "EX112": "# nothing yet",
+    "EX113": rules(*(f"{{to: {{domains: [a{n}.example]}}, action: direct}}" for n in range(1001))),
     "EX201": SHORT + "noProxy: ['-a']",
     "EX202": SHORT + "noProxy: a.example;b.example",
     "EX203": SHORT + "noProxy: '*'",

@@ -6,7 +6,14 @@ import pytest
 
 from tests.unit.policy.policy_texts import PROXY, codes, long_form, only, parse, rules
 from xds.policy.model import HeldPolicy, Selector
-from xds.policy.parse import Document, check_names, parse_document
+from xds.policy.parse import (
+    MAX_LENGTH_OF_ONE_NAMESPACE,
+    MAX_POLICIES_OF_ONE_NAMESPACE,
+    MAX_SHOWN,
+    Document,
+    check_names,
+    parse_document,
+)
 
 BAD_RULE = "rules: [{to: {domains: ['a b']}, action: deny}]"
 CLAIM = "selector: {namespaces: [team-a], serviceAccounts: [web]}\npriority: 3"
@@ -160,3 +167,61 @@ def test_one_name_twice_in_one_source_is_an_error_at_the_second() -> None:
 
 def test_one_name_many_times_in_one_source_is_an_error_at_each_but_the_first() -> None:
     assert codes(parse("---\n".join(["httpProxy: deny\nhttpsProxy: deny\n"] * 200))) == ["EX405"] * 199
+
+
+def test_of_very_many_findings_the_first_errors_are_told() -> None:
+    """A warning must not take the place of an error, and a document with errors stays bad."""
+    lines = [f"{{to: {{domains: [a{n}.example]}}, action: direct}}" for n in range(MAX_SHOWN)]
+    result = parse(rules(*lines, *(f"{{x{n}: 1}}" for n in range(MAX_SHOWN))))
+
+    told = result.diagnostics
+    assert not result.is_good
+    assert len(told) == MAX_SHOWN + 1
+    assert [item.code for item in told if not item.is_error] == ["EX113"]
+    assert [item.where.line for item in told] == sorted(item.where.line or 0 for item in told)
+
+
+def test_a_few_errors_behind_very_many_warnings_are_all_told() -> None:
+    lines = [f"{{to: {{domains: [a{n}.example]}}, action: direct}}" for n in range(MAX_SHOWN)]
+
+    assert codes(parse(rules(*lines, "{to: {ports: [0]}, action: deny}"))) == ["EX109", "EX113"]
+
+
+def test_a_document_for_one_namespace_is_not_as_long_as_one_for_the_cluster_may_be() -> None:
+    text = "httpProxy: deny\nhttpsProxy: deny\n#" + "x" * MAX_LENGTH_OF_ONE_NAMESPACE
+
+    assert only(parse(text, namespace="team-a")).code == "EX103"
+    assert parse(text).is_good
+
+
+@pytest.mark.parametrize("sources", [("a", "b"), ("b", "a")])
+def test_nobody_in_a_namespace_makes_a_document_of_the_cluster_bad_by_taking_a_name(sources: tuple[str, str]) -> None:
+    """The operator's document may hold policies for others as well."""
+    theirs, operators = sources
+    results = {
+        theirs: parse(long_form("default: {action: deny}"), theirs, "team-a"),
+        operators: parse(long_form("default: {action: deny}", "{name: default, namespace: team-a}"), operators),
+    }
+
+    assert [(item.code, item.where.source) for item in check_names(results)] == [("EX405", theirs)]
+
+
+def test_a_policy_and_its_claim_are_as_old_as_their_document() -> None:
+    document = long_form("default: {action: deny}")
+    bad = "httpProxy: deny"
+
+    assert parse(document, created="2026-11-21").policies[0].created == "2026-11-21"
+    assert parse("httpProxy: deny\nhttpsProxy: deny", created="2026-11-21").policies[0].created == "2026-11-21"
+    assert [item.created for item in parse(bad, created="2026-11-21").held] == ["2026-11-21"]
+    assert [item.created for item in parse("a: [", created="2026-11-21").held] == ["2026-11-21"]
+
+
+def test_a_document_for_one_namespace_holds_no_more_policies_than_are_bearable_for_others() -> None:
+    one = "httpProxy: deny\nhttpsProxy: deny\nname: a{}\n"
+    text = "---\n".join(one.format(n) for n in range(MAX_POLICIES_OF_ONE_NAMESPACE + 5))
+    result = parse(text, namespace="team-a")
+
+    found = only(result)
+    assert (found.code, found.where.line) == ("EX103", 4 * MAX_POLICIES_OF_ONE_NAMESPACE + 1)
+    assert [(item.namespace, item.is_unreadable) for item in result.held[-2:]] == [("team-a", False), ("team-a", True)]
+    assert parse(text).is_good

@@ -13,6 +13,13 @@ from xds.policy.schema import policy_schema
 
 VALIDATOR = Draft202012Validator(policy_schema())
 SHORT = "httpProxy: deny\nhttpsProxy: deny\n"
+
+
+def proxy(keys: str) -> str:
+    """Return a policy whose proxy has these keys, too."""
+    return long_form(f"default: {{action: tunnel}}\nproxies: {{p: {PROXY[:-1]}, {keys}}}}}")
+
+
 OF_STRUCTURE = {"EX106", "EX107", "EX108", "EX109", "EX111", "EX306"}
 
 
@@ -71,11 +78,33 @@ def test_what_is_good_is_valid(text: str) -> None:
         rules("{to: {ports: ['1']}, action: deny}"),
         rules("{to: {domains: a.example}, action: deny}"),
         rules("{action: deny}"),
+        proxy("auth: {basic: {secretRef: {}}}"),
+        proxy("auth: {basic: {secretRef: {name: a, namespace: b}}}"),
+        proxy("auth: {basic: {secretRef: a}}"),
     ],
 )
 def test_what_is_wrong_in_structure_is_not_valid(text: str) -> None:
     assert not VALIDATOR.is_valid(yaml.safe_load(text))
     assert OF_STRUCTURE & set(codes(parse(text)))
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_valid"),
+    [
+        ("auth: {basic: {file: /a}}", True),
+        ("auth: {basic: {secretRef: {name: a}}}", True),
+        ("auth: {basic: {}}", False),
+        ("auth: {basic: {file: /a, secretRef: {name: a}}}", False),
+        ("tls: {ca: {secretRef: {name: a, key: b}}}", True),
+        ("tls: {ca: {pem: a, secretRef: {name: a}}}", False),
+        ("tls: {clientCertificate: {secretRef: {name: a}}}", True),
+        ("tls: {clientCertificate: {certificateFile: /a, keyFile: /b}}", True),
+        ("tls: {clientCertificate: {certificateFile: /a}}", False),
+        ("tls: {clientCertificate: {}}", False),
+    ],
+)
+def test_a_secret_is_in_one_place(keys: str, *, is_valid: bool) -> None:
+    assert VALIDATOR.is_valid(yaml.safe_load(proxy(keys))) is is_valid
 
 
 def test_every_key_is_described() -> None:

@@ -1,4 +1,4 @@
-"""Exactly one policy is in force for a pod: the narrowest, then priority, name and namespace."""
+"""Exactly one policy is in force for a pod: the narrowest, then priority, wish, age, name and namespace."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ LABELLED = replace(CLUSTER, name="labelled", selector=Selector(labels=(APP,)))
 ACCOUNT = replace(CLUSTER, name="account", selector=Selector(service_accounts=("web",)))
 UNREADABLE = HeldPolicy(name="unreadable", is_unreadable=True, where=HERE)
 HELD = HeldPolicy(name="held", namespace="team-a", where=HERE)
+FRONT = LabelRequirement(key="zone", operator=Operator.IN, values=("front",))
+ZONED = replace(CLUSTER, name="zoned", selector=Selector(namespace_labels=(FRONT,)))
+IN_ZONE = replace(POD, namespace_labels=(("zone", "front"),))
+OLD, NEW = "2026-11-20T09:00:00Z", "2026-11-21T08:00:00Z"
 
 
 @pytest.mark.parametrize(
@@ -40,6 +44,8 @@ HELD = HeldPolicy(name="held", namespace="team-a", where=HERE)
         (CLUSTER, Rank.CLUSTER),
         (NAMESPACED, Rank.NAMESPACE),
         (NAMESPACES, Rank.NAMESPACE),
+        (ZONED, Rank.NAMESPACE),
+        (replace(ZONED, selector=Selector(namespace_labels=(FRONT,), labels=(APP,))), Rank.WORKLOAD),
         (LABELLED, Rank.WORKLOAD),
         (ACCOUNT, Rank.WORKLOAD),
         (replace(LABELLED, namespace="team-a"), Rank.WORKLOAD),
@@ -64,6 +70,11 @@ def test_a_policy_ranks_by_how_narrowly_it_selects(policy: Policy | HeldPolicy, 
         pytest.param(replace(NAMESPACES, name="x"), replace(NAMESPACED, name="x"), id="the earlier namespace"),
         pytest.param(CLUSTER, replace(CLUSTER, where=Where("b.yaml", "", 1)), id="the earlier source"),
         pytest.param(CLUSTER, replace(CLUSTER, where=Where("a.yaml", "", 2)), id="the earlier line"),
+        pytest.param(
+            replace(CLUSTER, name="b", created=OLD), replace(CLUSTER, name="a", created=NEW), id="age before the name"
+        ),
+        pytest.param(replace(CLUSTER, name="b", priority=1, created=NEW), CLUSTER, id="priority before age"),
+        pytest.param(CLUSTER, replace(CLUSTER, name="a", created=OLD), id="an unknown age is the oldest"),
         pytest.param(HELD, CLUSTER, id="a held policy keeps its rank"),
         pytest.param(UNREADABLE, replace(LABELLED, priority=9), id="an unreadable policy before all"),
         pytest.param(
@@ -118,6 +129,46 @@ def test_labels_are_selected_as_in_kubernetes(
     requirement = LabelRequirement(key=key, operator=operator, values=values)
     policy = replace(CLUSTER, selector=Selector(labels=(requirement,)))
     assert (select_policy([policy], POD) is policy) is holds
+
+
+@pytest.mark.parametrize(
+    ("operator", "is_known", "holds"),
+    [
+        (Operator.IN, True, True),
+        (Operator.IN, False, False),
+        (Operator.NOT_IN, True, False),
+        (Operator.NOT_IN, False, True),
+    ],
+)
+def test_namespaces_are_selected_by_their_own_labels(*, operator: Operator, is_known: bool, holds: bool) -> None:
+    requirement = replace(FRONT, operator=operator)
+    policy = replace(CLUSTER, selector=Selector(namespace_labels=(requirement,)))
+    # A pod's own label of that name is another thing.
+    pod = replace(IN_ZONE if is_known else POD, labels=(("zone", "front"),))
+    assert (select_policy([policy], pod) is policy) is holds
+
+
+def test_a_pod_chooses_among_equals_by_name() -> None:
+    one, two, three = (replace(CLUSTER, name=name, created=OLD) for name in "abc")
+
+    for wish, winner in (("", one), ("b", two), ("c", three), ("d", one)):
+        assert select_policy([three, one, two], replace(POD, policy=wish)) is winner
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        pytest.param(replace(CLUSTER, name="wide"), id="of lower rank"),
+        pytest.param(replace(NAMESPACED, name="weak", priority=1), id="of lower priority"),
+        pytest.param(replace(NAMESPACED, name="others", namespace="team-b", priority=2), id="of another namespace"),
+        pytest.param(
+            replace(NAMESPACED, name="db", priority=3, selector=Selector(service_accounts=("db",))), id="for other pods"
+        ),
+    ],
+)
+def test_a_wish_gets_nothing_that_is_not_an_equal(wanted: Policy) -> None:
+    enforced = replace(NAMESPACED, priority=2)
+    assert select_policy([wanted, enforced], replace(POD, policy=wanted.name)) is enforced
 
 
 def test_every_requirement_must_hold() -> None:
