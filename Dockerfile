@@ -1,10 +1,11 @@
-# The image of the control plane: the wheel and its pinned dependencies; no compiler, no root.
+# The image of the control plane: the wheel and its pinned dependencies, those for Kubernetes included; no compiler, no
+# root.
 
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY requirements/ requirements/
 RUN python -m venv /opt/egress-xds \
-    && /opt/egress-xds/bin/pip install --no-cache-dir --require-hashes -r requirements/runtime.txt \
+    && /opt/egress-xds/bin/pip install --no-cache-dir --require-hashes -r requirements/kubernetes.txt \
     && python -m venv /opt/build \
     && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
