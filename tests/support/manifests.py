@@ -52,7 +52,7 @@ def _apply(directory: Path, wanted: Manifest, objects: list[Manifest]) -> list[M
     for name in wanted.get("resources", ()):
         result += read_manifests(directory / name)
     for patch in wanted.get("patches", ()):
-        (operations,) = read_manifests(directory / patch["path"])
+        operations = yaml.safe_load((directory / patch["path"]).read_text(encoding="utf-8"))
         target = patch["target"]
         (chosen,) = [
             item for item in result if (item["kind"], item["metadata"]["name"]) == (target["kind"], target["name"])
@@ -152,7 +152,8 @@ class Chart:
                 return not self._value(value)
             case ["eq" | "ne", value, literal]:
                 return (self._value(value) == literal.strip('"')) is (words[0] == "eq")
-        return bool(self._value(condition))
+            case _:
+                return bool(self._value(condition))
 
     def _place(self, what: str) -> str:
         placed = _PLACED.fullmatch(what)
