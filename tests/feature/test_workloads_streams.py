@@ -15,6 +15,7 @@ from tests.feature.ads_peer import DELTA, NOW, SOTW, Peer, Served
 from tests.support.control_plane import wait_until
 from tests.unit.protocol.values import CDS, LDS, resource, snapshot
 from xds.cache import SnapshotCache, World
+from xds.canary import Canary, Stage
 from xds.clients import Clients
 from xds.gen import discovery_pb2 as pb
 from xds.names import NodeId
@@ -22,10 +23,13 @@ from xds.policy.model import Workload
 from xds.policy.parse import Document, parse_document
 from xds.server.ads import AdsServer
 from xds.server.limits import Limits
+from xds.staging import StagedCache
 from xds.workloads import Pod, Workloads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+    from xds.snapshot import Snapshot
 
 UNAVAILABLE, NOT_FOUND = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND
 BOTH = pytest.mark.parametrize("variant", [SOTW, DELTA])
@@ -52,12 +56,14 @@ def document(app: str) -> Document:
     return Document(f"{app}.yaml", text)
 
 
+def content(text: str) -> Snapshot:
+    return snapshot(resource(CDS, "c", text), resource(LDS, "l", "same for all"))
+
+
 WORLD = World(
     candidates=tuple(policy for app in ("web", "api") for policy in parse_document(document(app)).policies),
-    snapshots={
-        (None, app): snapshot(resource(CDS, "c", app), resource(LDS, "l", "same for all")) for app in ("web", "api")
-    },
-    refuse_all=snapshot(resource(CDS, "c", "refuse"), resource(LDS, "l", "same for all")),
+    snapshots={(None, app): content(app) for app in ("web", "api")},
+    refuse_all=content("refuse"),
 )
 
 
@@ -74,8 +80,10 @@ class House:
 
 
 @asynccontextmanager
-async def housing(*pods: dict[NodeId, Pod | None], limits: Limits | None = None) -> AsyncIterator[House]:
-    cache, clients, workloads = SnapshotCache(), Clients(), Workloads()
+async def housing(
+    *pods: dict[NodeId, Pod | None], limits: Limits | None = None, staged: StagedCache | None = None
+) -> AsyncIterator[House]:
+    cache, clients, workloads = staged or SnapshotCache(), Clients(staged), Workloads()
     cache.publish(WORLD)
     for known in pods:
         workloads.update(known)
@@ -151,12 +159,12 @@ async def test_a_pod_that_stays_unknown_is_told_to_try_again(variant: str) -> No
 
 
 async def test_a_pod_that_became_known_in_time_keeps_its_stream() -> None:
-    async with housing(limits=Limits(unknown_node=0.1)) as house, house.served.connect(DELTA) as peer:
+    async with housing(limits=Limits(unknown_node=0.5)) as house, house.served.connect(DELTA) as peer:
         await peer.ask(CDS)
         await wait_until(lambda: node() in house.workloads._followers)
         house.workloads.update(pod())
         await settle(peer, "c=web")
-        over = asyncio.get_running_loop().time() + 0.2
+        over = asyncio.get_running_loop().time() + 0.6
         await wait_until(lambda: asyncio.get_running_loop().time() > over)
         await peer.ask(LDS, node=None)
         await settle(peer, "l=same for all")
@@ -266,3 +274,30 @@ async def test_a_workload_that_is_equal_wakes_nobody() -> None:
         (after,) = house.served.clients.connected()
 
     assert after.workload is client.workload
+
+
+@BOTH
+async def test_a_canary_that_moves_to_another_policy_leaves_the_trial_to_one_that_stays(variant: str) -> None:
+    staged = StagedCache(Canary(lambda _: 1, 1000.0), clock=lambda: NOW, tell=lambda _: None)
+    async with (
+        housing(pod(0), pod(1), staged=staged) as house,
+        house.served.connect(variant) as first,
+        house.served.connect(variant) as second,
+    ):
+        for one, name in ((first, node(0)), (second, node(1))):
+            await one.ask(CDS, node=name)
+            await settle(one, "c=web")
+            await one.ask(LDS, node=None)
+            await settle(one, "l=same for all")
+        await wait_until(lambda: staged.rollouts[None, "web"].stage is Stage.SETTLED)
+        staged.publish(replace(WORLD, snapshots={**WORLD.snapshots, (None, "web"): content("newer")}))
+        (chosen,) = staged.rollouts[None, "web"].first
+        number = 0 if chosen == node(0) else 1
+        canary, other = (first, second) if number == 0 else (second, first)
+        assert (await canary.hear()).resources == ("c=newer",)  # and does not answer
+        house.workloads.update(pod(number, app="api"))
+        assert (await canary.hear()).resources == ("c=api",)
+        await settle(other, "c=newer")
+        await wait_until(lambda: staged.rollouts[None, "web"].stage is Stage.SETTLED)
+
+        assert house.responses() == 7
