@@ -116,6 +116,11 @@ class ApiServerEmulation:
     def url(self) -> str:
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether a watch runs."""
+        return bool(self._watchers)
+
     async def __aenter__(self) -> Self:
         await self.come_back()
         return self
@@ -435,6 +440,7 @@ class ApiServerEmulation:
 
 
 _REFUSALS = {
+    410: ("Expired", "The resourceVersion for the provided watch is too old."),
     429: ("TooManyRequests", "the server has received too many requests and has asked us to try again later"),
     500: ("InternalError", "Internal error occurred"),
     503: ("ServiceUnavailable", "the server is currently unable to handle the request"),

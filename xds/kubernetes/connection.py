@@ -378,11 +378,11 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes | bytearra
         rest += chunk
         if b"\n" in chunk:
             *lines, rest = rest.split(b"\n")
-            for line in filter(None, lines):
+            for line in filter(bytearray.strip, lines):
                 yield line
         if len(rest) > _LONGEST_EVENT:
             raise ApiError(_OK, MALFORMED, "The API server sends an event without an end.")
-    if rest:
+    if rest.strip():
         yield rest
 
 

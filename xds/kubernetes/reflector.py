@@ -49,6 +49,7 @@ _GONE = 410
 _TOO_MANY = 429
 _BROKEN = 500
 _TOO_LARGE = "ResourceVersionTooLarge"
+_SHORT = "ShortWatch"
 _SHORT_WATCH = 1.0
 """Seconds. A watch that ends sooner and without an event is a failure, or nothing would slow the next one down."""
 
@@ -144,6 +145,7 @@ class Reflector(Generic[T]):
         self._version: str | None = None
         self._verb = "list"
         self._sends_bookmarks = False
+        self._objects = 0
         self._odd: set[ObjectKey] = set()
 
     @property
@@ -204,7 +206,7 @@ class Reflector(Generic[T]):
         self._verb = "watch"
         self.watches += 1
         loop = asyncio.get_running_loop()
-        start, before = loop.time(), self.events
+        start, events, objects = loop.time(), self.events, self._objects
         low, high = self._patience.watch
         query = {
             **self.collection.query(),
@@ -217,18 +219,20 @@ class Reflector(Generic[T]):
             self.collection.path, query, silence=self._patience.silence, accept=accept, opened=self._note_contact
         )
         try:
-            async with aclosing(stream) as events:
-                async for event in events:
+            async with aclosing(stream) as told:
+                async for event in told:
                     self._take(event)
         except ApiError as error:
-            if error.reason == SILENT and self._sends_bookmarks and self.events == before:
+            if error.reason == SILENT and self._sends_bookmarks and self.events == events:
                 self._version = None
-            raise
-        finally:
-            if loop.time() - start > self._patience.longest:
+            # What costs a list stays slow until all was well for a while.
+            was_useful = self._objects > objects and _is_passing(error) and self._version is not None
+            if was_useful or loop.time() - start > self._patience.longest:
                 self._backoff.reset()
-        if self.events == before and loop.time() - start < _SHORT_WATCH:
-            raise ApiError(None, "ShortWatch", "The API server ends each watch at once.")
+            raise
+        if self._objects == objects and loop.time() - start < _SHORT_WATCH:
+            raise ApiError(None, _SHORT, "The API server ends watches at once.")
+        self._backoff.reset()
 
     def _take(self, event: Mapping[str, object]) -> None:
         kind, item = event.get("type"), event.get("object")
@@ -256,7 +260,7 @@ class Reflector(Generic[T]):
                 self._apply({key: value})
         self._version = version
         self.events += 1
-        self._backoff.reset()
+        self._objects += kind != "BOOKMARK"
         self._note_contact()
 
     def _judge(self, item: object) -> tuple[ObjectKey, T | None]:
@@ -299,7 +303,8 @@ class Reflector(Generic[T]):
         is_denied = error.status in {_FORBIDDEN, _NOT_FOUND}
         if is_denied and self.collection.is_optional:
             self.synced.set()
-        if error.status != _GONE and error.reason != SILENT:
+        # These are part of the course of things: what is known is right, or will be with the next request.
+        if error.status != _GONE and error.reason not in {SILENT, _SHORT}:
             if self.problem is None:
                 _log.warning(
                     "collection can't be read",
