@@ -105,6 +105,7 @@ def build_control_plane(
     observed = Observed(clients=clients, cache=cache, reconciler=reconciler, readiness=readiness)
     if cluster is not None:
         observed = replace(observed, watched=cluster.watched)
+        cluster.report(reconciler, clients, cache)
     administration = Administration(observed, settings, check=check_address)
     administration.health.register(server.grpc_server, watches=False)
     return ControlPlane(
@@ -195,7 +196,7 @@ def _warn(settings: Settings) -> None:
     if not settings.listen.is_loopback and not settings.demands_tokens and settings.client_ca is None:
         _log.warning(
             "clients are not authenticated: whoever reaches this address is served, logins of proxies included; demand "
-            "tokens with --jwks or --token-source, or certificates with --client-ca, or keep others away with a network "
+            "tokens with --jwks or --token-source, or certificates with --client-ca, or keep others away by a network "
             "policy",
             address=str(settings.listen),
         )

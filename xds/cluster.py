@@ -8,6 +8,7 @@ decided here.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,9 +22,12 @@ from xds.admission.server import VALIDATE_POLICY, AdmissionServer
 from xds.kubernetes.connection import connect
 from xds.kubernetes.keys import ClusterKeys
 from xds.kubernetes.mirror import Mirror
+from xds.kubernetes.replicas import Member
+from xds.kubernetes.reporting import Reporting, Sight
 from xds.kubernetes.review import TokenReviews
 from xds.kubernetes.secrets import ClusterSecrets
 from xds.kubernetes.source import ClusterFacts, KubernetesSource
+from xds.kubernetes.status import count_pods, count_streams
 from xds.reconcile import Inputs
 from xds.server.authentication import Authentication
 from xds.sources.facts import NetworkFacts
@@ -31,7 +35,10 @@ from xds.sources.files import WatchedFiles
 from xds.workloads import Workloads
 
 if TYPE_CHECKING:
+    from xds.cache import SnapshotCache
+    from xds.clients import Clients
     from xds.kubernetes.connection import ApiServer
+    from xds.reconcile import Reconciler
     from xds.settings import HostPort, Settings
 
 _log = structlog.get_logger(__name__)
@@ -52,6 +59,7 @@ class Cluster:
         is_reviewed = settings.token_source == "review"  # noqa: S105  # as above
         self._reviews = TokenReviews(api, settings.token_audience, clock=time.time) if is_reviewed else None
         self._admission = _build_admission(self, settings)
+        self._reporting: Reporting | None = None
 
     @property
     def authentication(self) -> Authentication:
@@ -62,6 +70,18 @@ class Cluster:
     def inputs(self) -> Inputs:
         """What goes into the reconcile loop."""
         return Inputs(KubernetesSource(self.mirror), ClusterFacts(self._facts, self.mirror), self._secrets)
+
+    def report(self, reconciler: Reconciler, clients: Clients, cache: SnapshotCache) -> None:
+        """Have operators told what becomes of their policies, unless the settings say otherwise."""
+        if not self._settings.write_status:
+            return
+        member = Member(namespace=self.home, identity=self._settings.identifier or socket.gethostname())
+        sight = Sight(
+            state=lambda: reconciler.state,
+            streams=lambda: count_streams(clients.connected(), cache.policy_for),
+            expected=lambda: count_pods(self.mirror.injected(), cache.policy_for) or None,
+        )
+        self._reporting = Reporting(self._api, member, sight)
 
     def watched(self) -> tuple[Watched, ...]:
         """Return how the collections are followed, for metrics."""
@@ -84,6 +104,8 @@ class Cluster:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.mirror.run())
+                if self._reporting is not None:
+                    group.create_task(self._reporting.run())
                 if self._keys is not None:
                     group.create_task(self._keys.run())
                 if self._admission is not None:

@@ -76,10 +76,19 @@ def test_a_config_map_reaches_envoy_within_seconds_and_a_broken_one_does_not(clu
     cluster.apply(corp("[{name: api, to: {domains: [a..b]}, action: direct}]"))
     world.control_plane.wait_for("its last good version stays in force")
     hold(lambda: world.updates() == before, "a broken policy reached Envoy", 1)
+    wait_until(lambda: told(cluster, "accepted") == "false", "the verdict on the ConfigMap", timeout=10)
+    assert "policy.yaml:9" in told(cluster, "problems")
     assert world.curl(f"https://{API}/").exit_code == 35
 
     cluster.apply(corp())
     wait_until(lambda: reaches(cluster, "alice"), "the policy as it was", timeout=10)
+    wait_until(lambda: "1 acknowledged" in told(cluster, "status"), "the status on the ConfigMap", timeout=20)
+
+
+def told(cluster: KubernetesWorld, name: str) -> str:
+    """Return what operators read on the ConfigMap."""
+    metadata = cluster.get(corp())["metadata"]
+    return str({**metadata.get("annotations", {}), **metadata["labels"]}.get(f"egress-xds/{name}", ""))
 
 
 def test_a_secret_that_is_rotated_is_in_the_next_tunnel(cluster: KubernetesWorld) -> None:

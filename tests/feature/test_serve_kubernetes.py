@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.api_server import ApiServerEmulation
-from tests.support.cluster import HOME, following, namespace, pod, policy, secret
+from tests.support.api_store import KINDS
+from tests.support.cluster import CLUSTER_SETTINGS, HOME, following, namespace, pod, policy, secret
 from tests.support.control_plane import open_stream, wait_until
 from xds.resources import ResourceType
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from tests.support.api_store import Object
     from tests.support.control_plane import Running, Stream
 
 TO = "httpProxy: http://192.0.2.{host}:3128\nhttpsProxy: http://192.0.2.{host}:3128\ndialect: go\n"
@@ -209,11 +212,35 @@ async def test_an_api_server_that_is_away_is_not_noticed_and_what_did_not_change
         await wait_until(lambda: leads_to(stream, 11))
 
 
+async def test_operators_read_on_the_config_map_what_became_of_it(api: ApiServerEmulation, tmp_path: Path) -> None:
+    key = (HOME, "corp")
+
+    def told(name: str) -> str:
+        metadata = api.store.get(KINDS["v1", "ConfigMap"], key)["metadata"]
+        return str({**metadata.get("annotations", {}), **metadata["labels"]}.get(f"egress-xds/{name}", ""))
+
+    async with following(api, tmp_path) as running, open_stream(running.address, "web-0.shop") as stream:
+        await wait_until(lambda: "1 acknowledged" in told("status"))
+        assert told("accepted") == "true"
+        passes, responses = running.parts.reconciler.passes.count, stream.responses
+
+        api.put({**policy(HOME, "corp", to(11) + "noProxy: [10.0.0.0/33]\n"), **kept_metadata(api, key)})
+        await wait_until(lambda: told("accepted") == "false")
+        assert "policy.yaml:4" in told("problems")
+        assert running.parts.reconciler.passes.count == passes + 1
+        assert stream.responses == responses
+
+
+def kept_metadata(api: ApiServerEmulation, key: tuple[str, str]) -> Object:
+    """Return the metadata of a ConfigMap as it is stored, as whoever applies new data leaves it."""
+    return {"metadata": api.store.get(KINDS["v1", "ConfigMap"], key)["metadata"]}
+
+
 async def test_replicas_tell_the_same_versions(api: ApiServerEmulation, tmp_path: Path) -> None:
     api.put(policy("shop", "own", to(12)))
     async with (
-        following(api, tmp_path) as one,
-        following(api, tmp_path) as two,
+        following(api, tmp_path, replace(CLUSTER_SETTINGS, identifier="one")) as one,
+        following(api, tmp_path, replace(CLUSTER_SETTINGS, identifier="two")) as two,
         open_stream(one.address, "web-0.shop") as first,
         open_stream(two.address, "web-0.shop") as second,
     ):

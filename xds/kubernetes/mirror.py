@@ -95,6 +95,13 @@ class Mirror:
             nodes=self._nodes.items.values(),
         )
 
+    def injected(self) -> Iterable[Workload]:
+        """Yield the pods that have a sidecar, as far as that is known."""
+        for key, pod in self.pods.items.items():
+            known = self._workloads.get(_node_id(key)) if pod.is_injected else None
+            if known is not None:
+                yield known.workload
+
     def _note(self, _: Mapping[ObjectKey, object]) -> None:
         self.changed.set()
 
