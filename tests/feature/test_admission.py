@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from threading import Event
@@ -17,7 +18,9 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
+from tests.support.api_server import ApiServerEmulation
 from tests.support.certificates import Authority
+from tests.support.cluster import CLUSTER_SETTINGS, HOME, following, namespace, policy
 from xds.admission.certificate import ServerCertificate
 from xds.admission.policies import PolicyReviewer
 from xds.admission.review import Review, Verdict
@@ -59,7 +62,6 @@ def files(authority: Authority, *names: str) -> Mapping[str, File]:
 class Webhook:
     """A running server, and a client that believes its authority."""
 
-    server: AdmissionServer
     certificate: ServerCertificate
     authority: Authority
     port: int
@@ -104,7 +106,7 @@ async def running(reviewer: Reviewer | None = None) -> AsyncIterator[Webhook]:
     server = AdmissionServer({VALIDATE_POLICY: decides}, certificate)
     port = await server.start(ANYWHERE)
     try:
-        yield Webhook(server, certificate, authority, port)
+        yield Webhook(certificate, authority, port)
     finally:
         await server.stop()
 
@@ -318,8 +320,78 @@ async def test_a_server_that_stops_closes_its_connections() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", webhook.port, ssl=context, server_hostname=SERVICE)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"ok\n")
-        await webhook.server.stop()
 
-        async with asyncio.timeout(10):
-            assert await reader.read() == b""
-        writer.close()
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_bug_in_a_reviewer_costs_its_own_question_only() -> None:
+    def stumble(_: Review) -> Callable[[], Verdict]:
+        def decide() -> Verdict:
+            raise KeyError("policy")
+
+        return decide
+
+    async with running(stumble) as webhook:
+        status, text = await webhook.send(json.dumps(question("admission-configmap-create")).encode())
+        async with webhook.connect() as session, session.get("/healthz", server_hostname=SERVICE) as answer:
+            assert answer.status == 200
+
+    assert status == 500
+    assert "KeyError" not in text
+
+
+def free_port() -> int:
+    """Return a port that nobody has taken."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def write_certificate(directory: Path, authority: Authority) -> None:
+    """Put a certificate and its key where the control plane looks for them."""
+    for path, found in files(authority).items():
+        assert isinstance(found, FileContent)
+        (directory / path).write_text(found.text, encoding="utf-8")
+
+
+async def test_a_control_plane_in_a_cluster_reviews_beside_what_is_there_and_follows_its_certificate(
+    tmp_path: Path,
+) -> None:
+    authority, renewed, port = Authority(), Authority("another"), free_port()
+    write_certificate(tmp_path, authority)
+    settings = replace(
+        CLUSTER_SETTINGS,
+        admission_listen=HostPort(host="127.0.0.1", port=port),
+        tls_certificate=tmp_path / CERTIFICATE,
+        tls_key=tmp_path / KEY,
+    )
+    named = f"{GOOD}name: corp\n"
+    async with ApiServerEmulation() as api:
+        api.put(namespace(HOME))
+        api.put(policy(HOME, "first", named))
+        async with following(api, tmp_path, settings):
+            certificate = ServerCertificate(CERTIFICATE, KEY)
+            webhook = Webhook(certificate, authority, port)
+            taken = await webhook.ask(question("admission-configmap-create", named))
+            free = await webhook.ask(question("admission-configmap-create", named.replace("corp\n", "other\n")))
+            write_certificate(tmp_path, renewed)
+            async with asyncio.timeout(20):
+                while not await is_believed(webhook, renewed):  # noqa: ASYNC110  # another connection is the only sign
+                    await asyncio.sleep(0.05)
+
+    assert taken["allowed"] is False
+    assert "configmap/egress-system/first/policy.yaml" in taken["status"]["message"]
+    assert free["allowed"] is True
+
+
+async def is_believed(webhook: Webhook, authority: Authority) -> bool:
+    """Whether the server shows a certificate of `authority` to new connections."""
+    async with webhook.connect(authority) as session:
+        try:
+            async with session.get("/healthz", server_hostname=SERVICE) as answer:
+                return answer.status == 200
+        except aiohttp.ClientConnectorCertificateError:
+            return False
