@@ -80,10 +80,17 @@ async def following(
 
 
 @asynccontextmanager
-async def connected(server: ApiServerEmulation, directory: Path) -> AsyncIterator[ApiServer]:
-    """Connect as a kubeconfig says."""
-    api = await connect(server.write_kubeconfig(directory))
+async def connection(kubeconfig: Path | None, context: str = "") -> AsyncIterator[ApiServer]:
+    """Connect, and end all connections afterwards."""
+    api = await connect(kubeconfig, context)
     try:
         yield api
     finally:
         await api.close()
+
+
+@asynccontextmanager
+async def connected(server: ApiServerEmulation, directory: Path) -> AsyncIterator[ApiServer]:
+    """Connect to a server as a kubeconfig says."""
+    async with connection(server.write_kubeconfig(directory)) as api:
+        yield api

@@ -170,7 +170,7 @@ class ApiServer:
         """
         limits = aiohttp.ClientTimeout(total=None, sock_connect=min(silence, _CONNECT_TIMEOUT), sock_read=silence)
         with _translated(SILENT, silence):
-            async with self._answer("GET", path, {**query, "watch": "1"}, {"Accept": accept}, limits) as answer:
+            async with self._answer("GET", path, {**query, "watch": "true"}, {"Accept": accept}, limits) as answer:
                 if opened is not None:
                     opened()
                 async for line in _lines(answer.content):
