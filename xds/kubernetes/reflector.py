@@ -186,21 +186,26 @@ class Reflector(Generic[T]):
     async def _read_pages(self, query: dict[str, str]) -> tuple[dict[ObjectKey, T], str]:
         found: dict[ObjectKey, T] = {}
         query |= self.collection.query()
-        accept = METADATA_LIST if self.collection.is_metadata_only else "application/json"
         while True:
-            page = await self._api.request(
-                "GET", self.collection.path, query=query, accept=accept, timeout=self._patience.answer
-            )
-            metadata, items = page.get("metadata"), page.get("items") or ()
-            if not isinstance(metadata, dict) or not isinstance(items, list | tuple):
-                raise _malformed("a list without items")
-            for item in items:
-                key, value = self._judge(item)
-                if value is not None:
-                    found[key] = value
+            metadata = await self._read_page(query, found)
             if not metadata.get("continue"):
                 return found, _version(metadata)
             query["continue"] = str(metadata["continue"])
+
+    async def _read_page(self, query: dict[str, str], found: dict[ObjectKey, T]) -> Mapping[str, object]:
+        """Add what a page has to `found`; its objects are gone before the next page is asked for."""
+        accept = METADATA_LIST if self.collection.is_metadata_only else "application/json"
+        page = await self._api.request(
+            "GET", self.collection.path, query=query, accept=accept, timeout=self._patience.answer
+        )
+        metadata, items = page.get("metadata"), page.get("items") or ()
+        if not isinstance(metadata, dict) or not isinstance(items, list | tuple):
+            raise _malformed("a list without items")
+        for item in items:
+            key, value = self._judge(item)
+            if value is not None:
+                found[key] = value
+        return metadata
 
     async def _read_watch(self, version: str) -> None:
         self._verb = "watch"
