@@ -38,6 +38,9 @@ MAX_LENGTH_OF_ONE_NAMESPACE = 256 * 1024
 MAX_POLICIES_OF_ONE_NAMESPACE = 100
 """Policies in one such source."""
 
+MAX_PORTS_OF_ONE_NAMESPACE = 500
+"""Ports that the rules and proxies of one policy of such a source name: every one has a matching tree of its own."""
+
 MAX_SHOWN = 1000
 """Findings of one source that are told: nobody reads more, and each is logged and counted."""
 
@@ -193,7 +196,10 @@ def _read_policy(node: Node | Broken, document: Document, findings: Findings, ma
     if _is_long(node):
         return _read_long(node, document, findings, mark)
     read = read_shape(ShortShape, node, findings)
-    return None if read is None else build_short(*read, node, _origin(document), findings)
+    policy = None if read is None else build_short(*read, node, _origin(document), findings)
+    if policy is not None and document.namespace is not None:
+        _check_ports(policy, at(node, "noProxy"), "noProxy", findings)
+    return policy
 
 
 def _read_long(node: Fields, document: Document, findings: Findings, mark: int) -> Policy | None:
@@ -205,7 +211,19 @@ def _read_long(node: Fields, document: Document, findings: Findings, mark: int) 
     policy = build_long(*read, node, _origin(document), findings)
     if not any(item.is_error for item in findings.since(mark)):
         lint_long(policy, node, findings)
+    if document.namespace is not None:
+        _check_ports(policy, at(node, "spec", "rules"), "spec.rules", findings)
     return policy
+
+
+def _check_ports(policy: Policy, node: Node, key: str, findings: Findings) -> None:
+    """Report more ports than one namespace may name; `key` says where, since the claims can be read all the same."""
+    sets = [{port for item in rule.destinations for port in item.ports} for rule in policy.rules]
+    sets += [set(proxy.connect_ports or ()) for proxy in policy.proxies]
+    count = len(policy.server_first_ports) + sum(map(len, sets))
+    if count > MAX_PORTS_OF_ONE_NAMESPACE:
+        message = f"rules and proxies name {count} ports, more than {MAX_PORTS_OF_ONE_NAMESPACE}"
+        findings.add_at("EX103", replace(findings.where(node), key=key), message, "join rules, or leave ports out")
 
 
 def _origin(document: Document) -> Origin:

@@ -225,3 +225,28 @@ def test_a_document_for_one_namespace_holds_no_more_policies_than_are_bearable_f
     assert (found.code, found.where.line) == ("EX103", 4 * MAX_POLICIES_OF_ONE_NAMESPACE + 1)
     assert [(item.namespace, item.is_unreadable) for item in result.held[-2:]] == [("team-a", False), ("team-a", True)]
     assert parse(text).is_good
+
+
+PORTS = ", ".join(map(str, range(1, 101)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(rules(*(f"{{to: {{ports: [{PORTS}]}}, action: deny}}" for _ in range(5))), id="in rules"),
+        pytest.param(
+            "httpProxy: deny\nhttpsProxy: deny\nnoProxy: [" + ", ".join(f"'10.0.0.1:{n}'" for n in range(1, 500)) + "]",
+            id="in the short form",
+        ),
+        pytest.param(
+            rules(extra=f"serverFirstPorts: [{', '.join(map(str, range(1, 502)))}]"), id="where servers speak first"
+        ),
+    ],
+)
+def test_a_policy_for_one_namespace_names_no_more_ports_than_are_bearable_for_others(text: str) -> None:
+    """Each is a matching tree of its own, and takes milliseconds to compile."""
+    result = parse(text, namespace="team-a")
+
+    assert [item.code for item in result.diagnostics if item.is_error] == ["EX103"]
+    assert [item.is_unreadable for item in result.held] == [False]
+    assert parse(text).is_good
