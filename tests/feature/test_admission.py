@@ -7,7 +7,7 @@ import json
 import socket
 import ssl
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from structlog.testing import capture_logs
 
 from tests.support.api_server import ApiServerEmulation
@@ -24,7 +30,7 @@ from tests.support.cluster import CLUSTER_SETTINGS, HOME, following, namespace, 
 from xds.admission.certificate import ServerCertificate
 from xds.admission.policies import PolicyReviewer
 from xds.admission.review import Review, Verdict
-from xds.admission.server import MAX_BYTES, VALIDATE_POLICY, AdmissionServer
+from xds.admission.server import MAX_BYTES, MAX_CONNECTIONS, VALIDATE_POLICY, AdmissionServer
 from xds.errors import ListenError, SettingsError
 from xds.facts import FileContent, FileProblem
 from xds.policy.parse import Document
@@ -340,6 +346,51 @@ async def test_a_bug_in_a_reviewer_costs_its_own_question_only() -> None:
 
     assert status == 500
     assert "KeyError" not in text
+
+
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it() -> None:
+    found = files(Authority())
+    plain = found[str(KEY)]
+    assert isinstance(plain, FileContent)
+    key = load_pem_private_key(plain.text.encode(), None)
+    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word")).decode()
+
+    with pytest.raises(SettingsError, match="without a passphrase"):
+        ServerCertificate(CERTIFICATE, KEY).load({**found, str(KEY): FileContent(locked)})
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async with running() as webhook:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", webhook.port, ssl=webhook.context(), server_hostname=SERVICE
+        )
+        head = f"POST {VALIDATE_POLICY}?timeout=1s HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{{"
+        writer.write(head.encode())
+
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
+async def test_more_connections_than_an_api_server_needs_are_turned_away() -> None:
+    async with running() as webhook, AsyncExitStack() as stack:
+        context = webhook.context()
+
+        async def is_served() -> bool:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", webhook.port, ssl=context, server_hostname=SERVICE
+            )
+            stack.callback(writer.close)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            async with asyncio.timeout(10):
+                try:
+                    return bool(await reader.read(1))
+                except ConnectionResetError:
+                    return False
+
+        served = [await is_served() for _ in range(MAX_CONNECTIONS + 1)]
+
+    assert served == [True] * MAX_CONNECTIONS + [False]
 
 
 def free_port() -> int:

@@ -34,7 +34,9 @@ VALIDATE_POLICY = "/validate-policy"
 MAX_BYTES = 3 << 20
 """The largest body: the API server takes objects of 1.5 MiB, and an update sends two."""
 
-_MAX_CONNECTIONS = 128
+MAX_CONNECTIONS = 128
+"""Connections at a time; an API server keeps few. Further ones are closed at once."""
+
 _MAX_WAITING = 32
 _THREADS = 2
 _HANDSHAKE, _STOP = 10.0, 1.0
@@ -96,7 +98,7 @@ class AdmissionServer:
     def _accept(self) -> asyncio.BaseProtocol:
         serve = self._runner.server
         assert serve is not None, "the runner is set up before anybody connects"
-        return serve() if len(serve.connections) < _MAX_CONNECTIONS else _TurnedAway()
+        return serve() if len(serve.connections) < MAX_CONNECTIONS else _TurnedAway()
 
     def _handler(self, reviewer: Reviewer) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def answer(request: web.Request) -> web.StreamResponse:
