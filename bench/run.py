@@ -4,7 +4,7 @@
 A benchmark prints figures measured side by side in one run, so that what it says is a ratio and holds on a noisy
 machine. Nothing here is a test, and nothing fails because it was slow.
 
-    python bench/run.py [policy-size] [datapath] [fanout] [--rounds N] [--entries N] [--streams N ...] [-o table|json]
+    python bench/run.py [policy-size] [datapath] [fanout] [cluster] [--rounds N] [--entries N] [--streams N ...] [-o table|json]
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import cluster
 import datapath
 import fanout
 import fanout_report
 import policy_size
 
 _INSIDE = "--inside"
-_ALL = ("policy-size", "datapath", "fanout")
+_ALL = ("policy-size", "datapath", "fanout", "cluster")
 
 
 def main() -> int:
@@ -38,6 +39,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, nargs="+", default=[100, 1000, 3000], help="Envoys of fanout; try 10000")
     parser.add_argument("--resources", type=int, nargs="+", default=[10, 100, 1000], help="clusters of fanout")
     parser.add_argument("--entries", type=int, default=10_000, help="domains, and as many CIDRs, of the large policy")
+    parser.add_argument("--pods", type=int, default=10_000, help="pods of cluster")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -46,6 +48,8 @@ def main() -> int:
     wanted = options.what or _ALL
     if "fanout" in wanted:
         _fan_out(options)
+    if "cluster" in wanted:
+        _cluster(options)
     if "datapath" in wanted:
         _data_path(options)
     if "policy-size" in wanted:
@@ -73,6 +77,15 @@ def _fan_out(options: argparse.Namespace) -> None:
         return
     for part in fanout_report.report(points, deaf, churn):
         Console().print(part)
+
+
+def _cluster(options: argparse.Namespace) -> None:
+    found = cluster.measure(pods=options.pods, namespaces=200, policies=50, seconds=20, say=Console(stderr=True).print)
+    if options.output == "json":
+        _dump([*(sync._asdict() for sync in (found.empty, found.full)), *(each._asdict() for each in found.changes)])
+        return
+    for table in cluster.report(found):
+        Console().print(table)
 
 
 def _data_path(options: argparse.Namespace) -> None:
