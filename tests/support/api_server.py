@@ -17,8 +17,8 @@ As a process, with the same switches through `POST /emulation`::
         process.tell(compact=True)  # away=2.5 (seconds), silent=True, tokens=[…], …
 
 `python -m tests.support.api_server --port 0 --address-file F [objects.yaml…]` is that process: F gets the URL, and
-`F.kubeconfig` a kubeconfig. Objects are created, changed and deleted by plain HTTP as with a real server; namespaces
-need not exist. `server.requests` tells what was asked.
+`F.kubeconfig` a kubeconfig; many objects are read faster from `.json`, as a list. Objects are created, changed and
+deleted by plain HTTP as with a real server; namespaces need not exist. `server.requests` tells what was asked.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ class ApiServerEmulation:
             if verb == "watch":
                 return await self._watch(request, target)
             body = await request.read()
-            code, answer = self._answer(request, verb, target, yaml.safe_load(body) if body else {})
+            code, answer = self._answer(request, verb, target, _read(body) if body else {})
             return _respond(answer, code)
         except Refused as refused:
             wait = {} if refused.retry_after is None else {"Retry-After": f"{refused.retry_after:g}"}
@@ -448,6 +448,20 @@ _REFUSALS = {
 }
 
 
+def _read(body: bytes) -> Object:
+    try:
+        found: Object = json.loads(body)
+    except ValueError:
+        found = yaml.safe_load(body)
+    return found
+
+
+def _read_objects(file: Path) -> list[Object]:
+    text = file.read_text(encoding="utf-8")
+    found = json.loads(text) if file.suffix == ".json" else yaml.safe_load_all(text)
+    return [item for item in found if item]
+
+
 def _verb(request: web.BaseRequest, target: Target | None) -> str:
     if target is None:
         return "get"
@@ -517,8 +531,8 @@ class EmulationProcess:
 @contextmanager
 def emulation_process(directory: Path, *objects: Object) -> Iterator[EmulationProcess]:
     """Run the emulation as a process of its own, with these objects in it."""
-    manifest, address = directory / "objects.yaml", directory / "api-address"
-    manifest.write_text(yaml.safe_dump_all(objects), encoding="utf-8")
+    manifest, address = directory / "objects.json", directory / "api-address"
+    manifest.write_text(json.dumps(objects), encoding="utf-8")
     command = [sys.executable, "-m", "tests.support.api_server", "--address-file", str(address), str(manifest)]
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, cwd=root) as process:
@@ -555,8 +569,7 @@ def main() -> None:
     parser.add_argument("--address-file", type=Path, required=True)
     parser.add_argument("objects", nargs="*", type=Path)
     arguments = parser.parse_args()
-    texts = [file.read_text(encoding="utf-8") for file in arguments.objects]
-    asyncio.run(_serve(arguments, [item for text in texts for item in yaml.safe_load_all(text) if item]))
+    asyncio.run(_serve(arguments, [item for file in arguments.objects for item in _read_objects(file)]))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ _CONNECT_TIMEOUT = 10.0
 _ANSWER_TIMEOUT = 30.0
 _LONGEST_EVENT = 16 * 2**20  # etcd takes objects of 1.5 MiB; JSON and managed fields come on top
 _LONGEST_MESSAGE = 500
+_LONGEST_WAIT = 86_400
 _BUFFER = 2**16
 _UNAUTHORIZED = 401
 _OK = 200
@@ -92,7 +93,7 @@ class ApiError(Exception):
             [cause.get("reason") for cause in causes if isinstance(cause, dict)] if isinstance(causes, list) else []
         )
         seconds = details.get("retryAfterSeconds")
-        if retry_after is None and isinstance(seconds, int | float):
+        if retry_after is None and isinstance(seconds, int) and 0 <= seconds < _LONGEST_WAIT:
             retry_after = float(seconds)
         reason, message = status.get("reason"), status.get("message")
         return cls(

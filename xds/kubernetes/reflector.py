@@ -49,6 +49,7 @@ _GONE = 410
 _TOO_MANY = 429
 _BROKEN = 500
 _TOO_LARGE = "ResourceVersionTooLarge"
+_DIGITS = 20
 _SHORT = "ShortWatch"
 _SHORT_WATCH = 1.0
 """Seconds. A watch that ends sooner and without an event is a failure, or nothing would slow the next one down."""
@@ -190,6 +191,8 @@ class Reflector(Generic[T]):
             metadata = await self._read_page(query, found)
             if not metadata.get("continue"):
                 return found, _version(metadata)
+            if query.get("continue") == str(metadata["continue"]):
+                raise _malformed("the same page without end")
             query["continue"] = str(metadata["continue"])
 
     async def _read_page(self, query: dict[str, str], found: dict[ObjectKey, T]) -> Mapping[str, object]:
@@ -363,7 +366,9 @@ def _version(metadata: Mapping[str, object]) -> str:
 
 def _is_older(version: str, than: str) -> bool:
     # They are decimal numbers that can be compared (KEP-5504); from a server where they are not, nothing is concluded.
-    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
+    if not (version.isdecimal() and than.isdecimal() and len(version) <= _DIGITS >= len(than)):
+        return False
+    return int(version) < int(than)
 
 
 def _malformed(what: str) -> ApiError:
