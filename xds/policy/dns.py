@@ -22,12 +22,18 @@ if TYPE_CHECKING:
 
 _FEWEST_BITS = 2
 """Of the host: one address for names that clients show, one for others, and the two that nobody has."""
+_MOST_RANGES = 64
 _BOTH_FAMILIES = "`syntheticRange: [198.18.0.0/15, 'fd00:18::/64']`"
 
 
 def read_ranges(shape: DnsShape, node: Node, findings: Findings) -> tuple[Network, ...]:
     """Return the ranges, sorted."""
     spot = at(node, "syntheticRange")
+    if len(shape.synthetic_range) > _MOST_RANGES:
+        # Every pair of them is compared.
+        message = f"there are {len(shape.synthetic_range)} ranges, more than {_MOST_RANGES}"
+        findings.add("EX231", spot, message, "join them, or give one that is larger")
+        return ()
     found: dict[Network, Node] = {}
     for index, text in enumerate(shape.synthetic_range):
         network = _read_range(text, at(spot, index), findings)

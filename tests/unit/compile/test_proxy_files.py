@@ -286,7 +286,11 @@ def test_nonsense_in_a_secret_is_told_in_words_that_people_know(
 
 def test_a_secret_that_is_missing_is_told_once_though_two_parts_of_it_are_wanted() -> None:
     missing = FileProblem("it does not exist", "create it")
-    files = {**SECRETS, "secret:team-a/own/tls.crt": missing, "secret:team-a/own/tls.key": missing}
+    files: dict[str, str | File] = {
+        **SECRETS,
+        "secret:team-a/own/tls.crt": missing,
+        "secret:team-a/own/tls.key": missing,
+    }
     (found,) = read_material(IN_SECRETS, facts(files))[1]
 
     assert "the Secret team-a/own: it does not exist" in found.message

@@ -92,3 +92,8 @@ def test_a_name_without_capture_names_the_remedy() -> None:
     found = only(parse(to_rule("{tcp: [{host: db.example, ports: [5432]}]}", "tunnel")))
 
     assert "dns: {mode: capture" in found.hint
+
+
+def test_so_many_ranges_that_comparing_them_takes_long_are_refused() -> None:
+    ranges = ", ".join(f"10.{n}.0.0/16" for n in range(65))
+    assert only(parse(long_form(f"default: {{action: deny}}\ndns: {{syntheticRange: [{ranges}]}}"))).code == "EX231"
