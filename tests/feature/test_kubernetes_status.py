@@ -59,12 +59,13 @@ class _Cable:
         query: Mapping[str, str] | None = None,
         body: object = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
         timeout: float = 10.0,  # noqa: ASYNC109  # of one request
     ) -> dict[str, object]:
         if self.is_cut:
             raise ApiError(None, "Unreachable", "the cable is cut")
         answer = await self._api.request(
-            method, path, query=query, body=body, content_type=content_type, timeout=timeout
+            method, path, query=query, body=body, content_type=content_type, accept=accept, timeout=timeout
         )
         if method != "GET":
             self.written.append(path)
@@ -348,6 +349,16 @@ async def test_an_api_server_that_was_away_finds_the_status_true_afterwards(inst
     await installation.server.come_back()
     await wait_until(lambda: installation.accepted() == "false")
     await wait_until(lambda: "for 77 pods" in installation.annotations()[STATUS])
+
+
+async def test_a_config_map_that_is_no_policy_any_more_has_no_status(installation: _Installation) -> None:
+    replica = await installation.start("one")
+    await wait_until(lambda: installation.accepted() == "true")
+    path = f"/api/v1/namespaces/{HOME}/configmaps/corp"
+    patch = {"metadata": {"labels": {"egress-xds/policy": None}}}
+    await replica.api.request("PATCH", path, body=patch, content_type="application/merge-patch+json")
+    await wait_until(lambda: not installation.annotations())
+    assert ACCEPTED not in installation.corp()["metadata"].get("labels", {})
 
 
 async def test_what_somebody_else_replaced_gets_its_status_back(installation: _Installation) -> None:

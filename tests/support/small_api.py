@@ -44,8 +44,10 @@ class SmallApi:
         query: Mapping[str, str] | None = None,
         body: object = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
         timeout: float = 10.0,  # noqa: ASYNC109  # as the real one
     ) -> dict[str, object]:
+        del accept
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.sleep(self.before())

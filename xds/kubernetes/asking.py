@@ -37,6 +37,7 @@ class Asking(Protocol):
         query: Mapping[str, str] | None = None,
         body: object = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
         timeout: float = 10.0,  # noqa: ASYNC109  # of one request, part of what is asked for
     ) -> dict[str, object]:
         """Ask once and return the decoded answer; `timeout` is in seconds. Raises ApiError."""

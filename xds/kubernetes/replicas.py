@@ -110,6 +110,8 @@ class Replicas:
         self._told: tuple[str, float] = ("", -inf)
         self._reports: dict[str, _Report] = {}
         self._totals: Counts = {}
+        self.has_looked = False
+        """Whether the numbers of the others were asked for at least once, with or without success."""
         self._complaints = Complaints()
 
     def streams_of(self, policy: PolicyKey) -> Streams:
@@ -143,6 +145,7 @@ class Replicas:
         now = self._environs.monotonic()
         others = [item.counts for item in self._reports.values() if now < item.since + self._pace.stale]
         self._totals = add_up([self._own, *others])
+        self.has_looked = True
         if self._leads():
             for name, report in tuple(self._reports.items()):
                 if now >= report.since + self._pace.gone:

@@ -74,11 +74,12 @@ class Reporting:
             environs=environs,
         )
         self._replicas = Replicas(
-            api, member, streams=sight.streams, leads=self._leads, pace=paces.replicas, environs=environs
+            api, member, streams=sight.streams, leads=lambda: self.is_leader, pace=paces.replicas, environs=environs
         )
         self._writer = StatusWriter(
             api,
-            leads=self._leads,
+            # Before the others were heard, all that is known is the own part of the numbers.
+            leads=lambda: self.is_leader and self._replicas.has_looked,
             state=sight.state,
             tallies=self._tallies,
             events=EventWriter(api, identity=member.identity, environs=environs),
@@ -101,9 +102,6 @@ class Reporting:
             group.create_task(self._lease.run())
             group.create_task(self._replicas.run())
             group.create_task(self._writer.run())
-
-    def _leads(self) -> bool:
-        return self.is_leader
 
     def _tallies(self, policies: Iterable[PolicyKey]) -> Mapping[PolicyKey, Tally]:
         return self._replicas.tallies(policies, self._sight.expected())

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from xds.kubernetes.asking import CONFLICT, FORBIDDEN, INVALID, NOT_FOUND, Complaints, Environs
 from xds.kubernetes.backoff import Backoff
-from xds.kubernetes.connection import ApiError
+from xds.kubernetes.connection import METADATA_EVENTS, ApiError
 from xds.kubernetes.events import POLICY_ACCEPTED, POLICY_REFUSED, REFUSED_BY_ENVOY, Note
 from xds.kubernetes.status import ACCEPTED, OURS, read_statuses, told_refusal, told_verdict
 
@@ -43,7 +43,7 @@ class Pace:
     """How often to look and to write, in seconds."""
 
     look: float = 1.0
-    """Between two looks at the reconciler's state."""
+    """Between two looks at the reconciler's state, and between two writes of one object."""
     counts: float = 5.0
     """Between two counts of pods, and between two writes of one object for no more than its counts."""
     check: float = 300.0
@@ -141,11 +141,12 @@ class StatusWriter:
 
     async def _turn(self) -> None:
         self._read()
-        for gone in (self._known.keys() | self._failing.keys()) - self._statuses.keys():
-            self._known.pop(gone, None)
-            self._failing.pop(gone, None)
         slots = asyncio.Semaphore(self._pace.at_once)
         async with asyncio.TaskGroup() as group:
+            for gone in (self._known.keys() | self._failing.keys()) - self._statuses.keys():
+                self._failing.pop(gone, None)
+                if (known := self._known.pop(gone, None)) is not None:
+                    group.create_task(self._clear(gone, known, slots))
             for key, status in self._statuses.items():
                 if self._is_due(key, status):
                     group.create_task(self._converge(key, status, slots))
@@ -170,7 +171,7 @@ class StatusWriter:
             return False
         told = told_verdict(known.annotations)
         is_news = told is None or told[0] != status.verdict
-        return is_news or now >= known.written_at + self._pace.counts
+        return now >= known.written_at + (self._pace.look if is_news else self._pace.counts)
 
     async def _converge(self, key: ObjectKey, status: PolicyStatus, slots: asyncio.Semaphore) -> None:
         """Read the object if it has to be, write it if it differs, and tell what changed."""
@@ -190,6 +191,17 @@ class StatusWriter:
             self._failing.pop(key, None)
             for note in tell_changes(key, after.uid, before.annotations, dated):
                 await self._events.tell(note)
+
+    async def _clear(self, key: ObjectKey, known: _Known, slots: asyncio.Semaphore) -> None:
+        """Take back what was told of an object that is no policy any more, if there still is one."""
+        async with slots:
+            try:
+                found = await self._ask_for(key)
+                if found.uid == known.uid and (found.annotations or found.labels) and self._leads():
+                    await self._patch(key, found.uid, {}, {})
+            except ApiError as error:
+                if error.status not in {NOT_FOUND, CONFLICT}:
+                    self._complaints.note(error, "get, patch", "configmaps", key[0])
 
     async def _attempt(self, verb: str, key: ObjectKey, request: Coroutine[object, object, _Known]) -> _Known | None:
         try:
@@ -215,39 +227,42 @@ class StatusWriter:
 
     async def _get(self, key: ObjectKey) -> _Known:
         known = self._known.get(key)
-        if known is not None and self._environs.monotonic() < known.read_at + self._pace.check:
+        if known is None:
+            return await self._ask_for(key)
+        if self._environs.monotonic() < known.read_at + self._pace.check:
             return known
-        found = await self._api.request("GET", _path(key), timeout=self._pace.timeout)
+        return replace(await self._ask_for(key), written_at=known.written_at)
+
+    async def _ask_for(self, key: ObjectKey) -> _Known:
+        found = await self._api.request("GET", _path(key), accept=METADATA_EVENTS, timeout=self._pace.timeout)
         metadata = found.get("metadata")
         metadata = metadata if isinstance(metadata, dict) else {}
-        now = self._environs.monotonic()
         # Not all at the same moment: the objects of one leader are all read when it begins.
         spread = self._pace.check * self._environs.chance() / 4
         return _Known(
             uid=str(metadata.get("uid", "")),
             annotations=_texts(metadata, "annotations", OURS),
             labels=_texts(metadata, "labels", (ACCEPTED,)),
-            read_at=now - spread,
-            written_at=-inf if known is None else known.written_at,
+            read_at=self._environs.monotonic() - spread,
         )
 
     async def _apply(self, key: ObjectKey, known: _Known, status: PolicyStatus) -> _Known:
         annotations, labels = status.annotations(), status.labels()
+        await self._patch(key, known.uid, annotations, labels)
+        return replace(known, annotations=annotations, labels=labels, written_at=self._environs.monotonic())
+
+    async def _patch(self, key: ObjectKey, uid: str, annotations: Mapping[str, str], labels: Mapping[str, str]) -> None:
         # An apply makes what is not there. With the uid of what is to be written it is refused instead.
-        body = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": key[1], "uid": known.uid, "annotations": annotations, "labels": labels},
-        }
+        metadata = {"name": key[1], "uid": uid, "annotations": annotations, "labels": labels}
         await self._api.request(
             "PATCH",
             _path(key),
             query={"fieldManager": FIELD_MANAGER, "force": "true"},
-            body=body,
+            body={"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata},
             content_type="application/apply-patch+yaml",
+            accept=METADATA_EVENTS,
             timeout=self._pace.timeout,
         )
-        return replace(known, annotations=annotations, labels=labels, written_at=self._environs.monotonic())
 
 
 def tell_changes(key: ObjectKey, uid: str, before: Mapping[str, str], status: PolicyStatus) -> Iterable[Note]:

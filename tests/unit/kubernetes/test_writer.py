@@ -228,11 +228,41 @@ def test_a_config_map_that_is_gone_is_forgotten_and_never_made() -> None:
         await asyncio.sleep(100)
         assert PATH not in api.objects
         leader.judge()
+        await asyncio.sleep(5)
         asked = len(api.requests)
         await asyncio.sleep(400)
         assert len(api.requests) == asked
         assert not leader.writer._known
         assert not leader.writer._failing
+        await leader.stop()
+
+    _virtually(story)
+
+
+def test_what_is_no_policy_any_more_has_no_status() -> None:
+    """Somebody took its label away."""
+
+    async def story(api: SmallApi) -> None:
+        leader = _Leader(api)
+        await asyncio.sleep(2)
+        leader.judge()
+        await asyncio.sleep(2)
+        assert api.annotations(PATH) == {"note": "mine"}
+        assert _labels(api) == {"egress-xds/policy": "true"}
+        await leader.stop()
+
+    _virtually(story)
+
+
+def test_a_document_that_flaps_is_written_at_most_once_a_second() -> None:
+    async def story(api: SmallApi) -> None:
+        leader = _Leader(api)
+        for number in range(600):
+            leader.judge(GOOD if number % 2 else BAD)
+            leader.writer.wake()
+            await asyncio.sleep(0.1)
+        assert 5 <= len(api.writes("PATCH", PATH)) <= 61
+        assert len(_reasons(api)) == 2, "told once each, and counted"
         await leader.stop()
 
     _virtually(story)
