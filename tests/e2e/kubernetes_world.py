@@ -35,6 +35,7 @@ class KubernetesWorld:
 
     world: World
     lab: Lab
+    kubeconfig: str
 
     def apply(self, item: Object) -> Object:
         """Create an object, or replace what there is."""
@@ -123,7 +124,7 @@ def open_kubernetes_world(objects: Sequence[Object], *users: Login) -> Iterator[
         envoy.wait_until_live()
         apply_capture(lab)
         start_broker(lab)
-        yield KubernetesWorld(World(lab, proxy, control_plane, envoy, lab.leaked_packets()), lab)
+        yield KubernetesWorld(World(lab, proxy, control_plane, envoy, lab.leaked_packets()), lab, kubeconfig)
 
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.harness import API, hold
-from tests.e2e.kubernetes_world import NAMESPACE, POD, KubernetesWorld, open_kubernetes_world
+from tests.e2e.kubernetes_world import NAMESPACE, POD, KubernetesWorld, open_kubernetes_world, start_server
 from tests.e2e.secured_proxies import Login
 from tests.support.cluster import HOME, namespace, pod, policy, secret
 from xds.demo.polling import wait_until
@@ -115,6 +115,19 @@ def test_an_api_server_that_is_away_is_not_noticed(cluster: KubernetesWorld) -> 
     world.wait_for_updates(before)
     cluster.apply(corp())
     wait_until(lambda: reaches(cluster, "alice"), "the policy as it was", timeout=10)
+
+
+def test_another_replica_tells_envoy_nothing_again(cluster: KubernetesWorld) -> None:
+    world = cluster.world
+    before, seen = world.updates(), len(world.control_plane.text())
+    world.control_plane.kill()
+    replica = start_server(world.lab, cluster.kubeconfig, "--identifier", "another")
+    replica.wait_for("stream opened", after=seen, timeout=40)
+
+    assert reaches(cluster, "alice")
+    hold(lambda: world.updates() == before, "the other replica told something again", 2)
+    wait_until(lambda: "1 acknowledged" in told(cluster, "status"), "the new leader's status", timeout=40)
+    world.control_plane = replica
 
 
 def test_a_pod_that_is_deleted_is_served_no_more(cluster: KubernetesWorld) -> None:
