@@ -29,7 +29,7 @@ from xds.policy.model import (
 from xds.policy.parse import Document, ParseResult, check_names, parse_document
 from xds.policy.patterns import Entry, parse_entry
 from xds.policy.secrets import read_secret_path
-from xds.policy.selection import rank_policy, select_policy
+from xds.policy.selection import Candidates, rank_policy, select_policy
 from xds.policy.ties import check_ties
 
 SHORT = "httpProxy: http://proxy.corp.example:3128\nhttpsProxy: deny\nnoProxy: [.corp.example, '10.0.0.0/8:22']\n"
@@ -266,6 +266,7 @@ def test_the_order_of_candidates_means_nothing(
 ) -> None:
     shuffled = data.draw(st.permutations(candidates))
     assert select_policy(candidates, workload) == select_policy(shuffled, workload)
+    assert Candidates(candidates).select(workload) == select_policy(candidates, workload)
 
 
 @given(candidates=CANDIDATES, workload=WORKLOADS)

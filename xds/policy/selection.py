@@ -9,6 +9,7 @@ hands its pods to a wider policy.
 from __future__ import annotations
 
 from enum import IntEnum
+from itertools import chain
 from typing import TYPE_CHECKING, assert_never
 
 from xds.policy.model import HeldPolicy, LabelRequirement, Operator, Policy, Selector, Workload
@@ -40,13 +41,25 @@ def select_policy(candidates: Iterable[Policy | HeldPolicy], workload: Workload)
     version of the same policy of the same document is for `workload` too, then that version.
     """
     labels, namespace_labels = dict(workload.labels), dict(workload.namespace_labels)
-    candidates = (item for item in candidates if _is_for(item, workload, labels, namespace_labels))
-    found = sorted(candidates, key=lambda item: order_of(item, workload.policy))
-    if not found or isinstance(found[0], Policy):
-        return found[0] if found else None
-    return next(
-        (item for item in found if isinstance(item, Policy) and _identity(item) == _identity(found[0])), found[0]
-    )
+    found = [item for item in candidates if _is_for(item, workload, labels, namespace_labels)]
+    first = min(found, key=lambda item: order_of(item, workload.policy), default=None)
+    if first is None or isinstance(first, Policy):
+        return first
+    same = [item for item in found if isinstance(item, Policy) and _identity(item) == _identity(first)]
+    return min(same, key=order_of, default=first)
+
+
+class Candidates:
+    """All policies of a world, by namespace: selecting for a pod looks at those only that may concern it."""
+
+    def __init__(self, candidates: Iterable[Policy | HeldPolicy]) -> None:
+        self._by_namespace: dict[str | None, list[Policy | HeldPolicy]] = {None: []}
+        for item in candidates:
+            self._by_namespace.setdefault(item.namespace, []).append(item)
+
+    def select(self, workload: Workload) -> Policy | HeldPolicy | None:
+        """Return what `select_policy` returns."""
+        return select_policy(chain(self._by_namespace[None], self._by_namespace.get(workload.namespace, ())), workload)
 
 
 def _identity(policy: Policy | HeldPolicy) -> tuple[str, str | None, str]:
