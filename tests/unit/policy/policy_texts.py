@@ -49,11 +49,11 @@ FULL = long_form(
     dns: {mode: off, syntheticRange: [198.18.0.0/15, "fd00::/64"]}
     dialect: node
     serverFirstPorts: [25, 22, 25]
-    alwaysDirect: {loopback: true, linkLocal: false, clusterLocal: false}
+    alwaysDirect: {loopback: true, linkLocal: false, clusterLocal: false, clusterNetworks: false}
     """,
     "{name: full, namespace: team-a}",
 )
-"""Every key of the long form."""
+"""Every key of the long form that means something outside Kubernetes."""
 
 
 def rules(*lines: str, dialect: str | None = "go", extra: str = "") -> str:

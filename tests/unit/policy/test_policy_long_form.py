@@ -47,7 +47,9 @@ def test_every_key_of_the_long_form_is_read() -> None:
     assert policy.dialect is Dialect.NODE
     assert policy.synthetic_ranges == (ip_network("198.18.0.0/15"), ip_network("fd00::/64"))
     assert policy.server_first_ports == (22, 25)
-    assert policy.always_direct == AlwaysDirect(loopback=True, link_local=False, cluster_local=False)
+    assert policy.always_direct == AlwaysDirect(
+        loopback=True, link_local=False, cluster_local=False, cluster_networks=False
+    )
     assert policy.proxies[0].connect_ports == (443, 2525)
 
 
@@ -391,3 +393,34 @@ def test_a_bypass_by_name_is_verified_by_networks(text: str, expected: tuple[Net
 )
 def test_verification_that_verifies_nothing_is_refused(rule: str, code: str) -> None:
     assert code in codes(parse(rules(rule)))
+
+
+NAMESPACE_LABELS = (
+    "default: {action: deny}\nselector: {namespaceLabels: {matchLabels: {zone: front}, "
+    "matchExpressions: [{key: env, operator: NotIn, values: [test]}]}}"
+)
+
+
+def test_namespaces_are_selected_by_label() -> None:
+    result = parse(long_form(NAMESPACE_LABELS), secrets="egress-system")
+
+    assert result.diagnostics == ()
+    assert result.policies[0].selector == Selector(
+        namespace_labels=(
+            LabelRequirement(key="env", operator=Operator.NOT_IN, values=("test",)),
+            LabelRequirement(key="zone", operator=Operator.IN, values=("front",)),
+        )
+    )
+
+
+def test_outside_kubernetes_labels_of_namespaces_are_a_warning() -> None:
+    found = only(parse(long_form(NAMESPACE_LABELS)))
+
+    assert (found.code, found.is_error, found.where.key) == ("EX407", False, "spec.selector.namespaceLabels")
+
+
+def test_a_label_of_a_namespace_that_is_no_label_claims_all_pods() -> None:
+    result = parse(long_form(NAMESPACE_LABELS.replace("front", "'a b'")), secrets="egress-system")
+
+    assert codes(result) == ["EX402"]
+    assert [item.is_unreadable for item in result.held] == [True]
