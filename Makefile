@@ -16,9 +16,9 @@ OUTPUT ?= full
 
 VENV := .venv
 BIN := $(VENV)/bin
-ROOMS_0_TO_4 := xds/catalogue.py,xds/diagnostics.py,xds/errors.py,xds/names.py,xds/settings.py,xds/facts.py,xds/policy/*,$\
+ROOMS_0_TO_4 := xds/catalogue.py,xds/diagnostics.py,xds/errors.py,xds/names.py,xds/settings.py,xds/flags.py,xds/facts.py,xds/policy/*,$\
 	xds/snapshot.py,xds/resources.py,xds/compile/*,xds/bootstrap.py,xds/capture.py,xds/render.py,$\
-	xds/protocol/*,xds/cache.py,xds/clients.py
+	xds/protocol/*,xds/cache.py,xds/clients.py,xds/workloads.py
 TYPED = $(wildcard xds tests) $(if $(wildcard bench/*.py),bench)
 PROTOS = $(patsubst protos/egress_xds/%,xds/gen/%,$(wildcard protos/egress_xds/*.proto))
 

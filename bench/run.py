@@ -4,8 +4,8 @@
 A benchmark prints figures measured side by side in one run, so that what it says is a ratio and holds on a noisy
 machine. Nothing here is a test, and nothing fails because it was slow.
 
-    python bench/run.py [policy-size] [datapath] [fanout] [cluster] [--rounds N] [--entries N] [--streams N ...] [--pods N]
-        [-o table|json]
+    python bench/run.py [policy-size] [datapath] [fanout] [cluster] [--rounds N] [--entries N] [--streams N ...]
+        [--pods N] [-o table|json]
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ enforces it (see `[tool.importlinter]` in pyproject.toml)::
     3  compile/  bootstrap.py  capture.py  render.py
     2  snapshot.py  resources.py        immutable resources, versions, closure check, diff
     1  policy/  facts.py                documents → frozen values or diagnostics
-    0  diagnostics.py  catalogue.py  errors.py  names.py  settings.py
+    0  diagnostics.py  catalogue.py  errors.py  names.py  settings.py  flags.py
 
 This module must stay empty of imports: `import xds` has no cost and no side effect.
 """

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
     from xds.cache import World
     from xds.cluster import Cluster
-    from xds.settings import HostPort, Settings
+    from xds.flags import HostPort
+    from xds.settings import Settings
 
 _log = structlog.get_logger(__name__)
 

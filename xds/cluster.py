@@ -37,9 +37,10 @@ from xds.workloads import Workloads
 if TYPE_CHECKING:
     from xds.cache import SnapshotCache
     from xds.clients import Clients
+    from xds.flags import HostPort
     from xds.kubernetes.connection import ApiServer
     from xds.reconcile import Reconciler
-    from xds.settings import HostPort, Settings
+    from xds.settings import Settings
 
 _log = structlog.get_logger(__name__)
 

@@ -33,8 +33,8 @@ from xds.admission.review import Review, Verdict
 from xds.admission.server import MAX_BYTES, MAX_CONNECTIONS, VALIDATE_POLICY, AdmissionServer
 from xds.errors import ListenError, SettingsError
 from xds.facts import FileContent, FileProblem
+from xds.flags import HostPort
 from xds.policy.parse import Document
-from xds.settings import HostPort
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 from tests.support.control_plane import METHOD, SETTINGS, Running, running_control_plane, wait_until
 from xds.admin.pages import build_pages
 from xds.canary import End, Stage
+from xds.flags import Share
 from xds.gen.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource, Status
 from xds.resources import ResourceType
-from xds.settings import Share
 from xds.staging import StagedCache
 
 if TYPE_CHECKING:

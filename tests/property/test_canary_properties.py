@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.unit.protocol.values import CDS, LDS, resource, snapshot
 from xds.canary import Canary, End, Key, Outcome, Refusal, Stage
+from xds.flags import Share
 from xds.names import NodeId
-from xds.settings import Share
 
 if TYPE_CHECKING:
     from xds.resources import ResourceType

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import grpc
 
 from xds.app import ControlPlane, build_control_plane, read_directory, run_control_plane
+from xds.flags import HostPort
 from xds.gen.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource
 from xds.resources import RESOURCE_TYPES, ResourceType
-from xds.settings import HostPort, Settings
+from xds.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -6,9 +6,9 @@ import pytest
 
 from tests.unit.protocol.values import CDS, LDS, SDS, resource, snapshot
 from xds.canary import Canary, End, Key, Refusal, Stage
+from xds.flags import Share
 from xds.names import NodeId, Version
 from xds.resources import ResourceType
-from xds.settings import Share
 
 KEY: Key = (None, "default")
 OTHER: Key = ("shop", "other")

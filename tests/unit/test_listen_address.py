@@ -11,7 +11,7 @@ import pytest
 
 from xds.app import check_address, write_address
 from xds.errors import ListenError
-from xds.settings import HostPort
+from xds.flags import HostPort
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from xds.errors import SettingsError
-from xds.settings import OPTIONS, DirectAddress, HostPort, Settings, load_settings, parse_seconds, read_settings
+from xds.flags import DirectAddress, HostPort, parse_seconds
+from xds.settings import OPTIONS, Settings, load_settings, read_settings
 
 
 def test_without_flags_and_variables_everything_has_its_default() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from xds.errors import SettingsError
-from xds.settings import DEFAULT_ADMIN, DEFAULT_HTTP, HostPort, Share, read_settings
+from xds.flags import HostPort, Share
+from xds.settings import DEFAULT_ADMIN, DEFAULT_HTTP, read_settings
 
 
 def test_the_ports_for_operators_are_loopback_unless_somebody_says_otherwise() -> None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from xds.admin.metrics import Observed
-    from xds.settings import HostPort, Settings
+    from xds.flags import HostPort
+    from xds.settings import Settings
 
 _log = structlog.stdlib.get_logger(__name__)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from xds.admission.certificate import ServerCertificate
     from xds.admission.review import Review, Reviewer
-    from xds.settings import HostPort
+    from xds.flags import HostPort
 
 VALIDATE_POLICY = "/validate-policy"
 """Where ConfigMaps with policies are reviewed."""

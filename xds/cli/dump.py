@@ -18,12 +18,13 @@ from xds.cli.options import settings_options
 from xds.cli.output import count_of, render_json, render_table, render_yaml, style_diagnostic
 from xds.cli.places import PATH, check_policies, check_resolv_conf
 from xds.client import Identity, fetch_resources
+from xds.flags import parse_seconds
 from xds.judge import Judge
 from xds.policy.model import HeldPolicy, Policy, Workload
 from xds.policy.selection import select_policy
 from xds.render import render_resource
 from xds.resources import ResourceType
-from xds.settings import load_settings, parse_seconds
+from xds.settings import load_settings
 from xds.sources.directory import read_documents
 from xds.sources.facts import NetworkFacts
 from xds.sources.files import read_files

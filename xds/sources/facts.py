@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from xds.facts import Address
-    from xds.settings import HostPort, Settings
+    from xds.flags import HostPort
+    from xds.settings import Settings
 
 DNS_PORT = 53
 

@@ -11,7 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from xds.facts import DirectEndpoint, Facts
-from xds.settings import DirectAddress, HostPort, Settings
+from xds.flags import DirectAddress, HostPort
+from xds.settings import Settings
 from xds.sources import facts as module
 from xds.sources.facts import NetworkFacts, read_name_servers
 
