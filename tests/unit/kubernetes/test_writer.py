@@ -207,6 +207,20 @@ def test_a_refusal_by_an_envoy_is_an_event_and_not_one_for_each_leader() -> None
     _virtually(story)
 
 
+def test_counts_that_change_are_no_events() -> None:
+    async def story(api: SmallApi) -> None:
+        leader = _Leader(api)
+        for number in range(2, 100):
+            leader.tally = Tally(pods=number, acknowledged=number - 1, refused=1, refusal="web-1.team-a: no")
+            await asyncio.sleep(6)
+        assert len(api.writes("PATCH", PATH)) > 50
+        assert len(api.writes("POST", "/events")) == 2
+        assert api.writes("PATCH", "/events") == []
+        await leader.stop()
+
+    _virtually(story)
+
+
 def test_what_somebody_removed_comes_back() -> None:
     async def story(api: SmallApi) -> None:
         leader = _Leader(api)
