@@ -170,10 +170,18 @@ class Judge:
         for source, result in results.items():
             if not _has_error(findings[source]):
                 findings[source] += self._compile_all(source, result.policies, facts)
-        good = (result.policies for source, result in results.items() if not _has_error(findings[source]))
-        for tie in check_ties(policy for policies in good for policy in policies):
+        for tie in self._find_ties(results, findings):
             findings[tie.where.source].append(tie)
         return {source: sort_diagnostics(found) for source, found in findings.items()}
+
+    def _find_ties(
+        self, results: Mapping[str, ParseResult], findings: Mapping[str, list[Diagnostic]]
+    ) -> Iterable[Diagnostic]:
+        """Return the ties at good documents; last good versions take part, so that nobody hears of others' mistakes."""
+        good = {source: result.policies for source, result in results.items() if not _has_error(findings[source])}
+        kept = {source: self._good.get(source, ()) for source in results if source not in good}
+        rivals = {_key(policy): policy for _, policy in _flatten(kept, good)}
+        return (tie for tie in check_ties(rivals.values()) if tie.where.source in good)
 
     def _compile_all(self, source: str, policies: Iterable[Policy], facts: Facts) -> list[Diagnostic]:
         is_work = any(self._known(policy, facts) is None for policy in policies)

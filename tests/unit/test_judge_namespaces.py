@@ -138,6 +138,19 @@ def test_a_document_that_is_out_of_force_anyway_is_no_rival() -> None:
     assert state_of(judgement, "b").diagnostics == ()
 
 
+def test_a_tie_is_told_also_while_the_last_good_version_of_the_other_is_in_force() -> None:
+    """So what is said of a document does not change because another one broke."""
+    judge = Judge()
+    first, second = in_cluster("a", policy("a"), "team-a"), in_cluster("b", policy("b"), "team-a")
+    before = judge_all(judge, SourceRead((first, second)))
+
+    after = judge_all(judge, SourceRead((replace(first, text=BROKEN), second)))
+
+    assert [item.code for item in state_of(before, "b").diagnostics] == ["EX408"]
+    assert state_of(after, "b").diagnostics == state_of(before, "b").diagnostics
+    assert "EX408" not in [item.code for item in state_of(after, "a").diagnostics]
+
+
 def test_the_age_of_a_document_changes_nothing_that_an_envoy_gets() -> None:
     judge = Judge()
     old, new = (in_cluster("a", policy("a"), "team-a", f"2026-11-2{day}T08:00:00Z") for day in (0, 1))
