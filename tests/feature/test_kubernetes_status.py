@@ -327,6 +327,16 @@ async def test_of_two_replicas_only_one_writes_whoever_else_writes_on_the_lease(
     assert not second.is_writing()
 
 
+async def test_two_replicas_of_one_name_do_not_both_lead(installation: _Installation) -> None:
+    first = await installation.start("same")
+    await wait_until(lambda: first.reporting.is_leader)
+    second = await installation.start("same")
+    await wait_until(lambda: bool(second.cable.written))
+    await asyncio.sleep(2 * PACES.lease.retry)
+    assert first.reporting.is_leader
+    assert not second.reporting.is_leader
+
+
 async def test_a_right_that_is_missing_is_named_once_and_used_when_it_is_there(installation: _Installation) -> None:
     installation.server.forbid("patch", "configmaps")
     installation.server.forbid("create", "events")

@@ -16,6 +16,7 @@ it takes the lead at once, while the old leader goes on until its time is over.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from math import ceil, inf
 from typing import TYPE_CHECKING
@@ -37,6 +38,9 @@ _LONGEST = 3600
 """Seconds of a Lease that are believed."""
 
 _RELEASE_TIMEOUT = 2.0
+
+_REMEMBERED = 32
+"""Own bids: more than there are in the time of a Lease."""
 
 _log = structlog.get_logger(__name__)
 
@@ -90,7 +94,8 @@ class Election:
     """
     What one candidate knows and may do; it asks nobody, and all times are on its own clock.
 
-    `bid` says what to write after looking; `win` has to be told when that was taken.
+    `bid` says what to write after looking; `win` has to be told when that was taken. What was bid may have been taken
+    though the answer was lost, so the Lease is its own if it says what it bid lately.
     """
 
     def __init__(self, identity: str, durations: Durations) -> None:
@@ -99,6 +104,7 @@ class Election:
         self._seen: Record | None = None
         self._seen_at = -inf
         self._leads_until = -inf
+        self._bids: deque[str] = deque(maxlen=_REMEMBERED)
 
     def is_leader(self, now: float) -> bool:
         """Whether this candidate leads."""
@@ -109,11 +115,12 @@ class Election:
         if found is not None and found != self._seen:
             self._seen, self._seen_at = found, now
         held = self._seen
-        if found is not None and found.holder != self._identity:
+        is_mine = held is not None and self._is_mine(held)
+        if found is not None and not is_mine:
             self.resign()
-        if held is not None and held.holder not in {"", self._identity} and now < self._seen_at + held.duration:
+        if held is not None and held.holder and not is_mine and now < self._seen_at + held.duration:
             return None
-        is_mine = held is not None and held.holder == self._identity
+        self._bids.append(wall)
         return Record(
             holder=self._identity,
             duration=ceil(self._durations.lease),
@@ -134,16 +141,20 @@ class Election:
     def patience(self, now: float) -> float:
         """Return the seconds until there is something to do, if nobody writes meanwhile."""
         held = self._seen
-        if held is None or held.holder in {"", self._identity}:
+        if held is None or not held.holder or self._is_mine(held):
             return self._durations.retry
         return min(self._durations.retry, max(self._seen_at + held.duration - now, 0.0))
+
+    def _is_mine(self, held: Record) -> bool:
+        return held.holder == self._identity and held.renewed in self._bids
 
 
 class LeaderLease:
     """
     One replica's part in the election for the Lease `name`.
 
-    `identity` must be another one for each process that may live at the same moment; a pod's name is.
+    `identity` is for people. A process knows its own renewals, so two of one name do not both lead, and one that was
+    started again after a crash waits like any other.
     """
 
     def __init__(

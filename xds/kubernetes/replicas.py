@@ -75,7 +75,7 @@ class Member:
     namespace: str
     """The control plane's own."""
     identity: str
-    """Another one for each process that may live at the same moment; a pod's name is."""
+    """Another one for each replica, and the same after a restart; a pod's name is."""
     prefix: str = "egress-xds"
     """Begins the name of the Lease."""
 
@@ -121,10 +121,12 @@ class Replicas:
     def tallies(
         self, policies: Iterable[PolicyKey], expected: Mapping[PolicyKey, int] | None
     ) -> Mapping[PolicyKey, Tally]:
-        """Set them against the pods that are expected to have a stream; None: nobody knows which those are."""
-        return {
-            key: tally(self.streams_of(key), None if expected is None else expected.get(key, 0)) for key in policies
-        }
+        """
+        Set them against the pods that are expected to have a stream; None: nobody knows which those are.
+
+        Nor is it known of a policy for which none is expected, and which has streams: somebody added its sidecars.
+        """
+        return {key: tally(self.streams_of(key), None if expected is None else expected.get(key)) for key in policies}
 
     async def run(self) -> None:
         """Tell and look until cancelled; then strike the own report out, so that its streams stop to count."""

@@ -67,6 +67,7 @@ def test_every_replica_knows_the_sum() -> None:
                 OWN: Tally(pods=6, acknowledged=4, refused=1, offline=1, refusal="web-2: no"),
             }
             assert replica.replicas.tallies([WIDE], None) == {WIDE: Tally(pods=1, pending=1)}
+            assert replica.replicas.tallies([WIDE], {OWN: 6}) == {WIDE: Tally(pods=1, pending=1)}
         await one.stop()
         await two.stop()
 
