@@ -11,11 +11,11 @@ Publishing and asking happen in one thread; a lock would guard nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from xds.policy.model import HeldPolicy
-from xds.policy.selection import select_policy
+from xds.policy.selection import Candidates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from xds.policy.model import Policy, Workload
     from xds.snapshot import Snapshot
 
-_MAX_WORKLOADS = 16_384
+_MAX_WORKLOADS = 65_536
 """Workloads whose selection is remembered per world."""
 
 
@@ -104,7 +104,7 @@ class SnapshotCache:
     def _replace(self, world: World) -> None:
         self._world = world
         self._changes += 1
-        self._select = lru_cache(_MAX_WORKLOADS)(partial(select_policy, world.candidates))
+        self._select = lru_cache(_MAX_WORKLOADS)(Candidates(world.candidates).select)
 
     def _snapshot_of(self, policy: Policy, workload: Workload) -> Snapshot | None:  # noqa: ARG002  # for heirs
         assert self._world is not None, "a policy was selected, so there is a world"
