@@ -138,7 +138,7 @@ async def test_a_change_travels_there_and_back(tmp_path: Path) -> None:
             body=recorded["body"],
             content_type="application/apply-patch+yaml",
         )
-        assert applied["metadata"]["annotations"] == {"egress-xds/status": "accepted"}  # type: ignore[index]
+        assert applied["metadata"]["annotations"] == {"egress-xds/status": "accepted"}  # type: ignore[index]  # any JSON
         await api.request("DELETE", path)
         with pytest.raises(ApiError, match='configmaps "corp" not found'):
             await api.request("GET", path)
@@ -207,7 +207,7 @@ async def test_an_event_of_many_megabytes_arrives(tmp_path: Path) -> None:
         server.put(big)
         async with aclosing(api.watch("/api/v1/configmaps", {}, silence=5)) as events:
             event = await anext(events)
-    assert len(event["object"]["data"]["a"]) == 5_000_000  # type: ignore[index]
+    assert len(event["object"]["data"]["a"]) == 5_000_000  # type: ignore[index]  # any JSON
 
 
 # --- credentials

@@ -220,7 +220,7 @@ class Store:
         item = copy.deepcopy(given)
         metadata = item.setdefault("metadata", {})
         if not metadata.get("name"):
-            metadata["name"] = metadata.get("generateName", "") + "".join(random.choices(_LETTERS, k=5))  # noqa: S311
+            metadata["name"] = metadata.get("generateName", "") + "".join(random.choices(_LETTERS, k=5))  # noqa: S311  # hides nothing
         if resource.is_namespaced:
             metadata["namespace"] = namespace or metadata.get("namespace") or "default"
         name = metadata["name"]
