@@ -97,6 +97,8 @@ class Patience:
     page: int = 500
     answer: float = 30.0
     """For one page."""
+    whole_list: float = 300.0
+    """For a list that could not be read in pages."""
     watch: tuple[int, int] = (300, 600)
     """After which the server ends a watch; at random between the two, so that they do not end together."""
     silence: float = 150.0
@@ -198,9 +200,8 @@ class Reflector(Generic[T]):
     async def _read_page(self, query: dict[str, str], found: dict[ObjectKey, T]) -> Mapping[str, object]:
         """Add what a page has to `found`; its objects are gone before the next page is asked for."""
         accept = METADATA_LIST if self.collection.is_metadata_only else "application/json"
-        page = await self._api.request(
-            "GET", self.collection.path, query=query, accept=accept, timeout=self._patience.answer
-        )
+        patience = self._patience.answer if "limit" in query else self._patience.whole_list
+        page = await self._api.request("GET", self.collection.path, query=query, accept=accept, timeout=patience)
         metadata, items = page.get("metadata"), page.get("items") or ()
         if not isinstance(metadata, dict) or not isinstance(items, list | tuple):
             raise _malformed("a list without items")
