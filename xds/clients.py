@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from xds.names import NodeId, Version
     from xds.policy.model import Workload
@@ -237,6 +237,10 @@ class Clients:
             replace(client, types=MappingProxyType(dict(client.types)))
             for _, client in sorted(self._clients.items(), key=_by_node)
         )
+
+    def __iter__(self) -> Iterator[Client]:
+        """Iterate over everybody who is connected, older streams first: as they are and not as they were, uncopied."""
+        return iter(self._clients.values())
 
     @property
     def totals(self) -> Mapping[tuple[str, ResourceType], Totals]:

@@ -56,7 +56,8 @@ class Cluster:
         self._settings = settings
         self._secrets = ClusterSecrets(api)
         self._facts = NetworkFacts(settings)
-        self._keys = ClusterKeys(api) if settings.token_source == "cluster" else None  # noqa: S105  # no password
+        # Even where tokens are reviewed: what no key signed is not worth a question.
+        self._keys = ClusterKeys(api) if settings.token_source in {"cluster", "review"} else None
         is_reviewed = settings.token_source == "review"  # noqa: S105  # as above
         self._reviews = TokenReviews(api, settings.token_audience, clock=time.time) if is_reviewed else None
         self._admission = _build_admission(self, settings)
@@ -79,8 +80,8 @@ class Cluster:
         member = Member(namespace=self.home, identity=self._settings.identifier or socket.gethostname())
         sight = Sight(
             state=lambda: reconciler.state,
-            streams=lambda: count_streams(clients.connected(), cache.policy_for),
-            expected=lambda: count_pods(self.mirror.injected(), cache.policy_for) or None,
+            streams=lambda: count_streams(clients, cache.policy_for),
+            expected=lambda: count_pods(self.mirror.injected(), cache.policy_for),
         )
         self._reporting = Reporting(self._api, member, sight)
 
