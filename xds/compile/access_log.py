@@ -18,10 +18,11 @@ from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessL
 from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
 from envoy_data_plane.envoy.extensions.access_loggers.stream.v3 import StdoutAccessLog
 from envoy_data_plane.envoy.extensions.filters.common.set_filter_state.v3 import FilterStateValue
-from envoy_data_plane.google.protobuf import Any, Struct, Value
+from envoy_data_plane.google.protobuf import Struct, Value
 
 from xds import names
 from xds.compile.routes import DENY, DIRECT, HOST_OF_METADATA, TUNNEL
+from xds.compile.wire import pack
 from xds.policy.model import STDOUT
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def build_refusal_log(policy: Policy) -> list[AccessLog]:
     for log in logs:
         log.filter = AccessLogFilter(
             extension_filter=ExtensionFilter(
-                name="envoy.access_loggers.extension_filters.cel", typed_config=Any.pack(is_refused)
+                name="envoy.access_loggers.extension_filters.cel", typed_config=pack(is_refused)
             )
         )
     return logs
@@ -187,9 +188,9 @@ def _build(policy: Policy, fields: dict[str, str]) -> list[AccessLog]:
     log_format = SubstitutionFormatString(json_format=Struct(fields=values), omit_empty_values=True)
     if policy.access_log == STDOUT:
         stdout = StdoutAccessLog(log_format=log_format)
-        return [AccessLog(name="envoy.access_loggers.stdout", typed_config=Any.pack(stdout))]
+        return [AccessLog(name="envoy.access_loggers.stdout", typed_config=pack(stdout))]
     file = FileAccessLog(path=policy.access_log, log_format=log_format)
-    return [AccessLog(name="envoy.access_loggers.file", typed_config=Any.pack(file))]
+    return [AccessLog(name="envoy.access_loggers.file", typed_config=pack(file))]
 
 
 def _name_of(policy: Policy) -> str:

@@ -42,7 +42,6 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
 )
-from envoy_data_plane.google.protobuf import Any
 
 from xds import names
 from xds.compile.http import build_http1_options
@@ -50,8 +49,11 @@ from xds.compile.proxy_files import Material
 from xds.compile.proxy_protocol import build_protocol_options
 from xds.compile.proxy_tls import build_tls_criteria, build_transport_sockets, is_address
 from xds.compile.resilience import add_resilience
+from xds.compile.wire import pack
 
 if TYPE_CHECKING:
+    from envoy_data_plane.google.protobuf import Any
+
     from xds.policy.model import Endpoint, Proxy
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
@@ -97,7 +99,7 @@ def build_proxy_cluster(proxy: Proxy, material: Material = _NOTHING) -> Cluster:
 def _dns() -> ClusterCustomClusterType:
     """Resolve names as `STRICT_DNS` does; the fields of `Cluster` that used to say how are deprecated."""
     config = DnsCluster(respect_dns_ttl=True, dns_lookup_family=DnsLookupFamily.V4_PREFERRED)
-    return ClusterCustomClusterType(name="envoy.cluster.dns", typed_config=Any.pack(config))
+    return ClusterCustomClusterType(name="envoy.cluster.dns", typed_config=pack(config))
 
 
 def _localities(proxy: Proxy) -> list[LocalityLbEndpoints]:
@@ -143,4 +145,4 @@ def build_http1(
     options = HttpProtocolOptions(
         explicit_http_config=explicit, common_http_protocol_options=common, upstream_http_protocol_options=upstream
     )
-    return {_PROTOCOL_OPTIONS: Any.pack(options)}
+    return {_PROTOCOL_OPTIONS: pack(options)}

@@ -34,9 +34,9 @@ from envoy_data_plane.envoy.extensions.filters.udp.dns_filter.v3 import (
     DnsFilterConfigServerContextConfig,
 )
 from envoy_data_plane.envoy.extensions.network.dns_resolver.cares.v3 import CaresDnsResolverConfig
-from envoy_data_plane.google.protobuf import Any
 
 from xds import names
+from xds.compile.wire import pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,7 +55,7 @@ _MAX_PENDING = 1024
 
 def build_dns_listeners(synthetic: Synthetic, *, has_ipv6: bool) -> Iterable[Listener]:
     """Yield a listener per loopback address."""
-    config = Any.pack(_build_filter(synthetic))
+    config = pack(_build_filter(synthetic))
     places = [(names.DNS_LISTENER, "127.0.0.1"), *([(names.DNS_LISTENER_6, "::1")] if has_ipv6 else [])]
     for name, address in places:
         at = SocketAddress(address=address, port_value=names.DNS_PORT, protocol=SocketAddressProtocol.UDP)
@@ -78,7 +78,7 @@ def _build_filter(synthetic: Synthetic) -> DnsFilterConfig:
         client_config=DnsFilterConfigClientContextConfig(
             resolver_timeout=_PATIENCE,
             typed_dns_resolver_config=TypedExtensionConfig(
-                name="envoy.network.dns_resolver.cares", typed_config=Any.pack(resolver)
+                name="envoy.network.dns_resolver.cares", typed_config=pack(resolver)
             ),
             max_pending_lookups=_MAX_PENDING,
         ),

@@ -54,7 +54,6 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
-from envoy_data_plane.google.protobuf import Any
 
 from xds import names
 from xds.compile.access_log import build_explicit_log, build_filter_state_value
@@ -90,6 +89,7 @@ from xds.compile.virtual_hosts import (
     build_steps,
     steps_of,
 )
+from xds.compile.wire import pack
 from xds.diagnostics import Where
 from xds.policy.model import Action, Deny, Destination, Direct, DnsMode, DomainPattern, Policy, Rule, Tunnel
 
@@ -234,7 +234,7 @@ def _build_early_mutation() -> TypedExtensionConfig:
     )
     return TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation",
-        typed_config=Any.pack(HeaderMutation(mutations=[Mutation(append=option)])),
+        typed_config=pack(HeaderMutation(mutations=[Mutation(append=option)])),
     )
 
 
@@ -269,9 +269,7 @@ def build_direct_by_name_cluster() -> Cluster:
     return Cluster(
         per_connection_buffer_limit_bytes=names.BUFFER_LIMIT,
         name=names.DIRECT_BY_NAME_CLUSTER,
-        cluster_type=ClusterCustomClusterType(
-            name="envoy.clusters.dynamic_forward_proxy", typed_config=Any.pack(config)
-        ),
+        cluster_type=ClusterCustomClusterType(name="envoy.clusters.dynamic_forward_proxy", typed_config=pack(config)),
         lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
         connect_timeout=CONNECT_TIMEOUT,
         circuit_breakers=no_limits(),

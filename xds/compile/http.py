@@ -59,7 +59,6 @@ from envoy_data_plane.envoy.extensions.filters.network.set_filter_state.v3 impor
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.envoy.extensions.http.header_formatters.preserve_case.v3 import PreserveCaseFormatterConfig
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatchAndSubstitute, RegexMatcher, StringMatcher
-from envoy_data_plane.google.protobuf import Any
 
 from xds.compile.access_log import build_filter_state_value, build_http_log
 from xds.compile.asked import build_asked
@@ -67,6 +66,7 @@ from xds.compile.hosts import HOST, PORT_OF_HOST, UNNAMED_HOST
 from xds.compile.matchers import ADDRESS_KEY, PORT_KEY
 from xds.compile.routes import HOST_METADATA, NO_TIMEOUT
 from xds.compile.virtual_hosts import KEPT_PROTO
+from xds.compile.wire import pack
 
 if TYPE_CHECKING:
     from betterproto2 import Message
@@ -88,7 +88,7 @@ def build_http1_options() -> Http1ProtocolOptions:
     """HTTP/1 as the application wrote it: the case of header names, HTTP/1.0, trailers."""
     formatter = TypedExtensionConfig(
         name="envoy.http.stateful_header_formatters.preserve_case",
-        typed_config=Any.pack(PreserveCaseFormatterConfig(forward_reason_phrase=True)),
+        typed_config=pack(PreserveCaseFormatterConfig(forward_reason_phrase=True)),
     )
     return Http1ProtocolOptions(
         accept_http_10=True,
@@ -109,7 +109,7 @@ def build_http_chain(name: str, policy: Policy) -> FilterChain:
     return FilterChain(
         name=name,
         filters=[
-            Filter(name="envoy.filters.network.set_filter_state", typed_config=Any.pack(state)),
+            Filter(name="envoy.filters.network.set_filter_state", typed_config=pack(state)),
             build_manager_filter(manager),
         ],
     )
@@ -117,7 +117,7 @@ def build_http_chain(name: str, policy: Policy) -> FilterChain:
 
 def build_manager_filter(manager: HttpConnectionManager) -> Filter:
     """Wrap a connection manager as the last filter of a chain."""
-    return Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
+    return Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
 
 
 def build_manager(name: str, gate: Rbac, asked: HttpSetFilterState, log: list[AccessLog]) -> HttpConnectionManager:
@@ -159,7 +159,7 @@ def build_manager(name: str, gate: Rbac, asked: HttpSetFilterState, log: list[Ac
         early_header_mutation_extensions=[
             TypedExtensionConfig(
                 name="envoy.http.early_header_mutation.header_mutation",
-                typed_config=Any.pack(HeaderMutation(mutations=[Mutation(append=kept_proto)])),
+                typed_config=pack(HeaderMutation(mutations=[Mutation(append=kept_proto)])),
             )
         ],
         access_log=log,
@@ -174,7 +174,7 @@ def _build_rds(name: str) -> Rds:
 
 def build_filter(name: str, config: Message) -> HttpFilter:
     """Wrap `config` as an HTTP filter."""
-    return HttpFilter(name=name, typed_config=Any.pack(config))
+    return HttpFilter(name=name, typed_config=pack(config))
 
 
 def build_gate(host_pattern: str, *also: Permission) -> Rbac:

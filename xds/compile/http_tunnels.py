@@ -36,13 +36,13 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     TlsParametersTlsProtocol,
     UpstreamTlsContext,
 )
-from envoy_data_plane.google.protobuf import Any
 
 from xds import names
 from xds.compile.asked import ASKED_BY_ADDRESS, ASKED_BY_NAME, ASKED_FOR_HTTPS
 from xds.compile.clusters import build_http1, no_limits
 from xds.compile.proxy_tls import SYSTEM_AUTHORITIES
 from xds.compile.tunnels import build_tcp_chain
+from xds.compile.wire import pack
 from xds.policy.model import PlainHttp, Tunnel
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ _IDLE = timedelta(seconds=4)
 """How long a tunnel waits for another request to its host: less than servers commonly keep connections open."""
 
 
-_RAW = TransportSocket(name="envoy.transport_sockets.raw_buffer", typed_config=Any.pack(RawBuffer()))
+_RAW = TransportSocket(name="envoy.transport_sockets.raw_buffer", typed_config=pack(RawBuffer()))
 _BY_HOST = UpstreamHttpProtocolOptions(auto_sni=True, auto_san_validation=True)
 """The server name, and the name that the certificate must have, are those of the request's Host."""
 
@@ -101,7 +101,7 @@ def _build_tls(authorities: str | None) -> TransportSocket:
         ),
     )
     return TransportSocket(
-        name="envoy.transport_sockets.tls", typed_config=Any.pack(UpstreamTlsContext(common_tls_context=context))
+        name="envoy.transport_sockets.tls", typed_config=pack(UpstreamTlsContext(common_tls_context=context))
     )
 
 
@@ -117,7 +117,7 @@ def _build_cluster(name: str, inner: TransportSocket, upstream: UpstreamHttpProt
         ),
         transport_socket=TransportSocket(
             name="envoy.transport_sockets.internal_upstream",
-            typed_config=Any.pack(InternalUpstreamTransport(transport_socket=inner)),
+            typed_config=pack(InternalUpstreamTransport(transport_socket=inner)),
         ),
         circuit_breakers=no_limits(),
         typed_extension_protocol_options=build_http1(None, _IDLE, upstream),

@@ -24,7 +24,7 @@ from envoy_data_plane.envoy.extensions.filters.listener.http_inspector.v3 import
 from envoy_data_plane.envoy.extensions.filters.listener.original_dst.v3 import OriginalDst
 from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector.v3 import TlsInspector
 from envoy_data_plane.envoy.type.v3 import Int32Range
-from envoy_data_plane.google.protobuf import Any, StringValue
+from envoy_data_plane.google.protobuf import StringValue
 from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
 from xds import names
@@ -48,6 +48,7 @@ from xds.compile.matchers import (
 from xds.compile.routes import takes_plain_http, unknown_action
 from xds.compile.synthetic_chains import admit, build_synthetic_chains, by_synthetic_address, divert
 from xds.compile.tunnels import build_deny_chain, build_tcp_chain
+from xds.compile.wire import pack
 from xds.policy.model import Action, Deny, Direct, Policy, Tunnel
 
 if TYPE_CHECKING:
@@ -109,13 +110,10 @@ def _listener_filters(server_first_ports: tuple[int, ...]) -> list[ListenerFilte
         ("envoy.filters.listener.http_inspector", HttpInspector()),
     ]
     silent = _on_ports(server_first_ports)
-    original = ListenerFilter(name="envoy.filters.listener.original_dst", typed_config=Any.pack(OriginalDst()))
+    original = ListenerFilter(name="envoy.filters.listener.original_dst", typed_config=pack(OriginalDst()))
     return [
         original,
-        *(
-            ListenerFilter(name=name, typed_config=Any.pack(config), filter_disabled=silent)
-            for name, config in inspectors
-        ),
+        *(ListenerFilter(name=name, typed_config=pack(config), filter_disabled=silent) for name, config in inspectors),
     ]
 
 

@@ -24,7 +24,6 @@ from envoy_data_plane.envoy.extensions.matching.common_inputs.network.v3 import 
     TransportProtocolInput,
 )
 from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput
-from envoy_data_plane.google.protobuf import Any
 from envoy_data_plane.xds.core.v3 import CidrRange, TypedExtensionConfig
 from envoy_data_plane.xds.type.matcher.v3 import (
     Matcher,
@@ -47,6 +46,7 @@ from xds.compile.matcher_messages import (
     ServerNameMatcher,
     ServerNameMatcherDomainMatcher,
 )
+from xds.compile.wire import pack
 from xds.policy.model import Action, Deny, Network
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ PORT_KEY = "egress-xds.port"
 
 def build_extension(name: str, message: Message) -> TypedExtensionConfig:
     """Wrap `message` as an extension's configuration."""
-    return TypedExtensionConfig(name=name, typed_config=Any.pack(message))
+    return TypedExtensionConfig(name=name, typed_config=pack(message))
 
 
 class Leaf(Protocol):

@@ -26,14 +26,16 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
 )
-from envoy_data_plane.google.protobuf import Any
 
 from xds import names
 from xds.compile.http import build_http1_options
 from xds.compile.secrets import build_secret_config
+from xds.compile.wire import pack
 from xds.policy.model import ProxyProtocol
 
 if TYPE_CHECKING:
+    from envoy_data_plane.google.protobuf import Any
+
     from xds.policy.model import Proxy
 
 _PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -59,7 +61,7 @@ def build_protocol_options(proxy: Proxy) -> dict[str, Any]:
         common_http_protocol_options=_build_common(proxy.protocol),
         http_filters=[] if proxy.login is None else _build_filters(names.proxy_login(proxy.name, proxy.login.file)),
     )
-    return {_PROTOCOL_OPTIONS: Any.pack(options)}
+    return {_PROTOCOL_OPTIONS: pack(options)}
 
 
 def _build_version(protocol: ProxyProtocol) -> HttpProtocolOptionsExplicitHttpConfig:
@@ -85,11 +87,9 @@ def _build_filters(secret: str) -> list[HttpFilter]:
     injector = CredentialInjector(
         # An application that still sends a login of its own would otherwise be let in, or not, by that one.
         overwrite=True,
-        credential=TypedExtensionConfig(
-            name="envoy.http.injected_credentials.generic", typed_config=Any.pack(credential)
-        ),
+        credential=TypedExtensionConfig(name="envoy.http.injected_credentials.generic", typed_config=pack(credential)),
     )
     return [
-        HttpFilter(name="envoy.filters.http.credential_injector", typed_config=Any.pack(injector)),
-        HttpFilter(name="envoy.filters.http.upstream_codec", typed_config=Any.pack(UpstreamCodec())),
+        HttpFilter(name="envoy.filters.http.credential_injector", typed_config=pack(injector)),
+        HttpFilter(name="envoy.filters.http.upstream_codec", typed_config=pack(UpstreamCodec())),
     ]

@@ -28,6 +28,7 @@ from xds.compile.routes import build_routes
 from xds.compile.secrets import build_secrets, logins_of, secrets_of
 from xds.compile.synthetic import Synthetic, build_synthetic, check_synthetic
 from xds.compile.synthetic_chains import build_synthetic_routes
+from xds.compile.wire import encode
 from xds.diagnostics import Diagnostic
 from xds.policy.model import DnsMode
 from xds.resources import Reference, Resource, ResourceType, build_resource
@@ -99,25 +100,25 @@ def _build_resources(
     if synthetic is not None:
         routes.append(build_synthetic_routes(http_plan, policy))
         for answering in build_dns_listeners(synthetic, has_ipv6=facts.has_ipv6):
-            yield build_resource(ResourceType.LISTENER, answering.name, answering)
+            yield build_resource(ResourceType.LISTENER, answering.name, encode(answering))
     routes_references = [Reference(ResourceType.ROUTE.type_url, configuration.name) for configuration in routes]
-    yield build_resource(ResourceType.CLUSTER, names.DIRECT_CLUSTER, build_direct_cluster())
+    yield build_resource(ResourceType.CLUSTER, names.DIRECT_CLUSTER, encode(build_direct_cluster()))
     for name, proxy in zip(proxies, policy.proxies, strict=True):
         yield from _build_proxy(name, proxy, facts)
     logins = logins_of(policy.proxies)
     ways_in = list(build_http_tunnels(policy))
     for name, cluster, inside in ways_in:
         inside_reference = Reference(ResourceType.LISTENER.type_url, name)
-        yield build_resource(ResourceType.CLUSTER, name, cluster, [inside_reference])
-        yield build_resource(ResourceType.LISTENER, name, inside, [*clusters, *logins])
+        yield build_resource(ResourceType.CLUSTER, name, encode(cluster), [inside_reference])
+        yield build_resource(ResourceType.LISTENER, name, encode(inside), [*clusters, *logins])
     clusters += [Reference(ResourceType.CLUSTER.type_url, name) for name, _, _ in ways_in]
     listener = build_listener(policy, plan, http_plan, has_ipv6=facts.has_ipv6, synthetic=synthetic)
     references = [*clusters, *routes_references, *logins]
-    yield build_resource(ResourceType.LISTENER, names.OUTBOUND_LISTENER, listener, references)
+    yield build_resource(ResourceType.LISTENER, names.OUTBOUND_LISTENER, encode(listener), references)
     if policy.explicit_port is not None:
         yield from _build_explicit(policy, facts, clusters)
     for configuration in routes:
-        yield build_resource(ResourceType.ROUTE, configuration.name, configuration, clusters)
+        yield build_resource(ResourceType.ROUTE, configuration.name, encode(configuration), clusters)
 
 
 def _explicit_plans(policy: Policy, facts: Facts) -> tuple[Plan, ...]:
@@ -134,15 +135,15 @@ def _build_explicit(policy: Policy, facts: Facts, clusters: list[Reference]) -> 
     routes = Reference(ResourceType.ROUTE.type_url, names.EXPLICIT_CHAIN)
     listener = build_explicit_listener(policy, has_ipv6=facts.has_ipv6)
     configuration = build_explicit_routes(plans, policy)
-    yield build_resource(ResourceType.CLUSTER, names.DIRECT_BY_NAME_CLUSTER, build_direct_by_name_cluster())
-    yield build_resource(ResourceType.LISTENER, names.EXPLICIT_LISTENER, listener, [*clusters, direct, routes])
-    yield build_resource(ResourceType.ROUTE, names.EXPLICIT_CHAIN, configuration, [*clusters, direct])
+    yield build_resource(ResourceType.CLUSTER, names.DIRECT_BY_NAME_CLUSTER, encode(build_direct_by_name_cluster()))
+    yield build_resource(ResourceType.LISTENER, names.EXPLICIT_LISTENER, encode(listener), [*clusters, direct, routes])
+    yield build_resource(ResourceType.ROUTE, names.EXPLICIT_CHAIN, encode(configuration), [*clusters, direct])
 
 
 def _build_proxy(name: str, proxy: Proxy, facts: Facts) -> Iterable[Resource]:
     """Build the cluster of a proxy and the secrets that it waits for."""
     material, _ = read_material(proxy, facts)
-    yield build_resource(ResourceType.CLUSTER, name, build_proxy_cluster(proxy, material), secrets_of(proxy))
+    yield build_resource(ResourceType.CLUSTER, name, encode(build_proxy_cluster(proxy, material)), secrets_of(proxy))
     yield from build_secrets(proxy, material)
 
 

@@ -24,12 +24,12 @@ from envoy_data_plane.envoy.extensions.filters.network.direct_response.v3 import
 from envoy_data_plane.envoy.extensions.filters.network.set_filter_state.v3 import Config as SetFilterState
 from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy.v3 import TcpProxy, TcpProxyTunnelingConfig
 from envoy_data_plane.envoy.extensions.formatter.generic_secret.v3 import GenericSecret
-from envoy_data_plane.google.protobuf import Any
 
 from xds import names
 from xds.compile.access_log import build_tcp_log
 from xds.compile.routes import NO_TIMEOUT
 from xds.compile.secrets import build_secret_config
+from xds.compile.wire import pack
 
 if TYPE_CHECKING:
     from xds.policy.model import Attempts, Policy
@@ -59,7 +59,7 @@ def build_tcp_chain(name: str, cluster: str, tunnel_to: str | None, policy: Poli
         tunneling_config=None if tunnel_to is None else _build_tunneling(tunnel_to, has_login=login is not None),
         access_log=build_tcp_log(policy, tunnel_to),
     )
-    filters = [Filter(name="envoy.filters.network.tcp_proxy", typed_config=Any.pack(proxy))]
+    filters = [Filter(name="envoy.filters.network.tcp_proxy", typed_config=pack(proxy))]
     if login is not None:
         filters.insert(0, _remember_login(login))
     return FilterChain(name=name, filters=filters)
@@ -82,14 +82,14 @@ def _remember_login(secret: str) -> Filter:
     """
     formatter = TypedExtensionConfig(
         name="envoy.formatter.generic_secret",
-        typed_config=Any.pack(GenericSecret(secret_configs={_LOGIN: build_secret_config(secret)})),
+        typed_config=pack(GenericSecret(secret_configs={_LOGIN: build_secret_config(secret)})),
     )
     text = SubstitutionFormatString(
         text_format_source=DataSource(inline_string=f"%SECRET({_LOGIN})%"), formatters=[formatter]
     )
     value = FilterStateValue(object_key=_LOGIN_KEY, factory_key="envoy.string", format_string=text)
     state = SetFilterState(on_new_connection=[value])
-    return Filter(name="envoy.filters.network.set_filter_state", typed_config=Any.pack(state))
+    return Filter(name="envoy.filters.network.set_filter_state", typed_config=pack(state))
 
 
 def _build_backoff(attempts: Attempts) -> BackoffStrategy | None:
@@ -101,5 +101,5 @@ def _build_backoff(attempts: Attempts) -> BackoffStrategy | None:
 
 def build_deny_chain() -> FilterChain:
     """Build the chain that closes at once, without a byte."""
-    refusal = Filter(name="envoy.filters.network.direct_response", typed_config=Any.pack(DirectResponse()))
+    refusal = Filter(name="envoy.filters.network.direct_response", typed_config=pack(DirectResponse()))
     return FilterChain(name=names.DENY_CHAIN, filters=[refusal])
