@@ -80,6 +80,17 @@ test: $(DEV) ## run every test, with branch coverage and its thresholds
 	echo '→ coverage of rooms 0-4'
 	$(BIN)/python -m coverage report --fail-under=95 --include='$(ROOMS_0_TO_4)'
 
+.PHONY: test-cluster
+test-cluster: need-kubeconfig $(DEV) ## run the tests of a real API server, as the administrator of KUBECONFIG
+	@exec $(BIN)/python -m pytest tests/cluster $(ARGS)
+
+.PHONY: need-kubeconfig
+need-kubeconfig:
+	@test -f "$${KUBECONFIG:-}" || {
+		echo 'KUBECONFIG must name one file: the kubeconfig of an administrator of a test cluster' >&2
+		exit 2
+	}
+
 .PHONY: check
 check: check-format check-lint check-types check-rooms check-proto check-words ## run every static gate
 
