@@ -418,6 +418,7 @@ BAD_LINES = [
     pytest.param(b"[1, 2]\n", id="a line that is no object"),
     pytest.param(b'{"type":"ADDED"}\n', id="an event without an object"),
     pytest.param(b'{"type":"NEWS","object":{"metadata":{"resourceVersion":"99"}}}\n', id="an event of an unknown type"),
+    pytest.param(b'{"type":[],"object":{}}\n', id="a type that is none"),
     pytest.param(b'{"type":"ADDED","object":{"metadata":{"name":"x"}}}\n', id="an object without a version"),
     pytest.param(b'{"type":"ADDED","object":{"metadata":{"resourceVersion":"99"}}}\n', id="an object without a name"),
     pytest.param(b'{"type":"ADDED","object":{"metadata":[]}}\n', id="metadata of another shape"),

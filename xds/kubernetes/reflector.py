@@ -251,7 +251,7 @@ class Reflector(Generic[T]):
             self._version = None
             code = item.get("code")
             raise ApiError.from_status(item, code if isinstance(code, int) else _BROKEN)
-        if kind not in {"ADDED", "MODIFIED", "DELETED", "BOOKMARK"}:
+        if not isinstance(kind, str) or kind not in {"ADDED", "MODIFIED", "DELETED", "BOOKMARK"}:
             raise _malformed("an event of an unknown type")
         metadata = item.get("metadata")
         version = _version(metadata if isinstance(metadata, dict) else {})
