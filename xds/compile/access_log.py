@@ -10,6 +10,7 @@ changes cuts its connections (N23).
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog, AccessLogFilter, ExtensionFilter
@@ -27,6 +28,8 @@ from xds.policy.model import STDOUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from envoy_data_plane.google.protobuf import Any
 
     from xds.policy.model import Policy
 
@@ -184,19 +187,30 @@ def _build(policy: Policy, fields: dict[str, str]) -> list[AccessLog]:
     if policy.access_log is None:
         return []
     full = {**_COMMON, **fields, "policy": _name_of(policy)}
-    values = {name: Value(string_value=value) for name, value in sorted(full.items())}
+    name = "envoy.access_loggers.stdout" if policy.access_log == STDOUT else "envoy.access_loggers.file"
+    return [AccessLog(name=name, typed_config=_pack_log(policy.access_log, tuple(sorted(full.items()))))]
+
+
+@lru_cache(maxsize=64)
+def _pack_log(place: str, fields: tuple[tuple[str, str], ...]) -> Any:
+    """Build what several chains of one policy have in common."""
+    values = {name: _build_value(text) for name, text in fields}
     log_format = SubstitutionFormatString(json_format=Struct(fields=values), omit_empty_values=True)
-    if policy.access_log == STDOUT:
-        stdout = StdoutAccessLog(log_format=log_format)
-        return [AccessLog(name="envoy.access_loggers.stdout", typed_config=pack(stdout))]
-    file = FileAccessLog(path=policy.access_log, log_format=log_format)
-    return [AccessLog(name="envoy.access_loggers.file", typed_config=pack(file))]
+    if place == STDOUT:
+        return pack(StdoutAccessLog(log_format=log_format))
+    return pack(FileAccessLog(path=place, log_format=log_format))
+
+
+@lru_cache(maxsize=256)
+def _build_value(text: str) -> Value:
+    return Value(string_value=text)
 
 
 def _name_of(policy: Policy) -> str:
     return policy.name if policy.namespace is None else f"{policy.namespace}/{policy.name}"
 
 
+@lru_cache(maxsize=8)
 def _choose(reasons: Reasons, *, when: str) -> str:
     """Write reasons as one expression; nothing (null), which leaves the field out, if there is none to give."""
     return f"%TYPED_CEL({when} ? ({_nested(reasons)}) : null)%"

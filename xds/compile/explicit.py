@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import IPv6Network
 from typing import TYPE_CHECKING, assert_never
 
@@ -51,6 +52,7 @@ from envoy_data_plane.envoy.extensions.filters.http.dynamic_forward_proxy.v3 imp
 from envoy_data_plane.envoy.extensions.filters.http.header_to_metadata.v3 import Config as HeaderToMetadata
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManagerUpgradeConfig,
+    HttpFilter,
 )
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
@@ -61,7 +63,15 @@ from xds.compile.asked import ASKED_BY_NAME, build_asked
 from xds.compile.clusters import CONNECT_TIMEOUT, build_http1, no_limits
 from xds.compile.decisions import Plan, build_plan
 from xds.compile.hosts import HOST, HOST_AT_PLAIN_PORT, PORT_OR_80, UNBRACKETED
-from xds.compile.http import build_filter, build_gate, build_manager, build_manager_filter, build_metadata_rule
+from xds.compile.http import (
+    build_filter,
+    build_gate,
+    build_host_reader,
+    build_manager,
+    build_manager_filter,
+    build_metadata_rule,
+    build_router,
+)
 from xds.compile.listener import build_loopback
 from xds.compile.matchers import ADDRESS_KEY, METHOD, PORT_KEY, build_map, spellings
 from xds.compile.proxy_tls import is_address
@@ -200,20 +210,24 @@ def build_explicit_listener(policy: Policy, *, has_ipv6: bool) -> Listener:
 
 
 def _build_chain(policy: Policy) -> FilterChain:
-    manager = build_manager(
-        names.EXPLICIT_CHAIN,
-        _build_gate(),
-        _build_state(),
-        build_explicit_log(policy, f"%FILTER_STATE({ASKED_BY_NAME}:PLAIN)%"),
-    )
+    log = build_explicit_log(policy, f"%FILTER_STATE({ASKED_BY_NAME}:PLAIN)%")
+    manager = build_manager(names.EXPLICIT_CHAIN, _build_filters(), log)
     manager.upgrade_configs.append(HttpConnectionManagerUpgradeConfig(upgrade_type=_CONNECT))
     manager.early_header_mutation_extensions.append(_build_early_mutation())
-    # The port and the address are read before the state that remembers them.
-    reader = build_filter("envoy.filters.http.header_to_metadata", _build_reader())
-    forward = build_filter("envoy.filters.http.dynamic_forward_proxy", FilterConfig(dns_cache_config=_build_cache()))
-    gate, host, state, router = manager.http_filters
-    manager.http_filters = [gate, host, reader, state, forward, router]
     return FilterChain(name=names.EXPLICIT_CHAIN, filters=[build_manager_filter(manager)])
+
+
+@lru_cache(maxsize=1)
+def _build_filters() -> tuple[HttpFilter, ...]:
+    return (
+        build_filter("envoy.filters.http.rbac", _build_gate()),
+        build_host_reader(),
+        # The port and the address are read before the state that remembers them.
+        build_filter("envoy.filters.http.header_to_metadata", _build_reader()),
+        build_filter("envoy.filters.http.set_filter_state", _build_state()),
+        build_filter("envoy.filters.http.dynamic_forward_proxy", FilterConfig(dns_cache_config=_build_cache())),
+        build_router(),
+    )
 
 
 def _build_gate() -> Rbac:

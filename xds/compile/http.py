@@ -9,6 +9,7 @@ of its own (RDS), of the name of the chain, and changes without touching the cha
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from envoy_data_plane.envoy.config.accesslog.v3 import (
@@ -69,9 +70,10 @@ from xds.compile.virtual_hosts import KEPT_PROTO
 from xds.compile.wire import pack
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from betterproto2 import Message
     from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
-    from envoy_data_plane.envoy.extensions.filters.http.set_filter_state.v3 import Config as HttpSetFilterState
 
     from xds.policy.model import Policy
 
@@ -84,14 +86,20 @@ _UPGRADES = ("websocket", "tcp", "SPDY/3.1")
 """What is spoken over plain HTTP after `101 Switching Protocols`: browsers, the APIs of Docker and of Kubernetes."""
 
 
-def build_http1_options() -> Http1ProtocolOptions:
-    """HTTP/1 as the application wrote it: the case of header names, HTTP/1.0, trailers."""
+@lru_cache(maxsize=2)
+def build_http1_options(default_host: str = "") -> Http1ProtocolOptions:
+    """
+    HTTP/1 as the application wrote it: the case of header names, HTTP/1.0, trailers.
+
+    `default_host` is that of requests without one. The message is shared, and must not be changed.
+    """
     formatter = TypedExtensionConfig(
         name="envoy.http.stateful_header_formatters.preserve_case",
         typed_config=pack(PreserveCaseFormatterConfig(forward_reason_phrase=True)),
     )
     return Http1ProtocolOptions(
         accept_http_10=True,
+        default_host_for_http_10=default_host,
         enable_trailers=True,
         header_key_format=Http1ProtocolOptionsHeaderKeyFormat(stateful_formatter=formatter),
     )
@@ -99,19 +107,29 @@ def build_http1_options() -> Http1ProtocolOptions:
 
 def build_http_chain(name: str, policy: Policy) -> FilterChain:
     """Build a chain that reads plain HTTP and routes it by the route configuration of the same name."""
-    manager = build_manager(name, build_gate(HOST), build_asked(), build_http_log(policy))
+    manager = build_manager(name, _build_filters(), build_http_log(policy))
+    return FilterChain(name=name, filters=[_remember_destination(), build_manager_filter(manager)])
+
+
+@lru_cache(maxsize=1)
+def _remember_destination() -> Filter:
+    """Keep what the application dialled, for the routes."""
     state = SetFilterState(
         on_new_connection=[
             build_filter_state_value(ADDRESS_KEY, "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%"),
             build_filter_state_value(PORT_KEY, "%DOWNSTREAM_LOCAL_PORT%"),
         ]
     )
-    return FilterChain(
-        name=name,
-        filters=[
-            Filter(name="envoy.filters.network.set_filter_state", typed_config=pack(state)),
-            build_manager_filter(manager),
-        ],
+    return Filter(name="envoy.filters.network.set_filter_state", typed_config=pack(state))
+
+
+@lru_cache(maxsize=1)
+def _build_filters() -> tuple[HttpFilter, ...]:
+    return (
+        build_filter("envoy.filters.http.rbac", build_gate(HOST)),
+        build_host_reader(),
+        build_filter("envoy.filters.http.set_filter_state", build_asked()),
+        build_router(),
     )
 
 
@@ -120,31 +138,22 @@ def build_manager_filter(manager: HttpConnectionManager) -> Filter:
     return Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
 
 
-def build_manager(name: str, gate: Rbac, asked: HttpSetFilterState, log: list[AccessLog]) -> HttpConnectionManager:
+def build_manager(name: str, filters: Iterable[HttpFilter], log: list[AccessLog]) -> HttpConnectionManager:
     """
     Build the connection manager.
 
     Args:
         name: of its chain, statistics and routes.
-        gate: what is let in.
-        asked: what each request remembers.
-        log: where it is told of.
+        filters: what its requests pass, the router last.
+        log: where they are told of.
 
     """
-    kept_proto = HeaderValueOption(header=HeaderValue(key=KEPT_PROTO, value="%REQ(x-forwarded-proto)%"))
-    options = build_http1_options()
-    options.default_host_for_http_10 = UNNAMED_HOST
     return HttpConnectionManager(
         stat_prefix=name,
         codec_type=HttpConnectionManagerCodecType.HTTP1,
         rds=_build_rds(name),
-        http_filters=[
-            build_filter("envoy.filters.http.rbac", gate),
-            build_filter("envoy.filters.http.header_to_metadata", HeaderToMetadata(request_rules=[_build_host_rule()])),
-            build_filter("envoy.filters.http.set_filter_state", asked),
-            build_filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
-        ],
-        http_protocol_options=options,
+        http_filters=list(filters),
+        http_protocol_options=build_http1_options(UNNAMED_HOST),
         proxy_100_continue=True,
         upgrade_configs=[HttpConnectionManagerUpgradeConfig(upgrade_type=kind) for kind in _UPGRADES],
         local_reply_config=_build_refusals(),
@@ -156,13 +165,17 @@ def build_manager(name: str, gate: Rbac, asked: HttpSetFilterState, log: list[Ac
         use_remote_address=False,
         skip_xff_append=True,
         server_header_transformation=HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
-        early_header_mutation_extensions=[
-            TypedExtensionConfig(
-                name="envoy.http.early_header_mutation.header_mutation",
-                typed_config=pack(HeaderMutation(mutations=[Mutation(append=kept_proto)])),
-            )
-        ],
+        early_header_mutation_extensions=[_keep_proto()],
         access_log=log,
+    )
+
+
+@lru_cache(maxsize=1)
+def _keep_proto() -> TypedExtensionConfig:
+    kept = HeaderValueOption(header=HeaderValue(key=KEPT_PROTO, value="%REQ(x-forwarded-proto)%"))
+    return TypedExtensionConfig(
+        name="envoy.http.early_header_mutation.header_mutation",
+        typed_config=pack(HeaderMutation(mutations=[Mutation(append=kept)])),
     )
 
 
@@ -187,9 +200,15 @@ def build_gate(host_pattern: str, *also: Permission) -> Rbac:
     return Rbac(rules=RbacRules(action=RbacAction.ALLOW, policies={"plain-host": policy}))
 
 
-def _build_host_rule() -> ConfigRule:
+def build_host_reader() -> HttpFilter:
     """Keep the Host without its port, for the URL that a proxy is asked for."""
-    return build_metadata_rule(":authority", HOST_METADATA[1], PORT_OF_HOST, "")
+    rule = build_metadata_rule(":authority", HOST_METADATA[1], PORT_OF_HOST, "")
+    return build_filter("envoy.filters.http.header_to_metadata", HeaderToMetadata(request_rules=[rule]))
+
+
+def build_router() -> HttpFilter:
+    """Build the last filter."""
+    return build_filter("envoy.filters.http.router", Router(suppress_envoy_headers=True))
 
 
 def build_metadata_rule(header: str, key: str, pattern: str, substitution: str) -> ConfigRule:
@@ -199,6 +218,7 @@ def build_metadata_rule(header: str, key: str, pattern: str, substitution: str) 
     return ConfigRule(header=header, on_header_present=kept)
 
 
+@lru_cache(maxsize=1)
 def _build_refusals() -> LocalReplyConfig:
     """Say who refused: every 403 of Envoy's own, and the 404 for a request that no route takes (CONNECT, `*`)."""
     body = DataSource(inline_string=_REFUSAL)

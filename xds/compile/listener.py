@@ -9,6 +9,7 @@ nothing but the name of its proxy; rules, lists and ports are in the tree (N23).
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, assert_never
 
 from envoy_data_plane.envoy.config.core.v3 import Address, SocketAddress, TrafficDirection
@@ -252,5 +253,6 @@ def _tunnel_leaf(policy: Policy, action: Action, chain_of: Callable[[str], str])
             assert_never(other)
 
 
+@lru_cache(maxsize=1024)
 def _chain_leaf(name: str) -> MatcherOnMatch:
     return MatcherOnMatch(action=build_extension(name, StringValue(value=name)))
