@@ -18,7 +18,7 @@ class Where:
     """
     The place that a diagnostic or a policy value comes from.
 
-    `source` names the object (a file's path, `ConfigMap ns/name key`); `key` is the path inside the
+    `source` names the object (a file's path, `configmap/<namespace>/<name>/<key>`); `key` is the path inside the
     document (`spec.rules[2].to.cidrs[0]`); `line` counts from 1.
     """
 

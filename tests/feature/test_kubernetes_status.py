@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 GOOD = "httpProxy: http://192.0.2.10:3128\nhttpsProxy: http://192.0.2.10:3128\ndialect: go\nnoProxy: [10.0.0.0/8]\n"
 BAD = GOOD.replace("/8", "/33")
-CORP: PolicyKey = (None, "policy")
+CORP: PolicyKey = (None, "corp")
 PACES = Paces(
     lease=Durations(lease=2.0, renew_deadline=1.2, retry=0.2),
     replicas=ReplicasPace(look=0.1, refresh=0.5, stale=1.5, gone=3.0),

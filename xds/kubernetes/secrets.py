@@ -17,16 +17,18 @@ from xds.facts import FileContent, FileProblem
 from xds.kubernetes.objects import SecretObject, reduce_secret
 from xds.kubernetes.reflector import Collection, Reflector
 from xds.kubernetes.signal import Signal
+from xds.policy.secrets import LOGIN_KEY, read_secret_path
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
     from xds.facts import File
     from xds.kubernetes.connection import ApiServer
     from xds.kubernetes.reflector import ObjectKey
+    from xds.policy.secrets import SecretPart
 
-_SCHEME = "secret:"
-_LOGIN = "login"
+_MOST = 100
+"""Secrets of one namespace that are watched at the same time."""
 _PATIENCE = 1.0
 """Seconds that a Secret which is named for the first time has to arrive before policies are judged without it."""
 _LOOK = 0.02
@@ -61,14 +63,14 @@ class ClusterSecrets:
 
     async def collect(self, paths: frozenset[str]) -> Mapping[str, File]:
         """Return what each of `paths` holds, and watch exactly the Secrets of these from now on; never raises."""
-        wanted = {path: parse_path(path) for path in sorted(paths)}
-        keys = {found[0] for found in wanted.values() if found is not None}
+        wanted = {path: read_secret_path(path) for path in sorted(paths)}
+        keys = _limit((part.namespace, part.name) for part in wanted.values() if part is not None)
         for key in self._watched.keys() - keys:
             self._watched.pop(key).cancel()
         for key in keys - self._watched.keys():
             self._watched[key] = self._watch(key)
         await self._wait_for(keys)
-        return {path: _no_secret() if found is None else self._find(*found) for path, found in wanted.items()}
+        return {path: _no_secret() if part is None else self._find(part) for path, part in wanted.items()}
 
     async def changes(self) -> AsyncIterator[None]:
         """Yield whenever a Secret is no longer what `collect` returned; never raises."""
@@ -104,37 +106,41 @@ class ClusterSecrets:
         while not all(self._watched[key].is_settled for key in keys) and loop.time() < deadline:  # noqa: ASYNC110  # a problem has no event
             await asyncio.sleep(_LOOK)
 
-    def _find(self, key: ObjectKey, entry: str) -> File:
+    def _find(self, part: SecretPart) -> File:
+        key = part.namespace, part.name
+        if key not in self._watched:
+            return FileProblem(f"it is one of more than {_MOST} of its namespace", "name fewer; others are not read")
         reflector = self._watched[key].reflector
         secret = reflector.items.get(key)
-        namespace, name = key
         if secret is not None:
-            return _entry(dict(secret.data), entry, key)
+            return _entry(dict(secret.data), part)
         if not reflector.is_synced:
             reason = reflector.problem or "the API server has not answered yet"
             return FileProblem(f"it can't be read: {reason}", "it is read as soon as that is possible")
-        return FileProblem("it does not exist", f"create it: kubectl -n {namespace} create secret generic {name} …")
+        return FileProblem(
+            "it does not exist", f"create it: kubectl -n {part.namespace} create secret generic {part.name} …"
+        )
 
 
-def parse_path(path: str) -> tuple[ObjectKey, str] | None:
-    """Return namespace, name and key of a Secret that a policy names; None: it names no Secret."""
-    parts = path.removeprefix(_SCHEME).split("/")
-    if not path.startswith(_SCHEME) or len(parts) != 3 or not all(parts):  # noqa: PLR2004  # as in the module's head
-        return None
-    namespace, name, entry = parts
-    return (namespace, name), entry
+def _limit(keys: Iterable[ObjectKey]) -> set[ObjectKey]:
+    """Return the first so many Secrets of each namespace, so that no namespace has the API server asked without end."""
+    by_namespace: dict[str, set[ObjectKey]] = {}
+    for key in keys:
+        by_namespace.setdefault(key[0], set()).add(key)
+    return {key for found in by_namespace.values() for key in sorted(found)[:_MOST]}
 
 
-def _entry(data: Mapping[str, str], entry: str, key: ObjectKey) -> File:
-    wanted = ("username", "password") if entry == _LOGIN else (entry,)
+def _entry(data: Mapping[str, str], part: SecretPart) -> File:
+    is_login = part.key == LOGIN_KEY
+    wanted = ("username", "password") if is_login else (part.key,)
     missing = [name for name in wanted if name not in data]
     if missing:
-        hint = f"see what it has: kubectl -n {key[0]} describe secret {key[1]}"
+        hint = f"see what it has: kubectl -n {part.namespace} describe secret {part.name}"
         return FileProblem(f"it has no text under {' and '.join(map(repr, missing))}", hint)
     texts = [data[name].removesuffix("\n").removesuffix("\r") for name in wanted]
-    if entry == _LOGIN and ":" in texts[0]:
+    if is_login and ":" in texts[0]:
         return FileProblem("its `username` holds a colon", "a login by name and password can't have one (RFC 7617)")
-    return FileContent(":".join(texts) if entry == _LOGIN else data[entry])
+    return FileContent(":".join(texts) if is_login else data[part.key])
 
 
 def _no_secret() -> FileProblem:

@@ -20,6 +20,8 @@ _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _DNS_LABEL = re.compile(_LABEL)
 _SUBDOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_CONFIG_MAP = "configmap/"
+"""Begins the source of a document in a ConfigMap: `configmap/<namespace>/<name>/<key>`."""
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9.-]+")
 
 
@@ -68,12 +70,15 @@ def is_label_value(value: str) -> bool:
 
 def name_of_source(source: str) -> str:
     """
-    Return the name of a policy that gives none: the stem of its file, or of its key in a ConfigMap.
+    Return the name of a policy that gives none: the stem of its file, or the name of its ConfigMap.
 
-    Empty if nothing of it can be part of a name.
+    Of a ConfigMap with several keys it is followed by that of the key, unless that says nothing new. Empty if nothing
+    of it can be part of a name.
     """
-    last = PurePosixPath(source.rsplit(" ", maxsplit=1)[-1] if source.startswith("ConfigMap ") else source).name
-    stem = PurePosixPath(last).stem.lower()
+    path = PurePosixPath(source)
+    stem = path.stem.lower()
+    if source.startswith(_CONFIG_MAP):
+        stem = path.parent.name if stem in {"policy", path.parent.name} else f"{path.parent.name}.{stem}"
     return ".".join(part.strip("-") for part in _NOT_IN_NAMES.sub("-", stem).split(".") if part.strip("-"))[:253]
 
 

@@ -123,8 +123,10 @@ def test_no_proxy_alone_is_no_policy() -> None:
         ("/etc/policies/corp.yaml", "corp"),
         ("corp.example.yml", "corp.example"),
         ("/etc/policies/My Policy.yaml", "my-policy"),
-        ("ConfigMap team-a/egress default.yaml", "default"),
-        ("ConfigMap team-a/egress --_x.yaml", "x"),
+        ("configmap/team-a/egress/default.yaml", "egress.default"),
+        ("configmap/team-a/egress/policy.yaml", "egress"),
+        ("configmap/team-a/egress/egress.yaml", "egress"),
+        ("configmap/team-a/egress/--_x.yaml", "egress.x"),
         ("-", ""),
     ],
 )
