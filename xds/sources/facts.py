@@ -32,8 +32,11 @@ DNS_PORT = 53
 _RETRY = 5.0
 """Seconds until a name that has never resolved is tried again, if that is sooner than the usual interval."""
 
-_LOOKUPS = 4
-"""Look-ups at a time. They have threads of their own, so that a dead name server does not keep compiles waiting."""
+_LOOKUPS = 32
+"""
+Look-ups at a time. They have threads of their own, so that a dead name server does not keep compiles waiting; so many
+that the names of one namespace's policies, if none of them resolves, leave some to the others.
+"""
 
 _log = structlog.get_logger(__name__)
 
