@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 XDS = (sys.executable, "-c", "from xds.cli import main; main()")
 SERVE = ("serve", "--kubernetes", "--token-source", "off", "--resolv-conf", "", "--log-level", "warning")
 LISTEN = [text for name in ("", "admin-", "http-") for text in (f"--{name}listen", "127.0.0.1:0")]
-NOTICED = 5.0
+NOTICED = 10.0
 """Seconds until who leads is seen to lead and has written, beyond the time of the Lease."""
 
 
