@@ -8,6 +8,7 @@ tunnel that still works. A proxy's address may be a name; Envoy resolves it agai
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -120,8 +121,13 @@ def _lb_endpoint(endpoint: Endpoint) -> LbEndpoint:
     )
 
 
+@lru_cache(maxsize=1)
 def no_limits() -> CircuitBreakers:
-    """Lift the limits that Envoy has by default: what an application opens is its own affair."""
+    """
+    Lift the limits that Envoy has by default: what an application opens is its own affair.
+
+    The message is shared, and must not be changed.
+    """
     return CircuitBreakers(
         thresholds=[
             CircuitBreakersThresholds(

@@ -92,6 +92,7 @@ from xds.compile.routes import (
 from xds.compile.virtual_hosts import (
     Claim,
     Decision,
+    Routes,
     Step,
     build_claims,
     build_configuration,
@@ -104,7 +105,7 @@ from xds.diagnostics import Where
 from xds.policy.model import Action, Deny, Destination, Direct, DnsMode, DomainPattern, Policy, Rule, Tunnel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
     from envoy_data_plane.envoy.extensions.filters.http.set_filter_state.v3 import Config as SetFilterState
@@ -326,17 +327,15 @@ class _Tables:
 
     def build(self, steps: tuple[tuple[Step, ...], tuple[Step, ...]], claim: Claim) -> MatcherOnMatch:
         connect, http = steps
-        by_connect, by_url = _Connects(self.policy).routes_of, RouteBuilder(self.policy, _REQUESTS).routes_of
+        by_connect, by_url = _Connects(self.policy), RouteBuilder(self.policy, _REQUESTS)
         return build_map(
             METHOD,
             {_CONNECT: build_steps(self._decision(self.plans.connect, connect, claim, by_connect))},
             build_steps(self._decision(self.plans.http, http, claim, by_url)),
         )
 
-    def _decision(
-        self, plan: Plan, steps: tuple[Step, ...], claim: Claim, routes_of: Callable[[Action, Claim], list[Route]]
-    ) -> Decision:
-        return Decision(plan, steps, plan.default, claim, routes_of)
+    def _decision(self, plan: Plan, steps: tuple[Step, ...], claim: Claim, ends: Routes) -> Decision:
+        return Decision(plan, steps, plan.default, claim, ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +344,12 @@ class _Connects:
 
     policy: Policy
 
+    def leaf_of(self, action: Action, claim: Claim) -> MatcherOnMatch:
+        """Build the end of a look-up."""
+        return build_leaf(self.routes_of(action, claim))
+
     def routes_of(self, action: Action, claim: Claim) -> list[Route]:  # noqa: ARG002 - as asked for, whatever it is
+        """Build the routes of one action."""
         match action:
             case Direct():
                 # Here Envoy takes the place of the proxy, and what follows CONNECT goes to the host itself.

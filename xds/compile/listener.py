@@ -90,7 +90,7 @@ def build_listener(
         # A host whose loopback has no IPv6 address still takes the listener.
         freebind=True,
         traffic_direction=TrafficDirection.OUTBOUND,
-        listener_filters=_listener_filters(policy.server_first_ports),
+        listener_filters=list(_listener_filters(policy.server_first_ports)),
         listener_filters_timeout=_INSPECTION_TIMEOUT,
         continue_on_listener_filters_timeout=True,
         filter_chains=[*_build_chains(policy), *build_synthetic_chains(synthetic, policy)],
@@ -105,17 +105,18 @@ def build_loopback(address: str, port: int) -> Address:
     return Address(socket_address=SocketAddress(address=address, port_value=port))
 
 
-def _listener_filters(server_first_ports: tuple[int, ...]) -> list[ListenerFilter]:
+@lru_cache(maxsize=64)
+def _listener_filters(server_first_ports: tuple[int, ...]) -> tuple[ListenerFilter, ...]:
     inspectors = [
         ("envoy.filters.listener.tls_inspector", TlsInspector()),
         ("envoy.filters.listener.http_inspector", HttpInspector()),
     ]
     silent = _on_ports(server_first_ports)
     original = ListenerFilter(name="envoy.filters.listener.original_dst", typed_config=pack(OriginalDst()))
-    return [
+    return (
         original,
         *(ListenerFilter(name=name, typed_config=pack(config), filter_disabled=silent) for name, config in inspectors),
-    ]
+    )
 
 
 def _on_ports(ports: tuple[int, ...]) -> ListenerFilterChainMatchPredicate | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, assert_never
 
 from envoy_data_plane.envoy.config.core.v3 import (
@@ -107,7 +108,7 @@ def _build_constant_routes(name: str, action: Action, policy: Policy, aspect: As
     named = Claim.ADDRESS if aspect is Aspect.ADDRESS else Claim.NAME
 
     def leaf(claim: Claim) -> MatcherOnMatch:
-        return build_leaf(RouteBuilder(policy, CAPTURED).routes_of(action, claim))
+        return RouteBuilder(policy, CAPTURED).leaf_of(action, claim)
 
     claims = build_claims(leaf(Claim.NOTHING), leaf(Claim.ADDRESS), leaf(named))
     return build_configuration(name, [VirtualHost(domains=["*"], matcher=claims.matcher)])
@@ -121,13 +122,13 @@ def _build_routes_by_host(plan: Plan, policy: Policy) -> RouteConfiguration:
     its names; Hosts that no rule names share the last one. Envoy compares domains without regard to case and, here,
     to the port.
     """
-    routes_of = RouteBuilder(policy, CAPTURED).routes_of
+    ends = RouteBuilder(policy, CAPTURED)
     hosts = build_hosts(plan, policy)
     undecided, unknown = steps_of(plan, None), unknown_action(policy, plan.default)
     claims = build_claims(
-        build_steps(Decision(plan, undecided, unknown, Claim.NOTHING, routes_of)),
-        build_steps(Decision(plan, undecided, unknown, Claim.ADDRESS, routes_of)),
-        build_steps(Decision(plan, undecided, plan.default, Claim.NAME, routes_of)),
+        build_steps(Decision(plan, undecided, unknown, Claim.NOTHING, ends)),
+        build_steps(Decision(plan, undecided, unknown, Claim.ADDRESS, ends)),
+        build_steps(Decision(plan, undecided, plan.default, Claim.NAME, ends)),
     )
     hosts.append(VirtualHost(domains=["*"], matcher=claims.matcher))
     return build_configuration(names.HTTP_ROUTES, hosts)
@@ -135,12 +136,12 @@ def _build_routes_by_host(plan: Plan, policy: Policy) -> RouteConfiguration:
 
 def build_hosts(plan: Plan, policy: Policy) -> list[VirtualHost]:
     """Build the virtual hosts of the names that rules know, for captured requests."""
-    routes_of = RouteBuilder(policy, CAPTURED).routes_of
+    ends = RouteBuilder(policy, CAPTURED)
     groups: dict[tuple[Step, ...], list[str]] = defaultdict(list)
     for node in plan.name_nodes:
         groups[steps_of(plan, node)].append(node)
     return [
-        build_virtual_host(spellings(nodes), Decision(plan, steps, plan.default, Claim.NAME, routes_of))
+        build_virtual_host(spellings(nodes), Decision(plan, steps, plan.default, Claim.NAME, ends))
         for steps, nodes in sorted(groups.items(), key=lambda group: group[1][0])
     ]
 
@@ -184,47 +185,70 @@ class RouteBuilder:
 
     def routes_of(self, action: Action, claim: Claim) -> list[Route]:
         """Build the routes of one action; what no proxy may carry is refused."""
-        match action:
+        return self._way(action).build(claim)
+
+    def leaf_of(self, action: Action, claim: Claim) -> MatcherOnMatch:
+        """Build the end of a look-up."""
+        return _share_leaf(self._way(action), claim)
+
+    def _way(self, action: Action) -> _Way:
+        if not isinstance(action, Tunnel):
+            return _Way(self.requests, action)
+        proxy = find_proxy(self.policy, action.proxy)
+        return _Way(self.requests, action, proxy.plain_http, proxy.connect_ports)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """All that the routes of an action depend on: much less than there is to a policy, so that policies share them."""
+
+    requests: Requests
+    action: Action
+    plain_http: PlainHttp = PlainHttp.DENY
+    connect_ports: tuple[int, ...] | None = None
+    """What the proxy takes, if there is one."""
+
+    def build(self, claim: Claim) -> list[Route]:
+        match self.action:
             case Direct():
                 return [self._forward(self.requests.direct, claim)]
             case Deny():
                 return [build_refusal()]
-            case Tunnel(name, origination):
-                proxy = find_proxy(self.policy, name)
+            case Tunnel(proxy, origination):
                 if origination is None:
                     return self._proxy_routes(proxy, claim)
                 return [self._https_route(proxy, origination, claim)]
             case other:
                 assert_never(other)
 
-    def _proxy_routes(self, proxy: Proxy, claim: Claim) -> list[Route]:
-        match proxy.plain_http:
+    def _proxy_routes(self, proxy: str, claim: Claim) -> list[Route]:
+        match self.plain_http:
             case PlainHttp.DENY:
                 return [build_refusal()]
             case PlainHttp.CONNECT:
-                refusal = [] if proxy.connect_ports is None else [build_refusal()]
+                refusal = [] if self.connect_ports is None else [build_refusal()]
                 return [*self._tunnel_routes(proxy, claim), *refusal]
             case PlainHttp.ABSOLUTE_FORM:
                 return [*self._tunnel_routes(proxy, claim, only=_UPGRADE), *self._absolute_form_routes(proxy, claim)]
             case other:
                 assert_never(other)
 
-    def _https_route(self, proxy: Proxy, origination: TlsOrigination, claim: Claim) -> Route:
+    def _https_route(self, proxy: str, origination: TlsOrigination, claim: Claim) -> Route:
         """Build the route to HTTPS. What names no host can't be verified, and goes nowhere."""
-        takes_https = proxy.connect_ports is None or HTTPS_PORT in proxy.connect_ports
+        takes_https = self.connect_ports is None or HTTPS_PORT in self.connect_ports
         if claim is not Claim.NAME or not takes_https:
             return build_refusal()
-        return self._forward(names.https_tunnel(proxy.name, origination.ca_pem), claim)
+        return self._forward(names.https_tunnel(proxy, origination.ca_pem), claim)
 
-    def _tunnel_routes(self, proxy: Proxy, claim: Claim, *, only: Sequence[HeaderMatcher] = ()) -> list[Route]:
+    def _tunnel_routes(self, proxy: str, claim: Claim, *, only: Sequence[HeaderMatcher] = ()) -> list[Route]:
         """Build the routes into tunnels, one for each port that the proxy takes CONNECT for (N19)."""
         by_name = claim is Claim.NAME
-        cluster = names.http_tunnel(proxy.name) if by_name else names.http_address_tunnel(proxy.name)
-        ports = [None] if proxy.connect_ports is None else [str(port) for port in proxy.connect_ports]
+        cluster = names.http_tunnel(proxy) if by_name else names.http_address_tunnel(proxy)
+        ports = [None] if self.connect_ports is None else [str(port) for port in self.connect_ports]
         return [self._forward(cluster, claim, port=port, headers=only) for port in ports]
 
-    def _absolute_form_routes(self, proxy: Proxy, claim: Claim) -> list[Route]:
-        cluster = names.proxy_cluster(proxy.name)
+    def _absolute_form_routes(self, proxy: str, claim: Claim) -> list[Route]:
+        cluster = names.proxy_cluster(proxy)
         if claim is not Claim.NAME:
             return [self._forward(cluster, claim, f"http://{self.requests.dialled}{_PATH}")]
         return [
@@ -260,6 +284,11 @@ class RouteBuilder:
             request_headers_to_remove=["x-forwarded-proto", *kept_back],
             request_headers_to_add=[kept],
         )
+
+
+@lru_cache(maxsize=1024)
+def _share_leaf(way: _Way, claim: Claim) -> MatcherOnMatch:
+    return build_leaf(way.build(claim))
 
 
 def match_port(port: str) -> FilterStateMatcher:

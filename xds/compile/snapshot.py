@@ -7,6 +7,7 @@ Pure: no clock, network, environment, randomness or logging. Equal arguments giv
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from xds import names
@@ -102,7 +103,7 @@ def _build_resources(
         for answering in build_dns_listeners(synthetic, has_ipv6=facts.has_ipv6):
             yield build_resource(ResourceType.LISTENER, answering.name, encode(answering))
     routes_references = [Reference(ResourceType.ROUTE.type_url, configuration.name) for configuration in routes]
-    yield build_resource(ResourceType.CLUSTER, names.DIRECT_CLUSTER, encode(build_direct_cluster()))
+    yield _build_direct()
     for name, proxy in zip(proxies, policy.proxies, strict=True):
         yield from _build_proxy(name, proxy, facts)
     logins = logins_of(policy.proxies)
@@ -119,6 +120,11 @@ def _build_resources(
         yield from _build_explicit(policy, facts, clusters)
     for configuration in routes:
         yield build_resource(ResourceType.ROUTE, configuration.name, encode(configuration), clusters)
+
+
+@lru_cache(maxsize=1)
+def _build_direct() -> Resource:
+    return build_resource(ResourceType.CLUSTER, names.DIRECT_CLUSTER, encode(build_direct_cluster()))
 
 
 def _explicit_plans(policy: Policy, facts: Facts) -> tuple[Plan, ...]:

@@ -97,8 +97,8 @@ def build_synthetic_routes(plan: Plan, policy: Policy) -> RouteConfiguration:
     """Build the routes of plain HTTP, by Host alone; `plan` decides it elsewhere."""
     plan = without_direct(plan)
     refusal = build_leaf([build_refusal()])
-    routes_of = RouteBuilder(policy, CAPTURED).routes_of
-    named = build_steps(Decision(plan, steps_of(plan, None), plan.default, Claim.NAME, routes_of))
+    ends = RouteBuilder(policy, CAPTURED)
+    named = build_steps(Decision(plan, steps_of(plan, None), plan.default, Claim.NAME, ends))
     hosts = build_hosts(plan, policy)
     hosts.append(VirtualHost(domains=["*"], matcher=build_claims(refusal, refusal, named).matcher))
     return build_configuration(names.HTTP_SYNTHETIC_CHAIN, hosts)

@@ -8,6 +8,7 @@ never in a chain: it holds the secret's name, and waits for it before it takes c
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from envoy_data_plane.envoy.config.core.v3 import (
@@ -99,7 +100,8 @@ def _build_backoff(attempts: Attempts) -> BackoffStrategy | None:
     return BackoffStrategy(base_interval=first, max_interval=_LONGEST_BACKOFF * first)
 
 
+@lru_cache(maxsize=1)
 def build_deny_chain() -> FilterChain:
-    """Build the chain that closes at once, without a byte."""
+    """Build the chain that closes at once, without a byte; it is shared, and must not be changed."""
     refusal = Filter(name="envoy.filters.network.direct_response", typed_config=pack(DirectResponse()))
     return FilterChain(name=names.DENY_CHAIN, filters=[refusal])

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from envoy_data_plane.envoy.config.route.v3 import Route, RouteConfiguration, RouteList, VirtualHost
 from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
@@ -21,7 +21,7 @@ from xds.compile.hosts import ADDRESS_HOST, UNNAMED_HOST
 from xds.compile.matchers import AUTHORITY, REQUEST, build_clauses, build_extension, build_patterns, build_segment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from xds.policy.model import Action
 
@@ -87,6 +87,16 @@ def _clauses_of(segment: NameSegment | PortSegment, node: str | None) -> Clauses
     return () if node is None else segment.clauses_of(node)
 
 
+class Routes(Protocol):
+    """Knows the routes of each action, of which the first that matches counts."""
+
+    def routes_of(self, action: Action, claim: Claim) -> list[Route]:
+        """Build the routes of one action."""
+
+    def leaf_of(self, action: Action, claim: Claim) -> MatcherOnMatch:
+        """Build the end of a look-up that comes to `action`; it may be shared, and must not be changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What the requests of one virtual host have in common."""
@@ -95,16 +105,16 @@ class Decision:
     steps: tuple[Step, ...]
     default: Action
     claim: Claim
-    routes_of: Callable[[Action, Claim], list[Route]]
+    ends: Routes
 
     def routes(self, action: Action) -> list[Route]:
         """Build the routes of an action that needs no look-up."""
-        return self.routes_of(action, self.claim)
+        return self.ends.routes_of(action, self.claim)
 
     def leaf(self, action: Action, aspect: Aspect) -> MatcherOnMatch:
         """Build the routes of an action that was decided by looking at `aspect`."""
         claim = Claim.ADDRESS if aspect is Aspect.ADDRESS and self.claim is Claim.NAME else self.claim
-        return build_leaf(self.routes_of(action, claim))
+        return self.ends.leaf_of(action, claim)
 
 
 def build_virtual_host(domains: Sequence[str], decision: Decision) -> VirtualHost:

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import betterproto2
 from betterproto2 import FieldMetadata, Message
@@ -31,6 +31,8 @@ _VARINT, _EIGHT_BYTES, _SIZED = 0, 1, 2
 """Wire types (protobuf encoding guide, "Message Structure")."""
 _WRAP = 1 << 64
 """What is added to a negative number: it is written as two's complement of 64 bits."""
+_SHORT = tuple(map(encode_varint, range(128)))
+"""The sizes that one byte holds, which nearly all are."""
 _MOST_CLASSES = 1024
 """Classes that are remembered; all policies together need fewer than two hundred."""
 
@@ -39,8 +41,7 @@ _Done = dict[int, bytes]
 _Write = Callable[[object, _Done], bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
+class _Field(NamedTuple):
     """How a field is written; `can_be_zero` if the message tells zero from nothing."""
 
     name: str
@@ -68,9 +69,13 @@ def _encode(message: Message, done: _Done) -> bytes:
 
 
 def _join(message: Message, layout: tuple[_Field, ...], done: _Done) -> bytes:
-    values = ((field, getattr(message, field.name)) for field in layout)
+    values = vars(message)
     return b"".join(
-        [field.write(value, done) for field, value in values if value is not None and (field.can_be_zero or value)]
+        [
+            write(value, done)
+            for name, write, can_be_zero in layout
+            if (value := values[name]) is not None and (can_be_zero or value)
+        ]
     )
 
 
@@ -108,7 +113,8 @@ def _tag(number: int, wire_type: int) -> bytes:
 
 
 def _sized(body: bytes) -> bytes:
-    return encode_varint(len(body)) + body
+    size = len(body)
+    return (_SHORT[size] if size < len(_SHORT) else encode_varint(size)) + body
 
 
 def _write_one(tag: bytes, write: _Write, value: object, done: _Done) -> bytes:
