@@ -8,6 +8,7 @@ world never gives a pod a policy of lower rank because a document is broken.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -143,8 +144,12 @@ class Judge:
         assert refuse_all is not None, "the built-in policy does not compile"
         self._good = {source: policies for source, policies in {**kept, **good}.items() if policies}
         self._served = served
-        self._compiled = {key: entry for key, entry in self._compiled.items() if key in {*served, _key(REFUSE_ALL)}}
-        documents = tuple(_document_state(source, findings[source], served) for source in results)
+        needed = {*served, _key(REFUSE_ALL)}
+        self._compiled = {key: entry for key, entry in self._compiled.items() if key in needed}
+        in_force: dict[str, list[PolicyKey]] = defaultdict(list)
+        for key, entry in served.items():
+            in_force[entry.source].append(key)
+        documents = tuple(_document_state(source, findings[source], in_force[source]) for source in results)
         return Judgement(_build_world(served, dict.fromkeys(held), refuse_all), documents, served)
 
     def _candidates(self, results: Mapping[str, ParseResult]) -> Iterable[Policy]:
@@ -279,11 +284,12 @@ def _hosts(policy: Policy) -> Iterable[str]:
 
 def _narrow(facts: Facts, policy: Policy) -> Facts:
     """Return the facts that matter to `policy`: another proxy's new address or login must not recompile it."""
-    hosts, files = set(_hosts(policy)), files_of(policy)
+    # There may be as many facts as policies, so that looking through all of them for each would not do.
+    hosts, files = sorted(set(_hosts(policy))), sorted(files_of(policy))
     narrowed = replace(
         facts,
-        addresses={host: known for host, known in facts.addresses.items() if host in hosts},
-        files={path: file for path, file in facts.files.items() if path in files},
+        addresses={host: facts.addresses[host] for host in hosts if host in facts.addresses},
+        files={path: facts.files[path] for path in files if path in facts.files},
         cluster_direct=facts.cluster_direct if policy.always_direct.cluster_networks else (),
     )
     return replace(narrowed, now=narrow_moment(policy, narrowed))
@@ -306,10 +312,10 @@ def _build_world(served: Mapping[PolicyKey, Served], held: Iterable[HeldPolicy],
     )
 
 
-def _document_state(source: str, findings: tuple[Diagnostic, ...], served: Mapping[PolicyKey, Served]) -> DocumentState:
+def _document_state(source: str, findings: tuple[Diagnostic, ...], in_force: Iterable[PolicyKey]) -> DocumentState:
     return DocumentState(
         source=source,
         is_good=not _has_error(findings),
         diagnostics=findings,
-        in_force=tuple(key for key, entry in served.items() if entry.source == source),
+        in_force=tuple(in_force),
     )
