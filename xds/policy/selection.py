@@ -37,16 +37,19 @@ def select_policy(candidates: Iterable[Policy | HeldPolicy], workload: Workload)
 
     The narrowest wins, then the higher priority, then the one that `workload` would like, then the older, the name and
     the namespace. What a workload would like comes after the priority, because whoever runs the pod says it: an
-    operator who wants a policy to be in force gives it a higher one. If the policy that wins is held, and the last good
-    version of the same policy of the same document is for `workload` too, then that version.
+    operator who wants a policy to be in force gives it a higher one. If the policy that wins is held, and what was last
+    good of its document is for `workload` too, then that: the version of the same policy, or else a policy of the same
+    rank and priority, for a document that breaks may have got another name by the same edit.
     """
     labels, namespace_labels = dict(workload.labels), dict(workload.namespace_labels)
     found = [item for item in candidates if _is_for(item, workload, labels, namespace_labels)]
     first = min(found, key=lambda item: order_of(item, workload.policy), default=None)
     if first is None or isinstance(first, Policy):
         return first
-    same = [item for item in found if isinstance(item, Policy) and _identity(item) == _identity(first)]
-    return min(same, key=order_of, default=first)
+    last_good = [item for item in found if isinstance(item, Policy) and item.where.source == first.where.source]
+    same = [item for item in last_good if (item.namespace, item.name) == (first.namespace, first.name)]
+    equal = [item for item in last_good if _standing(item) == _standing(first)]
+    return min(same or equal, key=lambda item: order_of(item, workload.policy), default=first)
 
 
 class Candidates:
@@ -62,8 +65,8 @@ class Candidates:
         return select_policy(chain(self._by_namespace[None], self._by_namespace.get(workload.namespace, ())), workload)
 
 
-def _identity(policy: Policy | HeldPolicy) -> tuple[str, str | None, str]:
-    return policy.where.source, policy.namespace, policy.name
+def _standing(policy: Policy | HeldPolicy) -> tuple[Rank, int]:
+    return rank_policy(policy), policy.priority
 
 
 def rank_policy(policy: Policy | HeldPolicy) -> Rank:
