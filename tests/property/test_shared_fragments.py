@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 import xds.compile
 from tests.support import strategies
-from tests.support.policies import compile_good, default, endpoint, policy, proxy
+from tests.support.policies import compile_good, default, endpoint, policy, proxy, rule
 from xds.compile.asked import ASKED_BY_NAME
 from xds.facts import Facts, FileContent
-from xds.policy.model import STDOUT, BasicLogin, Policy, Tunnel
+from xds.policy.model import STDOUT, BasicLogin, PlainHttp, Policy, TlsOrigination, Tunnel
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MOST = 1024
 LOGIN = "user:that-nobody-may-see"
+AUTHORITY = "an authority of one policy"
 
 
 def cached_functions() -> dict[str, _lru_cache_wrapper[object]]:
@@ -99,15 +100,29 @@ def test_no_login_is_remembered() -> None:
     snapshot = compile_good(
         policy(proxies=(corp,), otherwise=default(Tunnel("corp"))), Facts(files={"/login": FileContent(LOGIN)})
     )
-    remembered = [item for item in everything_in(cached_functions().values()) if isinstance(item, (bytes, str))]
     delivered = b64encode(LOGIN.encode())
 
     assert any(delivered in body for body in bodies_of(snapshot).values())
-    assert any(ASKED_BY_NAME.encode() in item for item in remembered if isinstance(item, bytes))
-    for item in remembered:
-        body = item.encode() if isinstance(item, str) else item
-        assert delivered not in body
-        assert LOGIN.encode() not in body
+    assert any(ASKED_BY_NAME in text for text in remembered())
+    assert not [text for text in remembered() if LOGIN in text or delivered.decode() in text]
+
+
+def test_what_may_be_large_is_not_remembered() -> None:
+    """A thousand certificates or lists of ports would be too much, and each edit would add one."""
+    ports = tuple(range(20_000, 20_100))
+    corp = proxy("corp", endpoint(), connect_ports=(443, *ports), plain_http=PlainHttp.CONNECT)
+    origination = Tunnel("corp", TlsOrigination(ca_pem=AUTHORITY))
+    forget_everything()
+    snapshot = compile_good(policy(rule(Tunnel("corp"), "a.example", http=origination), proxies=(corp,)), Facts())
+
+    assert any(AUTHORITY.encode() in body for body in bodies_of(snapshot).values())
+    assert not [text for text in remembered() if AUTHORITY in text or "20099" in text]
+
+
+def remembered() -> list[str]:
+    """Return every text in a cache, in keys and in values."""
+    found = [item for item in everything_in(cached_functions().values()) if isinstance(item, (bytes, str))]
+    return [item if isinstance(item, str) else item.decode("latin-1") for item in found]
 
 
 def everything_in(functions: Iterable[_lru_cache_wrapper[object]]) -> Iterator[object]:

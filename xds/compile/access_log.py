@@ -191,7 +191,7 @@ def _build(policy: Policy, fields: dict[str, str]) -> list[AccessLog]:
     return [AccessLog(name=name, typed_config=_pack_log(policy.access_log, tuple(sorted(full.items()))))]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _pack_log(place: str, fields: tuple[tuple[str, str], ...]) -> Any:
     """Build what several chains of one policy have in common."""
     values = {name: _build_value(text) for name, text in fields}

@@ -105,7 +105,7 @@ def build_loopback(address: str, port: int) -> Address:
     return Address(socket_address=SocketAddress(address=address, port_value=port))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _listener_filters(server_first_ports: tuple[int, ...]) -> tuple[ListenerFilter, ...]:
     inspectors = [
         ("envoy.filters.listener.tls_inspector", TlsInspector()),

@@ -64,6 +64,8 @@ _PATH = "%PATH(NQ)%"
 _UPGRADE = (HeaderMatcher(name="upgrade", present_match=True),)
 """A request that wants another protocol afterwards, which no proxy passes on in absolute form."""
 HTTPS_PORT = 443
+_FEW_PORTS = 16
+"""As many as routes may name that are remembered."""
 _HTTP_PORT = "80"
 """Left out of a URL, as every client leaves it out (RFC 9110, section 4.2.1)."""
 
@@ -189,7 +191,8 @@ class RouteBuilder:
 
     def leaf_of(self, action: Action, claim: Claim) -> MatcherOnMatch:
         """Build the end of a look-up."""
-        return _share_leaf(self._way(action), claim)
+        way = self._way(action)
+        return _share_leaf(way, claim) if way.is_small else build_leaf(way.build(claim))
 
     def _way(self, action: Action) -> _Way:
         if not isinstance(action, Tunnel):
@@ -208,7 +211,14 @@ class _Way:
     connect_ports: tuple[int, ...] | None = None
     """What the proxy takes, if there is one."""
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it may be remembered: a thousand certificates or lists of ports would be too much."""
+        originates = isinstance(self.action, Tunnel) and self.action.origination is not None
+        return not originates and len(self.connect_ports or ()) <= _FEW_PORTS
+
     def build(self, claim: Claim) -> list[Route]:
+        """Build the routes."""
         match self.action:
             case Direct():
                 return [self._forward(self.requests.direct, claim)]
