@@ -346,6 +346,41 @@ async def test_a_right_that_is_missing_is_named_with_the_remedy_and_nothing_is_d
         await seen.until(lambda: "b" in seen.names and seen.reflector.problem is None)
 
 
+async def test_a_failure_of_another_kind_is_logged_again_and_what_alternates_is_not(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        async with story(tmp_path, "a") as (server, seen):
+            await watching(server, seen, 1)
+            for _ in range(2):
+                await server.go_away()
+                await seen.until(lambda: "can't" in (seen.reflector.problem or ""))
+                server.forbid("*", "pods")
+                await server.come_back()
+                await seen.until(lambda: "may not" in (seen.reflector.problem or ""))
+            server.faults.tokens = {"another"}
+            await seen.until(lambda: "credentials" in (seen.reflector.problem or ""))
+            server.faults.tokens = None
+            server.faults.forbidden.clear()
+            await seen.until(lambda: seen.reflector.problem is None)
+            server.forbid("*", "pods")
+            server.expire_watches()
+            await seen.until(lambda: seen.reflector.problem)
+    told = [(entry["log_level"], entry.get("status")) for entry in logs]
+    assert told == [("warning", None), ("error", 403), ("error", 401), ("info", None), ("error", 403)]
+    denied = logs[1]
+    assert denied["verb"] in {"list", "watch"}
+    assert denied["resource"] == "pods"
+    assert "allow `list` and `watch` of pods in a ClusterRole and bind it to this service account" in denied["problem"]
+
+
+async def test_a_right_to_what_may_be_missing_is_no_error(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        async with ApiServerEmulation() as server, connected(server, tmp_path) as api:
+            server.forbid("*", "nodes")
+            async with following(api, Collection("/api/v1/nodes", is_optional=True), waits=False) as seen:
+                await seen.until(lambda: seen.reflector.errors >= 3)
+    assert [(entry["log_level"], entry["status"]) for entry in logs] == [("warning", 403)]
+
+
 @pytest.mark.parametrize(
     ("path", "problem"),
     [

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from xds.kubernetes.connection import ApiError
 
-NOT_FOUND, CONFLICT, FORBIDDEN, INVALID = 404, 409, 403, 422
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, INVALID = 401, 403, 404, 409, 422
 
 _log = structlog.get_logger(__name__)
 
@@ -82,7 +82,10 @@ class Complaints:
         self._known[place] = what
         log = _log.bind(verb=verb, resource=resource, namespace=namespace, status=error.status, reason=error.reason)
         if error.status == FORBIDDEN:
-            log.error("the API server forbids this", hint="give the service account this right", what=error.message)
+            hint = f"allow `{verb}` of {resource} in a Role of the namespace {namespace} and bind it to this service account"
+            log.error("the API server forbids this", hint=hint, what=error.message)
+        elif error.status == UNAUTHORIZED:
+            log.error("the API server does not accept the credentials", hint="renew them", what=error.message)
         else:
             log.warning("the API server did not take this; it is tried again", what=error.message)
 

@@ -22,6 +22,7 @@ import asyncio
 import random
 from contextlib import aclosing
 from dataclasses import dataclass
+from logging import ERROR, WARNING
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -150,6 +151,7 @@ class Reflector(Generic[T]):
         self._sends_bookmarks = False
         self._objects = 0
         self._odd: set[ObjectKey] = set()
+        self._logged: set[tuple[int | None, str]] = set()
 
     @property
     def is_synced(self) -> bool:
@@ -301,6 +303,7 @@ class Reflector(Generic[T]):
         self.last_contact = asyncio.get_running_loop().time()
         if self.problem is not None:
             self.problem = None
+            self._logged.clear()
             _log.info("collection is read again", path=self.collection.path)
 
     def _note_failure(self, error: ApiError) -> float:
@@ -314,17 +317,28 @@ class Reflector(Generic[T]):
             self.synced.set()
         # These are part of the course of things: what is known is right, or will be with the next request.
         if error.status != _GONE and error.reason not in {SILENT, _SHORT}:
-            if self.problem is None:
-                _log.warning(
-                    "collection can't be read",
-                    path=self.collection.path,
-                    verb=self._verb,
-                    status=error.status,
-                    reason=error.reason,
-                    detail=error.message,
-                )
             self.problem = self._describe(error)
+            self._log_once(error, self.problem)
         return max(wait, self._patience.denied) if is_denied else wait
+
+    def _log_once(self, error: ApiError, problem: str) -> None:
+        """Log what keeps the collection from being read: each kind of failure once until it is read again."""
+        kind = (error.status, error.reason)
+        if kind in self._logged:
+            return
+        self._logged.add(kind)
+        # Nobody needs to be woken by what may be missing; what passes by itself is no error, either.
+        is_error = error.status in {_UNAUTHORIZED, _FORBIDDEN} and not self.collection.is_optional
+        _log.log(
+            ERROR if is_error else WARNING,
+            "collection can't be read",
+            path=self.collection.path,
+            verb=self._verb,
+            resource=self.collection.resource,
+            status=error.status,
+            reason=error.reason,
+            problem=problem,
+        )
 
     def _describe(self, error: ApiError) -> str:
         resource, namespace = self.collection.resource, self.collection.namespace
