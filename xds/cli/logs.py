@@ -23,11 +23,12 @@ def configure_logging(settings: Settings) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _redact,
     ]
     if is_json:
-        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        # A traceback ends with the words of an exception, so it is redacted as well.
+        processors += [structlog.processors.format_exc_info, _redact, structlog.processors.JSONRenderer()]
     else:
+        processors.append(_redact)
         plain = structlog.dev.plain_traceback
         processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain))
     structlog.configure(

@@ -55,11 +55,17 @@ def build_networks(
     nodes: Iterable[tuple[Network, ...]],
 ) -> ClusterNetworks:
     """Merge what the API server tells, but for what is too wide to be a cluster's: half of the Internet went direct."""
-    of_services = [network for found in service_cidrs for network in found if _is_credible(network)]
-    known = merge_networks(of_services)
+    known = _merge(network for found in service_cidrs for network in found)
     single = [address for found in services for address in found if not _holds(known, address)]
-    of_nodes = [network for found in nodes for network in found if _is_credible(network)]
-    return ClusterNetworks(services=merge_networks((*known, *map(ip_network, single))), nodes=merge_networks(of_nodes))
+    return ClusterNetworks(
+        services=_merge((*known, *map(ip_network, single))),
+        nodes=_merge(network for found in nodes for network in found),
+    )
+
+
+def _merge(networks: Iterable[Network]) -> tuple[Network, ...]:
+    """Merge those that are credible; of credible ones that make up what is not, nothing is left."""
+    return tuple(filter(_is_credible, merge_networks(filter(_is_credible, networks))))
 
 
 def _is_credible(network: Network) -> bool:

@@ -34,7 +34,10 @@ INJECTED_ANNOTATION = "egress-xds/injected"
 _SUFFIXES = (".yaml", ".yml")
 _ENDED = frozenset({"Succeeded", "Failed"})
 """Phases in which no container of a pod runs any more."""
-_SHARED = 65_536
+_SHARED = 16_384
+_MANY_LABELS = 64
+"""Pods with more labels than that keep them for themselves: what is shared outlives the pods, and must stay small."""
+_LONGEST_NAME = 253
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +87,7 @@ def reduce_pod(pod: Mapping[str, object]) -> PodObject | None:
         uid=_text(metadata, "uid"),
         labels=_labels(metadata),
         service_account=sys.intern(_text(spec, "serviceAccountName") or "default"),
-        policy=sys.intern(annotations.get(POLICY_ANNOTATION, "")),
+        policy=_policy(annotations),
         is_injected=annotations.get(INJECTED_ANNOTATION) == "true",
     )
 
@@ -92,7 +95,7 @@ def reduce_pod(pod: Mapping[str, object]) -> PodObject | None:
 def reduce_namespace(namespace: Mapping[str, object]) -> NamespaceObject:
     """Reduce a Namespace. Raises ValueError."""
     metadata = _mapping(namespace, "metadata")
-    return NamespaceObject(labels=_labels(metadata), policy=_texts(metadata, "annotations").get(POLICY_ANNOTATION, ""))
+    return NamespaceObject(labels=_labels(metadata), policy=_policy(_texts(metadata, "annotations")))
 
 
 def reduce_config_map(config_map: Mapping[str, object]) -> ConfigMapObject:
@@ -123,7 +126,11 @@ def reduce_service_cidr(service_cidr: Mapping[str, object]) -> tuple[Network, ..
 
 
 def reduce_node(node: Mapping[str, object]) -> tuple[Network, ...]:
-    """Reduce a Node to the networks of its pods and its own addresses in the cluster. Raises ValueError."""
+    """
+    Reduce a Node to the networks of its pods and its own addresses in the cluster. Raises ValueError.
+
+    The addresses are the node's own word, so that nothing but single ones are taken.
+    """
     spec, status = _mapping(node, "spec"), _mapping(node, "status")
     pods = _list(spec, "podCIDRs") or ([_text(spec, "podCIDR")] if _text(spec, "podCIDR") else [])
     addresses = status.get("addresses")
@@ -132,7 +139,7 @@ def reduce_node(node: Mapping[str, object]) -> tuple[Network, ...]:
         for item in (addresses if isinstance(addresses, list) else ())
         if isinstance(item, dict) and item.get("type") == "InternalIP" and isinstance(item.get("address"), str)
     ]
-    return tuple(ip_network(text, strict=False) for text in (*pods, *own))
+    return (*(ip_network(text, strict=False) for text in pods), *(ip_network(ip_address(text)) for text in own))
 
 
 def _decode(text: str) -> str | None:
@@ -142,8 +149,15 @@ def _decode(text: str) -> str | None:
         return None
 
 
+def _policy(annotations: Mapping[str, str]) -> str:
+    """Return the name of the policy that is wanted; what is no name wants none."""
+    wanted = annotations.get(POLICY_ANNOTATION, "")
+    return sys.intern(wanted) if len(wanted) <= _LONGEST_NAME else ""
+
+
 def _labels(metadata: Mapping[str, object]) -> Labels:
-    return _share(tuple(sorted(_texts(metadata, "labels").items())))
+    labels = tuple(sorted(_texts(metadata, "labels").items()))
+    return _share(labels) if len(labels) <= _MANY_LABELS else labels
 
 
 @lru_cache(_SHARED)

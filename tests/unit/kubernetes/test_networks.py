@@ -62,3 +62,9 @@ def test_each_network_is_direct_with_its_reason() -> None:
         ("10.244.0.0/16", "pods and nodes of the cluster"),
     }
     assert found.ranges == networks("10.96.0.0/12", "10.244.0.0/16")
+
+
+def test_many_networks_that_add_up_to_everything_do_not_either() -> None:
+    parts = tuple(ip_network(f"{first}.0.0.0/8") for first in range(256))
+
+    assert build_networks(service_cidrs=[parts], services=[], nodes=[parts]) == ClusterNetworks()

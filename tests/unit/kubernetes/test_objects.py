@@ -128,6 +128,31 @@ def test_a_service_is_its_addresses_in_the_cluster(spec: Mapping[str, object], e
     assert reduce_service({"spec": spec}) == tuple(map(ip_address, expected))
 
 
+def test_a_node_can_not_claim_a_network_as_its_own_address() -> None:
+    with pytest.raises(ValueError, match=r"8\.0\.0\.0/8"):
+        reduce_node({"status": {"addresses": [{"type": "InternalIP", "address": "8.0.0.0/8"}]}})
+
+
+def test_labels_without_end_are_not_kept_for_others() -> None:
+    many = pod()
+    many["metadata"] = {**many["metadata"], "labels": {f"label-{number}": "x" for number in range(200)}}
+    first, second = reduce_pod(many), reduce_pod(many)
+
+    assert first is not None
+    assert second is not None
+    assert first.labels == second.labels
+    assert first.labels is not second.labels
+
+
+def test_what_is_no_name_of_a_policy_chooses_none() -> None:
+    odd = pod()
+    odd["metadata"] = {**odd["metadata"], "annotations": {"egress-xds/policy": "x" * 254}}
+    reduced = reduce_pod(odd)
+
+    assert reduced is not None
+    assert not reduced.policy
+
+
 def test_networks_are_those_of_services_of_pods_and_of_the_nodes_themselves() -> None:
     node = {
         "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:10:244:1::/64"]},
