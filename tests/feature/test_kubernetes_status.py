@@ -113,6 +113,7 @@ class _Replica:
     def __init__(self, api: ApiServer, identity: str) -> None:
         self.api = api
         self.cable = _Cable(api)
+        self.member = Member(namespace=HOME, identity=identity)
         self.streams: dict[PolicyKey, Streams] = {}
         self.expected: dict[PolicyKey, int] = {CORP: 3}
         self.config_maps = _ConfigMaps(api)
@@ -124,7 +125,7 @@ class _Replica:
         )
         self.reporting = Reporting(
             self.cable,
-            Member(namespace=HOME, identity=identity),
+            self.member,
             Sight(state=lambda: self.reconciler.state, streams=lambda: self.streams, expected=lambda: self.expected),
             paces=PACES,
         )
@@ -304,7 +305,7 @@ async def test_a_leader_that_stops_hands_over_at_once_and_takes_its_numbers_alon
     assert time.monotonic() - began < PACES.lease.lease
     await wait_until(lambda: "2 acknowledged, 1 offline" in installation.annotations()[STATUS])
     names = {item["metadata"]["name"] for item in installation.objects("Lease")}
-    assert names == {"egress-xds-leader", "egress-xds-replica-two"}
+    assert names == {"egress-xds-leader", new.member.lease}
 
 
 async def test_of_two_replicas_only_one_writes_whoever_else_writes_on_the_lease(installation: _Installation) -> None:
@@ -335,6 +336,21 @@ async def test_two_replicas_of_one_name_do_not_both_lead(installation: _Installa
     await asyncio.sleep(2 * PACES.lease.retry)
     assert first.reporting.is_leader
     assert not second.reporting.is_leader
+
+
+async def test_the_numbers_of_two_replicas_of_one_name_are_added_up(installation: _Installation) -> None:
+    first, second = await installation.start("same"), await installation.start("same")
+    first.streams = {CORP: Streams(connected=1, acknowledged=1)}
+    second.streams = {CORP: Streams(connected=2, acknowledged=2)}
+    await wait_until(lambda: "3 acknowledged" in installation.annotations().get(STATUS, ""))
+    told = []
+    deadline = time.monotonic() + 2 * PACES.replicas.refresh + PACES.writer.counts
+    while time.monotonic() < deadline:
+        told.append(installation.annotations()[STATUS])
+        await asyncio.sleep(0.05)
+    assert all("3 acknowledged" in text for text in told), "one never hides the other"
+    holders = {item["spec"]["holderIdentity"] for item in installation.objects("Lease")}
+    assert holders == {first.member.process, second.member.process}
 
 
 async def test_a_right_that_is_missing_is_named_once_and_used_when_it_is_there(installation: _Installation) -> None:

@@ -82,7 +82,8 @@ class Complaints:
         self._known[place] = what
         log = _log.bind(verb=verb, resource=resource, namespace=namespace, status=error.status, reason=error.reason)
         if error.status == FORBIDDEN:
-            hint = f"allow `{verb}` of {resource} in a Role of the namespace {namespace} and bind it to this service account"
+            role = f"a Role of the namespace {namespace}"
+            hint = f"allow `{verb}` of {resource} in {role} and bind it to this service account"
             log.error("the API server forbids this", hint=hint, what=error.message)
         elif error.status == UNAUTHORIZED:
             log.error("the API server does not accept the credentials", hint="renew them", what=error.message)

@@ -3,17 +3,19 @@ What the streams of all replicas make of the policies: each tells of its own, an
 
 A replica keeps a Lease of its own, whose annotation holds three numbers for each policy. Who reads them notes on its
 own clock when each last changed, so that one which is gone stops to count, whatever its clock said. The leader removes
-those long gone. Nothing here decides who leads or writes on policies. Invariants: what is told is bounded, and a text
-that somebody else wrote into such a Lease can't do more than make numbers wrong.
+those long gone. Nothing here decides who leads or writes on policies. Invariants: no two processes write one Lease,
+even if they are called the same; what is told is bounded, and a text that somebody else wrote into such a Lease can't
+do more than make numbers wrong.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from math import inf
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from xds.kubernetes.asking import CONFLICT, NOT_FOUND, Complaints, Environs, micro_time
@@ -39,7 +41,9 @@ _MAX_TEXT = 250_000
 _TIMEOUT = 5.0
 _SHARE = 40
 """Counting takes at most one part in so many of the time: with thousands of streams it holds up what serves them."""
-_UNSAFE = re.compile(r"[^a-z0-9.-]")
+_UNSAFE = re.compile(r"[^a-z0-9-]+")
+_LONGEST_IDENTITY = 100
+"""Characters of it in the name of a Lease, which has at most 253."""
 
 Counts = dict[str, Streams]
 """Streams by the digest of their policy: the longest names of policies would not fit."""
@@ -55,8 +59,8 @@ class Pace:
     """What did not change is told again."""
     stale: float = 40.0
     """What was not told again for so long counts no more."""
-    gone: float = 600.0
-    """What was not told again for so long is removed."""
+    gone: float = 120.0
+    """What was not told again for so long is removed; who was only slow tells it anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +79,22 @@ class Member:
     namespace: str
     """The control plane's own."""
     identity: str
-    """Another one for each replica, and the same after a restart; a pod's name is."""
+    """What people call it; a pod's name. Nothing breaks if two have the same."""
     prefix: str = "egress-xds"
     """Begins the name of the Lease."""
+    token: str = field(default_factory=lambda: token_hex(4))
+    """Tells this process from every other: of its predecessor's numbers and lead it has nothing."""
+
+    @property
+    def process(self) -> str:
+        """The identity, with what no other process has."""
+        return f"{self.identity}_{self.token}"
+
+    @property
+    def lease(self) -> str:
+        """The name of the Lease that holds its report."""
+        plain = _UNSAFE.sub("-", self.identity.lower()).strip("-")[:_LONGEST_IDENTITY]
+        return f"{self.prefix}-replica-{plain}-{self.token}"
 
 
 class Replicas:
@@ -100,8 +117,8 @@ class Replicas:
     ) -> None:
         self._api = api
         self._namespace = member.namespace
-        self._name = lease_name(member.prefix, member.identity)
-        self._identity = member.identity
+        self._name = member.lease
+        self._holder = member.process
         self._streams = streams
         self._leads = leads
         self._pace = pace or Pace()
@@ -218,19 +235,11 @@ class Replicas:
                 "annotations": {STREAMS_ANNOTATION: text},
             },
             "spec": {
-                "holderIdentity": self._identity,
+                "holderIdentity": self._holder,
                 "leaseDurationSeconds": max(int(self._pace.stale), 1),
                 "renewTime": micro_time(self._environs.wall()),
             },
         }
-
-
-def lease_name(prefix: str, identity: str) -> str:
-    """Return the name of a replica's own Lease."""
-    plain = _UNSAFE.sub("-", identity.lower()).strip(".-")
-    if plain == identity and len(plain) <= 100:  # noqa: PLR2004  # with a prefix, names have 253
-        return f"{prefix}-replica-{plain}"
-    return f"{prefix}-replica-{plain[:100].rstrip('.-')}-{sha256(identity.encode()).hexdigest()[:8]}"
 
 
 def digest(policy: PolicyKey) -> str:

@@ -69,7 +69,7 @@ class Reporting:
             api,
             namespace=member.namespace,
             name=f"{member.prefix}-leader",
-            identity=member.identity,
+            identity=member.process,
             durations=paces.lease,
             environs=environs,
         )
@@ -82,7 +82,7 @@ class Reporting:
             leads=lambda: self.is_leader and self._replicas.has_looked,
             state=sight.state,
             tallies=self._tallies,
-            events=EventWriter(api, identity=member.identity, environs=environs),
+            events=EventWriter(api, identity=member.process, environs=environs),
             pace=paces.writer,
             environs=environs,
         )

@@ -14,7 +14,7 @@ from tests.support.virtual_time import run_virtually
 from xds.kubernetes.asking import Environs
 from xds.kubernetes.connection import ApiError
 from xds.kubernetes.lease import leases_path
-from xds.kubernetes.replicas import Member, Replicas, add_up, digest, lease_name, read_counts, render_counts
+from xds.kubernetes.replicas import Member, Replicas, add_up, digest, read_counts, render_counts
 from xds.kubernetes.status import Streams, Tally
 
 if TYPE_CHECKING:
@@ -33,9 +33,11 @@ class _Replica:
     def __init__(self, api: SmallApi, identity: str, *, leads: bool = False) -> None:
         loop = asyncio.get_running_loop()
         self.streams: dict[PolicyKey, Streams] = {}
+        self.member = Member(namespace="egress-system", identity=identity)
+        self.path = f"{LEASES}/{self.member.lease}"
         self.replicas = Replicas(
             api,
-            Member(namespace="egress-system", identity=identity),
+            self.member,
             streams=lambda: self.streams,
             leads=lambda: leads,
             environs=Environs(monotonic=loop.time, wall=loop.time, chance=lambda: 0.5),
@@ -81,7 +83,7 @@ def test_a_replica_that_stops_takes_its_numbers_along() -> None:
         one.streams = {OWN: Streams(connected=3)}
         await asyncio.sleep(11)
         await one.stop()
-        assert [path for path in api.objects if "replica" in path] == [f"{LEASES}/egress-xds-replica-two"]
+        assert [path for path in api.objects if "replica" in path] == [two.path]
         await asyncio.sleep(6)
         assert two.replicas.streams_of(OWN) == Streams()
         await two.stop()
@@ -101,10 +103,9 @@ def test_a_replica_that_is_killed_counts_no_more_soon_and_is_removed_by_the_lead
         assert two.replicas.streams_of(OWN) == Streams(connected=3)
         await asyncio.sleep(46)
         assert two.replicas.streams_of(OWN) == Streams()
-        assert f"{LEASES}/egress-xds-replica-one" in api.objects
-        await asyncio.sleep(600)
-        assert f"{LEASES}/egress-xds-replica-one" not in api.objects
-        assert f"{LEASES}/egress-xds-replica-two" in api.objects
+        assert one.path in api.objects
+        await asyncio.sleep(120)
+        assert [path for path in api.objects if "replica" in path] == [two.path]
         await two.stop()
 
     _virtually(story())
@@ -183,13 +184,55 @@ def test_ten_thousand_policies_are_told_within_bounds() -> None:
     assert set(read_counts(render_counts(thousand))) == set(thousand)
 
 
+def test_two_of_one_name_tell_of_their_own_streams_each() -> None:
+    async def story() -> None:
+        api = SmallApi()
+        one, two = _Replica(api, "same"), _Replica(api, "same")
+        one.streams = {OWN: Streams(connected=3)}
+        two.streams = {OWN: Streams(connected=2)}
+        await asyncio.sleep(11)
+        for _ in range(60):
+            assert [one.replicas.streams_of(OWN), two.replicas.streams_of(OWN)] == [Streams(connected=5)] * 2
+            await asyncio.sleep(1)
+        await one.stop()
+        assert [path for path in api.objects if "replica" in path] == [two.path]
+        await two.stop()
+
+    _virtually(story())
+
+
+def test_who_was_slow_and_was_removed_tells_again() -> None:
+    async def story() -> None:
+        api = SmallApi()
+        one, two = _Replica(api, "one"), _Replica(api, "two", leads=True)
+        one.streams = {OWN: Streams(connected=3)}
+        await asyncio.sleep(11)
+        api.refuse = lambda method, path: ApiError(503, "Busy", "") if (method, path) == ("PATCH", one.path) else None
+        await asyncio.sleep(150)
+        assert one.path not in api.objects
+        api.refuse = lambda _method, _path: None
+        await asyncio.sleep(11)
+        assert two.replicas.streams_of(OWN) == Streams(connected=3)
+        await one.stop()
+        await two.stop()
+
+    _virtually(story())
+
+
 @pytest.mark.parametrize(
     ("identity", "name"),
     [
-        ("egress-xds-0", "egress-xds-replica-egress-xds-0"),
-        ("Host_7", "egress-xds-replica-host-7-c5b9f4c0"),
+        ("egress-xds-0", "egress-xds-replica-egress-xds-0-0a1b2c3d"),
+        ("Host_7", "egress-xds-replica-host-7-0a1b2c3d"),
+        ("vm.-7..corp.example.", "egress-xds-replica-vm--7-corp-example-0a1b2c3d"),
+        ("___", "egress-xds-replica--0a1b2c3d"),
     ],
 )
 def test_a_replica_s_lease_has_a_good_name(identity: str, name: str) -> None:
-    assert lease_name("egress-xds", identity)[:-8] == name[:-8]
-    assert len(lease_name("egress-xds", identity * 50)) <= 253
+    assert Member(namespace="a", identity=identity, token="0a1b2c3d").lease == name
+    assert len(Member(namespace="a", identity=identity * 50).lease) <= 253
+
+
+def test_no_two_processes_are_the_same() -> None:
+    processes = {Member(namespace="a", identity="same") for _ in range(10)}
+    assert len({member.lease for member in processes}) == len({member.process for member in processes}) == 10
