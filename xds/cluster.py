@@ -51,7 +51,13 @@ class Cluster:
     def __init__(self, api: ApiServer, settings: Settings) -> None:
         self.home = settings.namespace or api.namespace
         self.workloads = Workloads()
-        self.mirror = Mirror(api, self.workloads, home=self.home, discovers_networks=settings.discover_networks)
+        self.mirror = Mirror(
+            api,
+            self.workloads,
+            home=self.home,
+            discovers_networks=settings.discover_networks,
+            is_home_only=not settings.namespaced_policies,
+        )
         self._api = api
         self._settings = settings
         self._secrets = ClusterSecrets(api)

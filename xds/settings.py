@@ -61,6 +61,8 @@ class Settings:
     """Of the kubeconfig; empty: its current one."""
     namespace: str = ""
     """Whose policies are cluster-wide; empty: the namespace of the credentials."""
+    namespaced_policies: bool = True
+    """Whether namespaces may have policies of their own, which come before those of the cluster."""
     discover_networks: bool = True
     """Whether the networks of Services, pods and nodes are asked of the API server."""
     write_status: bool = True
@@ -163,6 +165,12 @@ OPTIONS: tuple[Option, ...] = (
         metavar="NAME",
         help="Policies in this namespace concern the whole cluster (default: the namespace of the credentials).",
         parse=parse_namespace,
+    ),
+    Option(
+        field="namespaced_policies",
+        metavar="on|off",
+        help="Whether other namespaces may have policies of their own; they come before those of the cluster.",
+        parse=parse_switch,
     ),
     Option(
         field="discover_networks",

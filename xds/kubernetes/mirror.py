@@ -25,7 +25,7 @@ from xds.kubernetes.objects import (
     reduce_service,
     reduce_service_cidr,
 )
-from xds.kubernetes.reflector import Collection, Reflector
+from xds.kubernetes.reflector import Collection, Patience, Reflector
 from xds.kubernetes.signal import Signal
 from xds.names import NodeId
 from xds.policy.model import Workload
@@ -41,22 +41,37 @@ if TYPE_CHECKING:
     from xds.workloads import Workloads
 
 
+_PODS, _POLICIES = Patience(page=100), Patience(page=20)
+"""Objects of a page, which is in memory as a whole: a pod may have a megabyte of annotations, a ConfigMap of data."""
+
+
 class Mirror:
     """The cluster as far as it was told. Create it inside a running loop."""
 
-    def __init__(self, api: ApiServer, workloads: Workloads, *, home: str, discovers_networks: bool = True) -> None:
-        """`home` is the control plane's own namespace."""
+    def __init__(
+        self,
+        api: ApiServer,
+        workloads: Workloads,
+        *,
+        home: str,
+        discovers_networks: bool = True,
+        is_home_only: bool = False,
+    ) -> None:
+        """`home` is the control plane's own namespace; with `is_home_only`, policies of others are left out."""
+        self._is_home_only = is_home_only
         self._home = home
         self._workloads = workloads
         self.changed = Signal()
         """Set whenever `documents` or `networks` may return something else; for one waiter."""
         pods, namespaces = Collection("/api/v1/pods"), Collection("/api/v1/namespaces")
         policies = Collection("/api/v1/configmaps", label_selector=POLICY_LABEL)
-        self.pods: Reflector[PodObject] = Reflector(api, pods, reduce_pod, self._note_pods)
+        self.pods: Reflector[PodObject] = Reflector(api, pods, reduce_pod, self._note_pods, patience=_PODS)
         self.namespaces: Reflector[NamespaceObject] = Reflector(
             api, namespaces, reduce_namespace, self._note_namespaces
         )
-        self.policies: Reflector[ConfigMapObject] = Reflector(api, policies, reduce_config_map, self._note)
+        self.policies: Reflector[ConfigMapObject] = Reflector(
+            api, policies, reduce_config_map, self._note, patience=_POLICIES
+        )
         services = Collection("/api/v1/services")
         service_cidrs = Collection("/apis/networking.k8s.io/v1/servicecidrs", is_optional=True)
         nodes = Collection("/api/v1/nodes", is_optional=True)
@@ -85,7 +100,7 @@ class Mirror:
 
     def documents(self) -> tuple[Document, ...]:
         """Return the policy documents that there are."""
-        return build_documents(self.policies.items, self._home)
+        return build_documents(self.policies.items, self._home, is_home_only=self._is_home_only)
 
     def networks(self) -> ClusterNetworks:
         """Return where the cluster is, as far as that is known."""

@@ -35,7 +35,7 @@ SHORT_KEYS = ("httpProxy", "httpsProxy", "noProxy", "trustedCA")
 MAX_LENGTH_OF_ONE_NAMESPACE = 256 * 1024
 """Characters of one source that concerns one namespace: the others wait while it is parsed and compiled."""
 
-MAX_POLICIES_OF_ONE_NAMESPACE = 100
+MAX_POLICIES_OF_ONE_NAMESPACE = 20
 """Policies in one such source."""
 
 MAX_PORTS_OF_ONE_NAMESPACE = 500
@@ -43,6 +43,12 @@ MAX_PORTS_OF_ONE_NAMESPACE = 500
 
 MAX_SHOWN = 1000
 """Findings of one source that are told: nobody reads more, and each is logged and counted."""
+
+MAX_SHOWN_OF_ONE_NAMESPACE = 200
+"""Those of a source that concerns one namespace: its author is not the one whose logs they fill."""
+
+_MAX_KEPT_OF_ONE_NAMESPACE = 1000
+"""Errors, and warnings, of such a source that are kept until those to tell are chosen."""
 
 _CLAIMS = re.compile(r"(?:|spec|metadata|(?:metadata\.namespace|namespace|spec\.selector|spec\.priority)(?:[.\[].*)?)")
 """Keys that a mistake makes it unknown which pods the document is for."""
@@ -69,6 +75,8 @@ class Document:
     The namespace whose Secrets, and no other's, its policies may name by `secretRef`. None: outside Kubernetes, where
     they name files instead.
     """
+    refused: str = ""
+    """Why the text is not even looked at; empty: it is."""
     created: str = ""
     """When it was made (RFC 3339 in UTC, as the API server tells it); empty sorts first, as the oldest."""
 
@@ -91,26 +99,38 @@ class ParseResult:
 
 def parse_document(document: Document) -> ParseResult:
     """Read all the policies of one source. Any exception is a bug."""
-    findings = Findings(document.source)
+    findings = Findings(document.source, None if document.namespace is None else _MAX_KEPT_OF_ONE_NAMESPACE)
     policies: list[Policy] = []
     held: list[HeldPolicy] = []
     first: dict[tuple[str | None, str], Where] = {}
     mark = 0
+    if document.refused:
+        claim = _refuse_unread(document, findings)
+        return ParseResult((), (claim,), _show(findings), document.namespace)
     longest = MAX_LENGTH if document.namespace is None else MAX_LENGTH_OF_ONE_NAMESPACE
     for node in read_yaml(document.text, findings, longest):
         if document.namespace is not None and len(held) == MAX_POLICIES_OF_ONE_NAMESPACE:
             held.append(_refuse_more(node, document, findings))
             break
         policy = _read_policy(node, document, findings, mark)
-        held.append(_hold(policy, node, document, findings.since(mark)))
+        known = None if findings.has_lost_errors(mark) else policy
+        held.append(_hold(known, node, document, findings.since(mark)))
         if policy is not None and not held[-1].is_unreadable:
             _check_new(policy, first.setdefault((policy.namespace, policy.name), policy.where), node, findings)
             policies.append(policy)
         mark = len(findings)
     if not held:
         held.append(_refuse_empty(document, findings))
-    result = ParseResult(tuple(policies), (), _show(findings), document.namespace)
+    shown = _show(findings, MAX_SHOWN if document.namespace is None else MAX_SHOWN_OF_ONE_NAMESPACE)
+    result = ParseResult(tuple(policies), (), shown, document.namespace)
     return result if result.is_good else replace(result, policies=(), held=tuple(held))
+
+
+def _refuse_unread(document: Document, findings: Findings) -> HeldPolicy:
+    """Report a source whose text was not read, and return its claim: it may have concerned anybody in its scope."""
+    nothing = Broken("", 1)
+    findings.add("EX103", nothing, document.refused, "join policies, or remove what is not needed")
+    return _hold(None, nothing, document, ())
 
 
 def _refuse_more(node: Node | Broken, document: Document, findings: Findings) -> HeldPolicy:
@@ -120,14 +140,14 @@ def _refuse_more(node: Node | Broken, document: Document, findings: Findings) ->
     return _hold(None, node, document, ())
 
 
-def _show(findings: Findings) -> tuple[Diagnostic, ...]:
-    """Return what was found, sorted; of very much the errors, and of these the first ones and how many there are."""
+def _show(findings: Findings, most: int = MAX_SHOWN) -> tuple[Diagnostic, ...]:
+    """Return what was found, sorted; of more than `most` the errors, of these the first, and how many there are."""
     found = findings.since(0)
-    if len(found) <= MAX_SHOWN:
+    if len(findings) <= most:
         return sort_diagnostics(found)
-    shown = sort_diagnostics(tuple(item for item in found if item.is_error) or found)[:MAX_SHOWN]
+    shown = sort_diagnostics(tuple(item for item in found if item.is_error) or found)[:most]
     where = replace(shown[-1].where, key="")
-    message = f"{len(found) - len(shown)} more findings are not shown"
+    message = f"{len(findings) - len(shown)} more findings are not shown"
     return (*shown, Diagnostic("EX113", where, message, "correct these first"))
 
 
@@ -209,7 +229,7 @@ def _read_long(node: Fields, document: Document, findings: Findings, mark: int) 
     if read is None:
         return None
     policy = build_long(*read, node, _origin(document), findings)
-    if not any(item.is_error for item in findings.since(mark)):
+    if not findings.has_errors(mark):
         lint_long(policy, node, findings)
     if document.namespace is not None:
         _check_ports(policy, at(node, "spec", "rules"), "spec.rules", findings)
