@@ -7,6 +7,7 @@ and stands as `Deny`, so that no mistake can read as a bypass.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from xds.policy.findings import Findings
     from xds.policy.model import Destination
     from xds.policy.yaml_lines import Node
+
+
+MAX_NAMES = 10
+"""Proxies that one hint names."""
 
 
 class ActionShape(Protocol):
@@ -90,19 +95,28 @@ class ActionReader:
         return Direct() if shape.action == "direct" else Deny()
 
     def _read_tunnel(self, proxy: str | None, node: Node) -> Action:
-        known = ", ".join(quote(name) for name in self.proxies)
         if proxy is None:
             if len(self.proxies) == 1:
                 return Tunnel(self.proxies[0])
             message = "a tunnel needs a proxy, and none is named"
-            hint = f"add `proxy`, one of {known}" if known else "describe one under `spec.proxies`"
+            hint = f"add `proxy`, one of {self._known()}" if self.proxies else "describe one under `spec.proxies`"
             self.findings.add("EX305", node, message, hint)
             return Deny()
-        if proxy not in self.proxies:
-            hint = f"known here: {known}" if known else "describe it under `spec.proxies`"
+        if not self._is_known(proxy):
+            hint = f"known here: {self._known()}" if self.proxies else "describe it under `spec.proxies`"
             self.findings.add("EX304", at(node, "proxy"), f"there is no proxy {quote(proxy)}", hint)
             return Deny()
         return Tunnel(proxy)
+
+    def _is_known(self, proxy: str) -> bool:
+        # Every rule asks, and the proxies are sorted.
+        index = bisect_left(self.proxies, proxy)
+        return index < len(self.proxies) and self.proxies[index] == proxy
+
+    def _known(self) -> str:
+        names = ", ".join(quote(name) for name in self.proxies[:MAX_NAMES])
+        more = len(self.proxies) - MAX_NAMES
+        return f"{names} and {more} more" if more > 0 else names
 
 
 def check_origination(action: Action, destinations: Collection[Destination], node: Node, findings: Findings) -> None:

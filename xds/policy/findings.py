@@ -3,12 +3,14 @@ The list in which the diagnostics of one source are collected while it is read, 
 
 Reading goes on after a mistake, so that all of them are reported in one go; every step appends here.
 Nothing here decides what a mistake is. Invariant: no message shows what may be a credential, so all
-text that comes from a document passes through `quote`.
+text that comes from a document passes through `quote`; and whether there were errors is known even
+where there were more than are kept.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Protocol
 
 from xds.diagnostics import Diagnostic, Where
@@ -38,14 +40,25 @@ class Spot(Protocol):
 
 
 class Findings:
-    """The diagnostics of one source, in the order in which they were found."""
+    """The diagnostics of one source, in the order in which they were found. Its length counts those not kept, too."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, most: int | None = None) -> None:
+        """Set up for a source; of errors, and of all others, `most` are kept (None: all)."""
         self.source = source
+        self._most = most
+        self._count = 0
         self._diagnostics: list[Diagnostic] = []
+        self._numbers: list[int] = []
+        self._kept = {True: 0, False: 0}
+        self._last_lost_error = -1
 
     def __len__(self) -> int:
-        return len(self._diagnostics)
+        return self._count
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more errors are kept: they need not be put into words."""
+        return self._most is not None and self._kept[True] >= self._most
 
     def add(self, code: str, spot: Spot, message: str, hint: str) -> None:
         """Record what is wrong at `spot`."""
@@ -53,19 +66,35 @@ class Findings:
 
     def add_at(self, code: str, where: Where, message: str, hint: str) -> None:
         """Record what is wrong at a place that is not a node."""
-        self._diagnostics.append(Diagnostic(code, where, message, hint))
+        item = Diagnostic(code, where, message, hint)
+        if self._most is None or self._kept[item.is_error] < self._most:
+            self._kept[item.is_error] += 1
+            self._diagnostics.append(item)
+            self._numbers.append(self._count)
+        elif item.is_error:
+            self._last_lost_error = self._count
+        self._count += 1
+
+    def count_errors(self, number: int) -> None:
+        """Count errors, at least one, that are not told: for when `is_full`."""
+        self._count += number
+        self._last_lost_error = self._count - 1
 
     def where(self, spot: Spot) -> Where:
         """Return the place of `spot` in this source."""
         return Where(self.source, spot.key, spot.line)
 
     def since(self, mark: int) -> tuple[Diagnostic, ...]:
-        """Return what was found after `len()` was `mark`."""
-        return tuple(self._diagnostics[mark:])
+        """Return what was found after `len()` was `mark`, as far as it was kept."""
+        return tuple(self._diagnostics[bisect_left(self._numbers, mark) :])
+
+    def has_lost_errors(self, mark: int) -> bool:
+        """Whether errors that were found after `len()` was `mark` were not kept."""
+        return self._last_lost_error >= mark
 
     def has_errors(self, mark: int) -> bool:
         """Whether errors were found after `len()` was `mark`."""
-        return any(item.is_error for item in self._diagnostics[mark:])
+        return self.has_lost_errors(mark) or any(item.is_error for item in self.since(mark))
 
 
 def sort_diagnostics(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:

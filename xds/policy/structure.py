@@ -163,7 +163,10 @@ def _with_stand_in(node: Node, path: Path, text: str | None) -> Node:
 
 def _report_all(shape: type[BaseModel], root: Node, details: list[ErrorDetails], findings: Findings, mark: int) -> None:
     known = {item.where.key for item in findings.since(mark)}
-    for detail in details:
+    for index, detail in enumerate(details):
+        if findings.is_full:
+            findings.count_errors(len(details) - index)
+            return
         if detail["type"] == "missing" and detail["loc"] in SAID_ELSEWHERE:
             continue
         if at(root, *detail["loc"]).key not in known or detail["type"] in ("missing", "extra_forbidden"):

@@ -81,7 +81,7 @@ def parse(
     created: str = "",
 ) -> ParseResult:
     """Parse one text."""
-    return parse_document(Document(source, text, namespace, secrets, created))
+    return parse_document(Document(source, text, namespace, secrets=secrets, created=created))
 
 
 def good(

@@ -10,6 +10,7 @@ from xds.policy.parse import (
     MAX_LENGTH_OF_ONE_NAMESPACE,
     MAX_POLICIES_OF_ONE_NAMESPACE,
     MAX_SHOWN,
+    MAX_SHOWN_OF_ONE_NAMESPACE,
     Document,
     check_names,
     parse_document,
@@ -185,6 +186,28 @@ def test_a_few_errors_behind_very_many_warnings_are_all_told() -> None:
     lines = [f"{{to: {{domains: [a{n}.example]}}, action: direct}}" for n in range(MAX_SHOWN)]
 
     assert codes(parse(rules(*lines, "{to: {ports: [0]}, action: deny}"))) == ["EX109", "EX113"]
+
+
+@pytest.mark.parametrize("count", [MAX_SHOWN_OF_ONE_NAMESPACE + 1, 5 * MAX_SHOWN_OF_ONE_NAMESPACE + 500])
+def test_of_a_document_for_one_namespace_fewer_findings_are_told_and_all_are_counted(count: int) -> None:
+    text = rules(*(f"{{x{n}: 1, to: {{domains: [a]}}, action: deny}}" for n in range(count)))
+    result = parse(text, namespace="team-a")
+
+    assert not result.is_good
+    assert codes(result) == [*["EX106"] * MAX_SHOWN_OF_ONE_NAMESPACE, "EX113"]
+    assert f"{count + 1 - MAX_SHOWN_OF_ONE_NAMESPACE} more" in result.diagnostics[-1].message
+    assert len(parse(text).diagnostics) > MAX_SHOWN_OF_ONE_NAMESPACE + 1
+
+
+def test_after_so_many_errors_that_some_were_not_kept_a_document_claims_all_of_its_namespace() -> None:
+    """One of them might have been about the selector."""
+    lines = (f"{{x{n}: 1, to: {{domains: [a]}}, action: deny}}" for n in range(1500))
+    selector = "selector: {namespaces: [team-a], serviceAccounts: [web]}"
+
+    (item,) = parse(rules(*lines, extra=selector), namespace="team-a").held
+    assert (item.is_unreadable, item.namespace) == (True, "team-a")
+    (item,) = parse(rules("{x: 1, to: {domains: [a]}, action: deny}", extra=selector), namespace="team-a").held
+    assert not item.is_unreadable
 
 
 def test_a_document_for_one_namespace_is_not_as_long_as_one_for_the_cluster_may_be() -> None:
