@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from tests.support.api_server import ApiServerEmulation
 from tests.support.cluster import HOME, policy
 from tests.support.control_plane import wait_until
+from xds.cache import SnapshotCache
 from xds.facts import Facts
 from xds.judge import PolicyKey, SourceRead
 from xds.kubernetes.connection import ApiError, ApiServer, connect
@@ -25,8 +26,9 @@ from xds.kubernetes.replicas import Member
 from xds.kubernetes.replicas import Pace as ReplicasPace
 from xds.kubernetes.reporting import Paces, Reporting, Sight
 from xds.kubernetes.signal import Signal
-from xds.kubernetes.status import ACCEPTED, PROBLEMS, STATUS, STATUS_JSON, Streams
+from xds.kubernetes.status import ACCEPTED, PROBLEMS, STATUS, STATUS_JSON, Streams, count_pods
 from xds.kubernetes.writer import Pace as WriterPace
+from xds.policy.model import Workload
 from xds.reconcile import Debounce, Inputs, Reconciler
 
 if TYPE_CHECKING:
@@ -116,23 +118,29 @@ class _Replica:
         self.member = Member(namespace=HOME, identity=identity)
         self.streams: dict[PolicyKey, Streams] = {}
         self.expected: dict[PolicyKey, int] = {CORP: 3}
+        self.workloads: list[Workload] = []
+        """Pods with a sidecar, which are counted instead."""
+        self.cache = SnapshotCache()
         self.config_maps = _ConfigMaps(api)
         self.reconciler = Reconciler(
             inputs=Inputs(self.config_maps, _NoFacts()),
-            publish=lambda _: None,
+            publish=self.cache.publish,
             debounce=Debounce(0.01, 0.05),
             clock=time.time,
         )
         self.reporting = Reporting(
             self.cable,
             self.member,
-            Sight(state=lambda: self.reconciler.state, streams=lambda: self.streams, expected=lambda: self.expected),
+            Sight(state=lambda: self.reconciler.state, streams=lambda: self.streams, expected=self._expected),
             paces=PACES,
         )
         self.tasks = [
             asyncio.create_task(part)
             for part in (self.config_maps.reflector.run(), self.reconciler.run(), self.reporting.run())
         ]
+
+    def _expected(self) -> Mapping[PolicyKey, int]:
+        return count_pods(self.workloads, self.cache.policy_for) if self.workloads else self.expected
 
     async def stop(self) -> None:
         for task in self.tasks:
@@ -235,6 +243,21 @@ async def test_a_broken_policy_shows_its_line_and_keeps_its_last_good_version(in
     assert event["involvedObject"]["uid"] == installation.corp()["metadata"]["uid"]
     installation.server.put(policy(HOME, "corp", GOOD))
     await wait_until(lambda: installation.accepted() == "true" and PROBLEMS not in installation.annotations())
+
+
+async def test_pods_that_are_told_nothing_new_are_in_the_status_of_what_holds_them(
+    installation: _Installation,
+) -> None:
+    installation.server.put(policy(HOME, "corp", BAD))
+    replica = await installation.start("one")
+    replica.workloads = [Workload(pod="web-0", namespace="shop")]
+    await wait_until(
+        lambda: installation.annotations().get(STATUS, "").endswith("no good version; 1 pod is told nothing new")
+    )
+    assert json.loads(installation.annotations()[STATUS_JSON])["held"] == 1
+    installation.server.put(policy(HOME, "corp", GOOD))
+    await wait_until(lambda: installation.annotations().get(STATUS, "").endswith("in force for 1 pod: 1 offline"))
+    assert json.loads(installation.annotations()[STATUS_JSON])["held"] == 0
 
 
 async def test_a_refusal_by_an_envoy_is_told_whichever_replica_has_its_stream(installation: _Installation) -> None:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from xds.errors import redact_logins
-from xds.policy.model import Policy
+from xds.policy.model import HeldPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from xds.clients import Client
     from xds.diagnostics import Diagnostic
     from xds.judge import DocumentState, PolicyKey
-    from xds.policy.model import HeldPolicy, Workload
+    from xds.policy.model import Policy, Workload
     from xds.reconcile import State
 
 ObjectKey = tuple[str, str]
@@ -110,6 +110,10 @@ class PolicyStatus:
     details: tuple[Mapping[str, str | int | None], ...]
     """The same for machines."""
     tally: Tally
+    kept: int | None = None
+    """Pods among these that what was last good stays in force for; None: no refused document has a good version."""
+    held: int = 0
+    """Pods that are told nothing new, because what a refused document says of them is not known."""
     problem: str = ""
     """Why the control plane can't take changes at the moment."""
 
@@ -149,16 +153,22 @@ def told_refusal(annotations: Mapping[str, str]) -> str:
 def count_streams(
     clients: Iterable[Client], policy_for: Callable[[Workload], Policy | HeldPolicy | None]
 ) -> Mapping[PolicyKey, Streams]:
-    """Count what `clients` made of their policies, in one pass; of two streams of a node the later one counts."""
+    """
+    Count what `clients` made of their policies, in one pass; of two streams of a node the later one counts.
+
+    Those that a refused document holds are connected, and no more, under its `held_key`.
+    """
     found: dict[PolicyKey, list[int]] = {}
     refusals: dict[PolicyKey, str] = {}
     for client in {client.node_id: client for client in clients}.values():
         policy = policy_for(client.workload)
-        if not isinstance(policy, Policy):
+        if policy is None:
             continue
-        key = (policy.namespace, policy.name)
+        key = _key(policy)
         counts = found.setdefault(key, [0, 0, 0])
         counts[0] += 1
+        if isinstance(policy, HeldPolicy):
+            continue
         if client.is_rejecting:
             counts[2] += 1
             refusals.setdefault(key, _refusal(client))
@@ -173,14 +183,33 @@ def count_streams(
 def count_pods(
     workloads: Iterable[Workload], policy_for: Callable[[Workload], Policy | HeldPolicy | None]
 ) -> Mapping[PolicyKey, int]:
-    """Count the pods that each policy is in force for, in one pass; give only those that have a sidecar."""
+    """
+    Count the pods that each policy is in force for, in one pass; give only those that have a sidecar.
+
+    Those that a refused document holds are counted under its `held_key`.
+    """
     found: dict[PolicyKey, int] = {}
     for workload in workloads:
         policy = policy_for(workload)
-        if isinstance(policy, Policy):
-            key = (policy.namespace, policy.name)
+        if policy is not None:
+            key = _key(policy)
             found[key] = found.get(key, 0) + 1
     return found
+
+
+def held_key(source: str) -> PolicyKey:
+    """Return what the pods are counted under that a refused document holds; no policy is called so."""
+    return source, ""
+
+
+def counted_keys(state: State) -> set[PolicyKey]:
+    """Return everything of which `read_statuses` wants to know the tally."""
+    policies = {key for document in state.documents for key in document.in_force}
+    return policies | {held_key(document.source) for document in state.documents if not document.is_good}
+
+
+def _key(policy: Policy | HeldPolicy) -> PolicyKey:
+    return held_key(policy.where.source) if isinstance(policy, HeldPolicy) else (policy.namespace, policy.name)
 
 
 def tally(streams: Streams, expected: int | None) -> Tally:
@@ -228,6 +257,7 @@ def _status(documents: list[DocumentState], tallies: Mapping[PolicyKey, Tally], 
         key=lambda finding: not finding.is_error,
     )
     policies = sorted({key for document in documents for key in document.in_force}, key=_policy_order)
+    kept = {key for document in refused if document.has_last_good for key in document.in_force}
     return PolicyStatus(
         is_accepted=not refused,
         verdict=_digest(documents),
@@ -238,6 +268,8 @@ def _status(documents: list[DocumentState], tallies: Mapping[PolicyKey, Tally], 
         findings=tuple(_finding(finding) for finding in findings),
         details=tuple(_detail(finding) for finding in findings[:_MAX_FINDINGS]),
         tally=_sum(tallies.get(key, Tally()) for key in policies),
+        kept=sum(tallies.get(key, Tally()).pods for key in kept) if kept else None,
+        held=sum(tallies.get(held_key(document.source), Tally()).pods for document in refused),
         problem=problem,
     )
 
@@ -303,7 +335,7 @@ def _refusal(client: Client) -> str:
 
 
 def _sentence(status: PolicyStatus) -> str:
-    parts = [_verdict_text(status), _pods_text(status)]
+    parts = [_verdict_text(status), _pods_text(status), _held_text(status)]
     if status.problem:
         parts.append(f"the control plane can't take changes at the moment: {status.problem}")
     return "; ".join(filter(None, parts))
@@ -319,12 +351,20 @@ def _verdict_text(status: PolicyStatus) -> str:
 
 def _pods_text(status: PolicyStatus) -> str:
     if not status.policies:
-        nothing = "there is no good version, so the pods that it claims are told nothing new"
-        return "no policy in it" if status.is_accepted else nothing
-    stays = "" if status.is_accepted else "what was last good stays "
-    pods = f"{stays}in force for {_number(status.tally.pods, 'pod')}"
+        return "no policy in it" if status.is_accepted else "there is no good version"
+    pods = f"in force for {_number(status.tally.pods, 'pod')}"
+    if status.kept == status.tally.pods:
+        pods = f"what was last good stays {pods}"
+    elif status.kept:
+        pods += f", for {status.kept} of them what was last good"
     counts = ", ".join(f"{number} {word}" for word, number in _counts(status.tally).items() if number)
     return f"{pods}: {counts}" if counts else pods
+
+
+def _held_text(status: PolicyStatus) -> str:
+    if not status.held:
+        return ""
+    return f"{_number(status.held, 'pod')} {'is' if status.held == 1 else 'are'} told nothing new"
 
 
 def _counts(found: Tally) -> dict[str, int]:
@@ -364,6 +404,7 @@ def _json(status: PolicyStatus) -> str:
         "documents": {"total": status.documents, "refused": status.refused},
         "policies": status.policies,
         "pods": {"total": status.tally.pods, **_counts(status.tally)},
+        "held": status.held,
         "refusal": status.tally.refusal,
         "problem": status.problem,
     }

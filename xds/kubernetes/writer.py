@@ -20,7 +20,7 @@ from xds.kubernetes.asking import CONFLICT, FORBIDDEN, INVALID, NOT_FOUND, Compl
 from xds.kubernetes.backoff import Backoff
 from xds.kubernetes.connection import METADATA_EVENTS, ApiError
 from xds.kubernetes.events import POLICY_ACCEPTED, POLICY_REFUSED, REFUSED_BY_ENVOY, Note
-from xds.kubernetes.status import ACCEPTED, OURS, read_statuses, told_refusal, told_verdict
+from xds.kubernetes.status import ACCEPTED, OURS, counted_keys, read_statuses, told_refusal, told_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -83,7 +83,8 @@ class StatusWriter:
     See the module.
 
     `leads` says whether this replica may write, `state` is the reconciler's and `tallies` says how the pods of these
-    policies stand (see `Replicas.tallies`); it is called every `pace.counts` seconds, by the leader.
+    stand, which are policies and refused documents (see `Replicas.tallies`); it is called every `pace.counts` seconds,
+    by the leader.
     """
 
     def __init__(
@@ -156,8 +157,7 @@ class StatusWriter:
         state, now = self._state(), self._environs.monotonic()
         if state is self._seen and now < self._counted_at + self._pace.counts:
             return
-        policies = {key for document in state.documents for key in document.in_force}
-        self._statuses = read_statuses(state, self._tallies(policies))
+        self._statuses = read_statuses(state, self._tallies(counted_keys(state)))
         self._seen, self._counted_at = state, now
 
     def _is_due(self, key: ObjectKey, status: PolicyStatus) -> bool:

@@ -24,6 +24,8 @@ from xds.kubernetes.status import (
     Tally,
     count_pods,
     count_streams,
+    counted_keys,
+    held_key,
     object_of,
     read_statuses,
     tally,
@@ -47,6 +49,8 @@ KEPT = DocumentState(source=SOURCE, is_good=False, diagnostics=(BAD,), in_force=
 LOST = replace(KEPT, in_force=())
 POLICY = replace(REFUSE_ALL, name="default", namespace="team-a")
 HELD = HeldPolicy(name="held", where=Where(SOURCE))
+SECOND = "configmap/team-a/egress/second.yaml"
+OTHER: PolicyKey = ("team-a", "other")
 
 
 def _status(
@@ -93,16 +97,14 @@ def _status(
         pytest.param(
             (LOST,),
             Tally(),
-            "refused since 2026-11-21T10:00:00Z; "
-            "there is no good version, so the pods that it claims are told nothing new",
+            "refused since 2026-11-21T10:00:00Z; there is no good version",
             "false",
             id="a bad one without",
         ),
         pytest.param(
-            (GOOD, replace(LOST, source="configmap/team-a/egress/second.yaml")),
+            (GOOD, replace(LOST, source=SECOND)),
             Tally(pods=3, acknowledged=3),
-            "1 of 2 documents refused since 2026-11-21T10:00:00Z; "
-            "what was last good stays in force for 3 pods: 3 acknowledged",
+            "1 of 2 documents refused since 2026-11-21T10:00:00Z; in force for 3 pods: 3 acknowledged",
             "false",
             id="one of two bad",
         ),
@@ -114,6 +116,52 @@ def test_the_sentence_says_how_it_stands(
     status = _status(*documents, tallies={OWN: counts})
     assert status.annotations()[STATUS] == sentence
     assert status.labels() == {ACCEPTED: label}
+
+
+@pytest.mark.parametrize(
+    ("documents", "tallies", "sentence"),
+    [
+        pytest.param(
+            (LOST,),
+            {held_key(SOURCE): Tally(pods=1, offline=1)},
+            "refused since 2026-11-21T10:00:00Z; there is no good version; 1 pod is told nothing new",
+            id="one document that never was good",
+        ),
+        pytest.param(
+            (KEPT,),
+            {OWN: Tally(pods=3, acknowledged=3), held_key(SOURCE): Tally(pods=2, pending=2)},
+            "refused since 2026-11-21T10:00:00Z; "
+            "what was last good stays in force for 3 pods: 3 acknowledged; 2 pods are told nothing new",
+            id="one that claims more than its last good version",
+        ),
+        pytest.param(
+            (GOOD, replace(LOST, source=SECOND)),
+            {OWN: Tally(pods=3, acknowledged=3), held_key(SECOND): Tally(pods=1, pending=1)},
+            "1 of 2 documents refused since 2026-11-21T10:00:00Z; in force for 3 pods: 3 acknowledged; "
+            "1 pod is told nothing new",
+            id="a good one beside one that never was",
+        ),
+        pytest.param(
+            (GOOD, replace(KEPT, source=SECOND, in_force=(OTHER,))),
+            {OWN: Tally(pods=3, acknowledged=3), OTHER: Tally(pods=1, acknowledged=1)},
+            "1 of 2 documents refused since 2026-11-21T10:00:00Z; "
+            "in force for 4 pods, for 1 of them what was last good: 4 acknowledged",
+            id="a good one beside one that was",
+        ),
+    ],
+)
+def test_the_sentence_tells_who_keeps_what_was_good_from_who_is_told_nothing(
+    documents: tuple[DocumentState, ...], tallies: dict[PolicyKey, Tally], sentence: str
+) -> None:
+    status = _status(*documents, tallies=tallies)
+    assert status.annotations()[STATUS] == sentence
+    held = sum(found.pods for key, found in tallies.items() if not key[1])
+    assert json.loads(status.annotations()[STATUS_JSON])["held"] == held
+
+
+def test_what_has_to_be_counted_is_what_is_in_force_and_what_is_refused() -> None:
+    state = State(documents=(GOOD, replace(KEPT, source=SECOND, in_force=(OTHER,))), passes=1)
+    assert counted_keys(state) == {OWN, OTHER, held_key(SECOND)}
 
 
 def test_each_problem_is_a_line_with_place_code_text_and_hint() -> None:
@@ -172,7 +220,7 @@ def test_errors_come_before_warnings_and_what_is_left_out_is_counted() -> None:
 )
 def test_whatever_is_wrong_what_is_written_is_bounded(texts: list[str], problem: str, refusal: str) -> None:
     findings = tuple(replace(BAD, message=text, hint=text) for text in texts)
-    tallies = {OWN: Tally(pods=10**9, refused=10**9, refusal=refusal)}
+    tallies = {OWN: Tally(pods=10**9, refused=10**9, refusal=refusal), held_key(SOURCE): Tally(pods=10**9)}
     annotations = _status(replace(KEPT, diagnostics=findings), tallies=tallies, problem=problem).annotations()
     assert sum(len(key.encode()) + len(text.encode()) for key, text in annotations.items()) <= 8 * 1024
     assert told_verdict(annotations) is not None
@@ -292,10 +340,10 @@ def test_streams_are_counted_by_the_policy_of_their_pod() -> None:
         if pod in {"current", "twice"}:
             connection.note_ack(ResourceType.CLUSTER, Version("1"))
     found = count_streams(clients.connected(), lambda workload: HELD if workload.pod == "held" else POLICY)
-    assert found == {OWN: Streams(connected=4, acknowledged=2)}
+    assert found == {OWN: Streams(connected=4, acknowledged=2), held_key(SOURCE): Streams(connected=1)}
 
 
 def test_pods_are_counted_by_their_policy() -> None:
     policies: dict[str, Policy | HeldPolicy | None] = {"a": POLICY, "b": HELD, "c": None}
     workloads = [Workload(pod=pod, namespace="team-a") for pod in "aabc"]
-    assert count_pods(workloads, lambda workload: policies.get(workload.pod)) == {OWN: 2}
+    assert count_pods(workloads, lambda workload: policies.get(workload.pod)) == {OWN: 2, held_key(SOURCE): 1}

@@ -300,15 +300,24 @@ def test_a_config_map_that_was_made_anew_gets_its_status() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "attempts"),
+    ("error", "attempts", "level", "remedy"),
     [
-        pytest.param(ApiError(403, "Forbidden", 'cannot get resource "configmaps"'), 5, id="forbidden"),
-        pytest.param(ApiError(500, "InternalError", "no"), 12, id="a server that fails"),
-        pytest.param(ApiError(429, "TooManyRequests", "no", 100.0), 4, id="a server that asks to wait"),
-        pytest.param(ApiError(None, "Unreachable", "no"), 12, id="a server that is away"),
+        pytest.param(
+            ApiError(403, "Forbidden", 'cannot get resource "configmaps"'),
+            5,
+            "error",
+            "allow `get` of configmaps in a Role of the namespace egress-system and bind it to this service account",
+            id="forbidden",
+        ),
+        pytest.param(ApiError(401, "Unauthorized", "no"), 12, "error", "renew them", id="credentials that ended"),
+        pytest.param(ApiError(500, "InternalError", "no"), 12, "warning", None, id="a server that fails"),
+        pytest.param(ApiError(429, "TooManyRequests", "no", 100.0), 4, "warning", None, id="one that asks to wait"),
+        pytest.param(ApiError(None, "Unreachable", "no"), 12, "warning", None, id="a server that is away"),
     ],
 )
-def test_what_fails_is_tried_again_ever_more_rarely_and_logged_once(error: ApiError, attempts: int) -> None:
+def test_what_fails_is_tried_again_ever_more_rarely_and_logged_once(
+    error: ApiError, attempts: int, level: str, remedy: str | None
+) -> None:
     async def story(api: SmallApi) -> None:
         api.refuse = lambda _method, _path: error
         leader = _Leader(api)
@@ -316,6 +325,7 @@ def test_what_fails_is_tried_again_ever_more_rarely_and_logged_once(error: ApiEr
             await asyncio.sleep(300)
             assert 3 <= len(api.requests) <= attempts
             assert [line["status"] for line in logs] == [error.status]
+            assert (logs[0]["log_level"], logs[0].get("hint")) == (level, remedy)
             assert logs[0]["resource"] == "configmaps"
             assert logs[0]["namespace"] == "egress-system"
             api.refuse = lambda _method, _path: None
