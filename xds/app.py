@@ -36,7 +36,7 @@ from xds.sources.files import WatchedFiles
 from xds.staging import StagedCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from xds.cache import World
@@ -142,7 +142,9 @@ async def run_control_plane(
             following_cluster = group.create_task(cluster.run()) if cluster is not None else None
             try:
                 await control_plane.administration.start()
-                await _first(control_plane.first_world, stop)
+                await _first(control_plane.first_world.wait(), stop.wait())
+                if cluster is not None:
+                    await _first(cluster.wait_until_ready(), stop.wait())
                 relax_collection()
                 if not stop.is_set():
                     listen = control_plane.settings.listen
@@ -279,9 +281,9 @@ def write_address(path: Path, address: HostPort) -> None:
         ) from error
 
 
-async def _first(*events: asyncio.Event) -> None:
-    """Wait until one of `events` is set."""
-    waits = [asyncio.create_task(event.wait()) for event in events]
+async def _first(*waited_for: Coroutine[None, None, object]) -> None:
+    """Wait until one of them has come."""
+    waits = [asyncio.create_task(one) for one in waited_for]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -11,7 +11,7 @@ import asyncio
 import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -19,6 +19,7 @@ from xds.admin.metrics import Watched
 from xds.admission.certificate import ServerCertificate
 from xds.admission.policies import PolicyReviewer
 from xds.admission.server import VALIDATE_POLICY, AdmissionServer
+from xds.errors import SettingsError
 from xds.kubernetes.connection import connect
 from xds.kubernetes.keys import ClusterKeys
 from xds.kubernetes.mirror import Mirror
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from xds.clients import Clients
     from xds.flags import HostPort
     from xds.kubernetes.connection import ApiServer
+    from xds.kubernetes.reflector import Reflector
     from xds.reconcile import Reconciler
     from xds.settings import Settings
 
@@ -93,7 +95,7 @@ class Cluster:
 
     def watched(self) -> tuple[Watched, ...]:
         """Return how the collections are followed, for metrics."""
-        return tuple(
+        collections = tuple(
             Watched(
                 resource=reflector.collection.resource,
                 objects=len(reflector.items),
@@ -101,10 +103,39 @@ class Cluster:
                 watches=reflector.watches,
                 events=reflector.events,
                 errors=reflector.errors,
-                is_current=reflector.problem is None and reflector.is_synced,
+                is_current=_is_current(reflector),
             )
             for reflector in self.mirror.reflectors
         )
+        named = self._secrets.reflectors
+        secrets = Watched(
+            resource="secrets",
+            objects=sum(len(reflector.items) for reflector in named),
+            is_current=all(map(_is_current, named)),
+            **self._secrets.count(),
+        )
+        return (*collections, secrets)
+
+    async def wait_until_ready(self) -> None:
+        """Wait until callers can be told from one another."""
+        if self._keys is not None:
+            await self._keys.known.wait()
+
+    async def _check_home(self) -> None:
+        """Raise SettingsError if the namespace of cluster-wide policies does not exist, and tell if none is in it."""
+        await self.mirror.wait_until_synced()
+        if ("", self.home) not in self.mirror.namespaces.items:
+            raise SettingsError(
+                f"--namespace {self.home}: there is no such namespace in the cluster, so that no policy would be "
+                "cluster-wide; name the one that this control plane runs in"
+            )
+        if all(document.namespace is not None for document in self.mirror.documents()):
+            _log.warning(
+                "no policy is cluster-wide: pods of namespaces without one are refused every connection, except to "
+                "addresses that are always direct",
+                namespace=self.home,
+                hint="put a ConfigMap with the label egress-xds/policy=true there",
+            )
 
     async def run(self) -> None:
         """Follow the cluster until cancelled. Raises ListenError and SettingsError, in a group."""
@@ -112,6 +143,7 @@ class Cluster:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.mirror.run())
+                group.create_task(self._check_home())
                 if self._reporting is not None:
                     group.create_task(self._reporting.run())
                 if self._keys is not None:
@@ -151,6 +183,10 @@ def _build_admission(cluster: Cluster, settings: Settings) -> _Admission | None:
     certificate = ServerCertificate(settings.tls_certificate, settings.tls_key)
     reviewer = PolicyReviewer(home=cluster.home, documents=cluster.mirror.documents, clock=time.time)
     return _Admission(AdmissionServer({VALIDATE_POLICY: reviewer}, certificate), certificate, settings.admission_listen)
+
+
+def _is_current(reflector: Reflector[Any]) -> bool:
+    return reflector.problem is None and reflector.is_synced
 
 
 async def open_cluster(settings: Settings) -> Cluster:

@@ -402,6 +402,10 @@ def _settle_cluster(settings: Settings) -> Settings:
         source = settings.token_source or ("cluster" if settings.jwks is None else "off")
         if source != "off" and settings.jwks is not None:
             raise SettingsError(f"--jwks and --token-source {source} contradict one another; leave one of them out")
+        if settings.kubeconfig is not None and not settings.namespace:
+            raise SettingsError(
+                "--kubeconfig needs --namespace: that whose policies concern the whole cluster, such as egress-system"
+            )
         if settings.admission_listen is not None and settings.tls_certificate is None:
             raise SettingsError("--admission-listen needs TLS; add --tls-certificate and --tls-key")
         return replace(settings, token_source=source)

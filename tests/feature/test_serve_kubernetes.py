@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,12 @@ import pytest
 
 from tests.support.api_server import ApiServerEmulation
 from tests.support.api_store import KINDS
-from tests.support.cluster import CLUSTER_SETTINGS, HOME, following, namespace, pod, policy, secret
-from tests.support.control_plane import open_stream, wait_until
+from tests.support.cluster import CLUSTER_SETTINGS, HOME, build, following, namespace, pod, policy, secret
+from tests.support.control_plane import PATIENCE, open_stream, wait_until
+from tests.support.tokens import Issuer
+from xds.app import run_control_plane
+from xds.errors import SettingsError
+from xds.flags import HostPort
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
@@ -234,6 +239,26 @@ async def test_operators_read_on_the_config_map_what_became_of_it(api: ApiServer
 def kept_metadata(api: ApiServerEmulation, key: tuple[str, str]) -> Object:
     """Return the metadata of a ConfigMap as it is stored, as whoever applies new data leaves it."""
     return {"metadata": api.store.get(KINDS["v1", "ConfigMap"], key)["metadata"]}
+
+
+async def test_a_namespace_that_does_not_exist_is_no_home(api: ApiServerEmulation, tmp_path: Path) -> None:
+    parts = await build(api, tmp_path, replace(CLUSTER_SETTINGS, namespace="egress-sistem"))
+    with pytest.raises(SettingsError, match="--namespace egress-sistem: there is no such namespace"):
+        await run_control_plane(parts, asyncio.Event(), lambda _: None)
+
+
+async def test_nobody_is_served_before_tokens_can_be_checked(api: ApiServerEmulation, tmp_path: Path) -> None:
+    stop, addresses = asyncio.Event(), asyncio.Queue[HostPort]()
+    parts = await build(api, tmp_path, replace(CLUSTER_SETTINGS, token_source="cluster"))
+    task = asyncio.create_task(run_control_plane(parts, stop, addresses.put_nowait))
+    await wait_until(parts.first_world.is_set)
+    assert addresses.empty()
+
+    api.jwks = {"keys": [Issuer(is_rsa=True).jwk]}
+    async with asyncio.timeout(PATIENCE):
+        await addresses.get()
+    stop.set()
+    await asyncio.wait([task])
 
 
 async def test_replicas_tell_the_same_versions(api: ApiServerEmulation, tmp_path: Path) -> None:

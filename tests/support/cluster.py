@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tests.support.api_server import ApiServerEmulation
     from tests.support.api_store import Object
+    from xds.app import ControlPlane
     from xds.settings import Settings
 
 HOME = "egress-system"
@@ -61,7 +62,11 @@ async def following(
     server: ApiServerEmulation, directory: Path, settings: Settings = CLUSTER_SETTINGS
 ) -> AsyncIterator[Running]:
     """Run a control plane that follows the cluster behind `server` until the block ends."""
-    cluster = Cluster(await connect(server.write_kubeconfig(directory)), settings)
-    parts = build_control_plane(cluster.inputs, settings, clock=time.time, cluster=cluster)
-    async with running(parts) as started:
+    async with running(await build(server, directory, settings)) as started:
         yield started
+
+
+async def build(server: ApiServerEmulation, directory: Path, settings: Settings) -> ControlPlane:
+    """Build a control plane that follows the cluster behind `server`."""
+    cluster = Cluster(await connect(server.write_kubeconfig(directory)), settings)
+    return build_control_plane(cluster.inputs, settings, clock=time.time, cluster=cluster)

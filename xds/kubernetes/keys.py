@@ -45,6 +45,8 @@ class ClusterKeys:
         self._api = api
         self._interval = interval
         self._pause = pause
+        self.known = asyncio.Event()
+        """Set once there are keys."""
         self._keys: tuple[str, str] | None = None
         self._problem: str | None = None
         self._fetching = asyncio.Lock()
@@ -88,6 +90,7 @@ class ClusterKeys:
         match told, key_set:
             case {"issuer": str(issuer)}, {"keys": [_, *_]} if issuer:
                 self._keys = json.dumps(key_set), issuer
+                self.known.set()
                 self._note(None)
             case _:
                 self._note("the API server tells of no issuer, or of no keys")

@@ -10,6 +10,7 @@ module but as `FileContent`, and a Secret that can't be read any more is what it
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from xds.kubernetes.reflector import ObjectKey
     from xds.policy.secrets import SecretPart
 
+_COUNTERS = ("lists", "watches", "events", "errors")
+"""What reflectors count."""
 _MOST = 100
 """Secrets of one namespace that are watched at the same time."""
 _PATIENCE = 1.0
@@ -59,6 +62,7 @@ class ClusterSecrets:
         self._api = api
         self._patience = patience
         self._watched: dict[ObjectKey, _Watched] = {}
+        self._past = Counter[str]()
         self._changed = Signal()
 
     async def collect(self, paths: frozenset[str]) -> Mapping[str, File]:
@@ -66,11 +70,22 @@ class ClusterSecrets:
         wanted = {path: read_secret_path(path) for path in sorted(paths)}
         keys = _limit((part.namespace, part.name) for part in wanted.values() if part is not None)
         for key in self._watched.keys() - keys:
-            self._watched.pop(key).cancel()
+            gone = self._watched.pop(key)
+            gone.cancel()
+            self._past.update({name: getattr(gone.reflector, name) for name in _COUNTERS})
         for key in keys - self._watched.keys():
             self._watched[key] = self._watch(key)
         await self._wait_for(keys)
         return {path: _no_secret() if part is None else self._find(part) for path, part in wanted.items()}
+
+    @property
+    def reflectors(self) -> tuple[Reflector[SecretObject], ...]:
+        """Those of all Secrets that are watched now."""
+        return tuple(watched.reflector for watched in self._watched.values())
+
+    def count(self) -> Mapping[str, int]:
+        """Return how many lists, watches, events and errors there were, of all Secrets that were ever watched."""
+        return {name: self._past[name] + sum(getattr(one, name) for one in self.reflectors) for name in _COUNTERS}
 
     async def changes(self) -> AsyncIterator[None]:
         """Yield whenever a Secret is no longer what `collect` returned; never raises."""

@@ -9,15 +9,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import structlog
+
 from xds.facts import merge_networks
 from xds.judge import SourceRead
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from xds.facts import Facts
+    from xds.facts import Facts, Network
     from xds.kubernetes.mirror import Mirror
+    from xds.kubernetes.networks import ClusterNetworks
     from xds.reconcile import FactsSource
+
+_MOST_SHOWN = 20
+
+_log = structlog.get_logger(__name__)
 
 
 class KubernetesSource:
@@ -45,11 +52,17 @@ class ClusterFacts:
     def __init__(self, machine: FactsSource, mirror: Mirror) -> None:
         self._machine = machine
         self._mirror = mirror
+        self._told: ClusterNetworks | None = None
 
     async def collect(self, hosts: frozenset[str]) -> Facts:
         """Return what is known now; never raises."""
         facts = await self._machine.collect(hosts)
         networks = self._mirror.networks()
+        if networks != self._told:
+            self._told = networks
+            _log.info(
+                "networks of the cluster", services=_show(networks.services), pods_and_nodes=_show(networks.nodes)
+            )
         return replace(
             facts,
             cluster_direct=networks.direct,
@@ -59,3 +72,8 @@ class ClusterFacts:
     def changes(self) -> AsyncIterator[None]:
         """Yield whenever a fact of the machine changed; the source tells of those of the cluster."""
         return self._machine.changes()
+
+
+def _show(networks: tuple[Network, ...]) -> str:
+    shown = " ".join(map(str, networks[:_MOST_SHOWN]))
+    return f"{shown} and {len(networks) - _MOST_SHOWN} more" if len(networks) > _MOST_SHOWN else shown
