@@ -118,7 +118,7 @@ class _Fetch:
         if not self._answered:
             return (
                 f"it says nothing to {self.identity.node_id}, as it does while the policy in force for that pod can't "
-                "be used; see its log, or try: xds validate DIR"
+                "be used, and in a cluster without such a pod; see its log, or try: xds validate DIR"
             )
         missing = sorted(_describe(item) for item in self._asked - self._answered)
         return f"missing are {', '.join(missing)}"

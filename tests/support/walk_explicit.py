@@ -124,7 +124,7 @@ def _route(snapshot: Snapshot, seen: Seen) -> Outcome:
     if inside is None:
         return Outcome(Fate.DIRECT, cluster)
     (chain,) = _parse_listener(inside.body).filter_chains
-    (config,) = map(unpack, chain.filters)
+    *_, config = map(unpack, chain.filters)
     assert isinstance(config, TcpProxy)
     assert config.tunneling_config is not None
     assert config.cluster is not None

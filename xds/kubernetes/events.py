@@ -87,7 +87,8 @@ class EventBook:
         self._identity = identity
         self._limits = limits or Limits()
         self._written: OrderedDict[Note, Written] = OrderedDict()
-        self._buckets: OrderedDict[ObjectKey, _Bucket] = OrderedDict()
+        # For each reason its own, so that what Envoys say, whose words are theirs, uses up nothing of the others.
+        self._buckets: OrderedDict[tuple[ObjectKey, str], _Bucket] = OrderedDict()
 
     def plan(self, note: Note, now: float, wall: float) -> tuple[Written, bool] | None:
         """Return what to write, and whether it is a new Event; None: count it and write nothing."""
@@ -97,7 +98,7 @@ class EventBook:
             self._written[note] = known
         if known is not None and now < known.at + self._limits.again:
             return None
-        if not self._take(note.key, now):
+        if not self._take((note.key, note.reason), now):
             return None
         if known is None:
             moment = whole_time(wall)
@@ -118,8 +119,8 @@ class EventBook:
         if len(self._written) > self._limits.remembered:
             self._written.popitem(last=False)
 
-    def _take(self, key: ObjectKey, now: float) -> bool:
-        """Take one write from the object's bucket, if there is one."""
+    def _take(self, key: tuple[ObjectKey, str], now: float) -> bool:
+        """Take one write from the bucket of an object and a reason, if there is one."""
         limits = self._limits
         known = self._buckets.get(key, _Bucket(limits.burst, now))
         tokens = min(known.tokens + (now - known.at) / limits.refill, limits.burst)

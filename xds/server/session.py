@@ -364,6 +364,8 @@ class Session(Generic[RequestT]):
                 self._admit(node_id, workload)
             else:
                 limit = self._guard.limits.unknown_node
+                if self._guard.may_log():
+                    self._log.info("a pod that the cluster does not tell of is told nothing", seconds=limit)
                 self._timers.append(asyncio.get_running_loop().call_later(limit, self._give_up))
         elif node is not None and node.id not in {"", self._node_id}:
             raise NodeError(f"the stream belongs to node {self._node_id}; its requests must not name another")
