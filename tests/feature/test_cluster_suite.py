@@ -57,7 +57,9 @@ def test_the_suite_passes_leaves_nothing_and_skips_only_what_an_emulation_lacks(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["interrupted", "told to end"])
 def test_a_run_that_is_cut_short_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:cov", "tests/cluster", "-k", "dies"]
+    pytest_command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:cov"]
+    # A shell has what it runs in the background ignore an interrupt, and that is inherited.
+    command = ["env", "--default-signal=INT", *pytest_command, "tests/cluster", "-k", "dies"]
     with emulation_process(tmp_path) as process:
         given = environment(process.kubeconfig)
         with subprocess.Popen(command, cwd=ROOT, env=given, stdout=subprocess.PIPE, text=True) as suite:
