@@ -7,12 +7,9 @@ them is one that Kubernetes does not know.
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import re
 import shutil
-import ssl
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +17,14 @@ import pytest
 import yaml
 from kubernetes.client import ApiClient
 
-from tests.support.manifests import CHART, DEPLOY, KUSTOMIZE, Chart, Manifest, build, read_manifests
+from tests.support.charts import ChartWith
+from tests.support.manifests import CHART, DEPLOY, KUSTOMIZE, Manifest, build, read_manifests
 from xds.admission.policies import LABEL, PolicyReviewer
 from xds.admission.review import Review
 from xds.admission.server import VALIDATE_POLICY
 from xds.cli.serve import command
 from xds.kubernetes.mirror import Mirror
+from xds.kubernetes.status import ACCEPTED, PROBLEMS, STATUS, STATUS_JSON
 from xds.settings import Settings, read_settings
 from xds.workloads import Workloads
 
@@ -43,12 +42,15 @@ MODELS = {
     "Deployment": "V1Deployment",
     "Namespace": "V1Namespace",
     "NetworkPolicy": "V1NetworkPolicy",
+    "Pod": "V1Pod",
     "PodDisruptionBudget": "V1PodDisruptionBudget",
     "Role": "V1Role",
     "RoleBinding": "V1RoleBinding",
     "Secret": "V1Secret",
     "Service": "V1Service",
     "ServiceAccount": "V1ServiceAccount",
+    "ValidatingAdmissionPolicy": "V1ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding": "V1ValidatingAdmissionPolicyBinding",
     "ValidatingWebhookConfiguration": "V1ValidatingWebhookConfiguration",
 }
 
@@ -57,8 +59,10 @@ def everything() -> dict[str, list[Manifest]]:
     """Return all ways of installation, by name."""
     built = {name: build(KUSTOMIZE / "overlays" / name) for name in OVERLAYS}
     reviewed = [*build(KUSTOMIZE / "base"), *read_manifests(KUSTOMIZE / "components/token-review/cluster-role.yaml")]
-    examples = [item for path in sorted((KUSTOMIZE / "examples").iterdir()) for item in read_manifests(path)]
-    return {**built, "token-review": reviewed, "examples": examples, "helm": Chart().render()}
+    examples = [item for path in sorted((KUSTOMIZE / "examples").glob("*.yaml")) for item in read_manifests(path)]
+    confined = read_manifests(KUSTOMIZE / "components/confine/policy.yaml")
+    others = {"token-review": reviewed, "confine": confined, "examples": examples}
+    return {**built, **others, "helm": ChartWith().render()}
 
 
 ALL = everything()
@@ -176,13 +180,13 @@ def test_the_chart_makes_what_kustomize_makes() -> None:
 
     ours = {("Namespace", HOME), ("Role", "egress-xds-secrets"), ("RoleBinding", "egress-xds-secrets")}
     assert kustomized.keys() - charted.keys() == ours
-    assert charted.keys() - kustomized.keys() == {("Secret", "egress-xds-tls")}
+    assert charted.keys() - kustomized.keys() == {("Secret", "egress-xds-ca"), ("Secret", "egress-xds-tls")}
     for key in kustomized.keys() & charted.keys():
         assert kustomized[key] == charted[key]
 
 
 def test_the_charts_templates_are_closed_and_use_every_value_and_no_other() -> None:
-    chart = Chart()
+    chart = ChartWith()
     texts = {path.name: path.read_text(encoding="utf-8") for path in chart.templates}
     used = {name for text in texts.values() for name in re.findall(r"\.Values(?:\.\w+)+", text)}
 
@@ -203,7 +207,7 @@ def test_the_charts_templates_are_closed_and_use_every_value_and_no_other() -> N
 def test_each_value_of_the_chart_is_explained() -> None:
     text = (CHART / "values.yaml").read_text(encoding="utf-8")
 
-    assert text.count("#") >= len(Chart().values)
+    assert text.count("#") >= len(ChartWith().values)
 
 
 @every_installation
@@ -279,7 +283,6 @@ def test_selectors_find_the_pods_and_nothing_hangs_in_the_air(objects: list[Mani
     ]
     assert all(selector and selector.items() <= labels for selector in chosen)
     assert pick(objects, "ServiceAccount")["metadata"]["name"] == spec["serviceAccountName"]
-    assert deployment["spec"]["replicas"] > pick(objects, "PodDisruptionBudget")["spec"]["minAvailable"]
     names = {(item["kind"], item["metadata"]["name"]) for item in objects}
     for binding in (item for item in objects if item["kind"].endswith("RoleBinding")):
         (subject,) = binding["subjects"]
@@ -317,17 +320,21 @@ def test_the_image_runs_as_the_user_that_the_pod_asks_for() -> None:
     assert "requirements/kubernetes.txt" in text
 
 
-GRANTED = {
+READING = {
     *(("*", resource, verb, ()) for resource in ("namespaces", "pods", "services") for verb in ("list", "watch")),
     *(("*", "networking.k8s.io/servicecidrs", verb, ()) for verb in ("list", "watch")),
-    *(("*", "configmaps", verb, ()) for verb in ("get", "list", "watch", "patch")),
+    *(("*", "configmaps", verb, ()) for verb in ("list", "watch")),
+}
+TELLING = {
+    *(("*", "configmaps", verb, ()) for verb in ("get", "patch")),
     *(("*", "events", verb, ()) for verb in ("create", "patch")),
     *(
         (HOME, "coordination.k8s.io/leases", verb, ())
         for verb in ("create", "delete", "get", "list", "patch", "update")
     ),
 }
-OF_SECRETS = {(HOME, "secrets", verb, ("corp-proxy-login",)) for verb in ("get", "list", "watch")}
+GRANTED = READING | TELLING
+OF_SECRETS = {(HOME, "secrets", verb, ("corp-proxy-ca", "corp-proxy-login")) for verb in ("list", "watch")}
 OF_NODES = {("*", "nodes", verb, ()) for verb in ("list", "watch")}
 
 
@@ -339,6 +346,124 @@ def test_no_right_is_granted_beyond_those_that_are_needed() -> None:
     for overlay in OVERLAYS:
         assert rules_of(ALL[overlay]) == GRANTED | OF_SECRETS | OF_NODES
     assert rules_of(ALL["helm"]) == GRANTED | OF_NODES
+
+
+def build_with(directory: Path, **wanted: object) -> list[Manifest]:
+    """Return what a kustomization that stands in `directory` comes to; its paths are absolute."""
+    (directory / "kustomization.yaml").write_text(yaml.safe_dump(wanted), encoding="utf-8")
+    return build(directory)
+
+
+def built_silent(directory: Path) -> list[Manifest]:
+    """Return the base with the component `without-status`."""
+    component = KUSTOMIZE / "components" / "without-status"
+    return build_with(directory, resources=[str(KUSTOMIZE / "base")], components=[str(component)])
+
+
+def test_without_a_status_nothing_is_written_and_no_right_to_write_is_granted(tmp_path: Path) -> None:
+    kustomized, charted = built_silent(tmp_path), ChartWith({"status": {"write": False}}).render()
+
+    assert rules_of(kustomized) == READING | OF_SECRETS
+    assert rules_of(charted) == READING | OF_NODES
+    assert not settings_of(kustomized).write_status
+    assert not settings_of(charted).write_status
+    assert settings_of(ALL["generated"]).write_status
+
+
+def test_without_a_status_what_an_earlier_apply_granted_is_taken_back(tmp_path: Path) -> None:
+    """`kubectl apply` leaves an object that is not named any more as it was."""
+    with_status, without = build(KUSTOMIZE / "base"), built_silent(tmp_path)
+
+    def roles(objects: list[Manifest]) -> set[tuple[str, str]]:
+        return {(item["kind"], item["metadata"]["name"]) for item in objects if item["kind"] in {"Role", "ClusterRole"}}
+
+    assert roles(without) == roles(with_status)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 5])
+def test_a_node_can_be_drained_however_few_replicas_there_are(replicas: int) -> None:
+    chart = ChartWith({"replicas": replicas}).render()
+
+    assert pick(chart, "Deployment")["spec"]["replicas"] == replicas
+    budget = pick(chart, "PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert "minAvailable" not in budget
+
+
+def test_ports_of_other_clusters_are_values_of_the_chart() -> None:
+    values = {"networkPolicy": {"apiServerPorts": [16443], "dnsPorts": [53, 5353]}}
+    names, server = pick(ChartWith(values).render(), "NetworkPolicy")["spec"]["egress"]
+
+    assert server == {"ports": [{"port": 16443}]}
+    assert {(port["port"], port["protocol"]) for port in names["ports"]} == {
+        (number, protocol) for number in (53, 5353) for protocol in ("UDP", "TCP")
+    }
+
+
+def test_further_flags_of_the_chart_come_last() -> None:
+    chart = ChartWith({"extraArgs": ["--canary=5%", "--log-level=debug"]}).render()
+
+    assert container(chart)["args"][-2:] == ["--canary=5%", "--log-level=debug"]
+    assert settings_of(chart).log_level == "debug"
+
+
+def test_no_pod_mounts_the_key_of_the_authority() -> None:
+    assert pick(ALL["helm"], "Secret", "egress-xds-ca")["type"] == "kubernetes.io/tls"
+    assert "egress-xds-ca" not in json.dumps(pick(ALL["helm"], "Deployment"))
+
+
+OWN = KUSTOMIZE / "examples" / "overlay"
+
+
+def built_own(directory: Path) -> list[Manifest]:
+    """Return what the overlay that is an example comes to, but for the name of the image."""
+    (wanted,) = read_manifests(OWN / "kustomization.yaml")
+    paths = {key: [str(OWN / name) for name in wanted[key]] for key in ("resources", "components")}
+    patches = [{**patch, "path": str(OWN / patch["path"])} for patch in wanted["patches"]]
+    return build_with(directory, **paths, patches=patches)
+
+
+def test_an_overlay_of_ones_own_names_image_secrets_flags_and_ports(tmp_path: Path) -> None:
+    objects, (wanted,) = built_own(tmp_path), read_manifests(OWN / "kustomization.yaml")
+
+    (image,) = wanted["images"]
+    assert container(objects)["image"] == f"{image['name']}:{image['newTag']}"
+    (secrets,) = {names for _, resource, _, names in rules_of(objects) if resource == "secrets"}
+    assert secrets == ("corp-proxy-ca", "corp-proxy-login", "partner-proxy-login")
+    assert [str(network) for network in settings_of(objects).cluster_cidr] == ["10.96.0.0/12"]
+    (_, server) = pick(objects, "NetworkPolicy")["spec"]["egress"]
+    assert [port["port"] for port in server["ports"]] == [443, 6443, 16443]
+
+
+def test_kustomize_builds_the_overlay_of_ones_own_with_its_image(tmp_path: Path) -> None:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("there is no kubectl")
+    run = subprocess.run([kubectl, "kustomize", str(OWN)], capture_output=True, text=True, check=True, timeout=60)
+    expected = built_own(tmp_path)
+    container(expected)["image"] = "registry.corp.example/platform/egress-xds:0.1.0"
+
+    def order(item: Manifest) -> tuple[str, str]:
+        return item["kind"], item["metadata"]["name"]
+
+    assert sorted(yaml.safe_load_all(run.stdout), key=order) == sorted(expected, key=order)
+
+
+def test_the_confining_policy_is_about_the_account_and_what_it_may_write() -> None:
+    policy = pick(ALL["confine"], "ValidatingAdmissionPolicy", "egress-xds-confine")["spec"]
+    binding = pick(ALL["confine"], "ValidatingAdmissionPolicyBinding", "egress-xds-confine")["spec"]
+    account = pick(ALL["generated"], "ServiceAccount")["metadata"]
+    texts = json.dumps(policy)
+
+    assert binding == {"policyName": "egress-xds-confine", "validationActions": ["Deny"]}
+    assert policy["failurePolicy"] == "Fail"
+    assert [condition["expression"] for condition in policy["matchConditions"]] == [
+        f"request.userInfo.username == 'system:serviceaccount:{account['namespace']}:{account['name']}'"
+    ]
+    ours = next(item["expression"] for item in policy["variables"] if item["name"] == "ours")
+    assert tuple(yaml.safe_load(ours)) == (STATUS, PROBLEMS, STATUS_JSON)
+    assert f"'{ACCEPTED}'" in texts
+    assert f"'{LABEL}'" in texts
 
 
 @pytest.mark.parametrize("where", [*ALL])
@@ -353,7 +478,7 @@ async def test_all_that_is_watched_may_be_watched() -> None:
         """An API server that nobody asks."""
 
     mirror = Mirror(Nobody(), Workloads(), home=HOME)  # type: ignore[arg-type]  # it is not asked
-    granted = rules_of(ALL["generated"])
+    granted = READING | OF_NODES
 
     for reflector in mirror.reflectors:
         *_, group, _version, resource = reflector.collection.path.strip("/").split("/")
@@ -432,67 +557,3 @@ def test_the_secrets_of_examples_may_be_read_and_no_example_holds_one() -> None:
     assert named
     assert named <= granted
     assert not any(item["kind"] == "Secret" for item in ALL["examples"])
-
-
-KUBECTL = """\
-#!/bin/sh
-# Stands in for kubectl: Secrets are files below $STORE, and what else is asked is noted.
-echo "$*" >> "$STORE/asked"
-case "$*" in
-    *"get secret"*"tls\\.crt"*) cat "$STORE/egress-xds-ca/tls.crt" 2>/dev/null | base64 -w 0 ;;
-    *"get secret"*"tls\\.key"*) cat "$STORE/egress-xds-ca/tls.key" 2>/dev/null | base64 -w 0 ;;
-    *"create secret"*)
-        name=$6
-        mkdir -p "$STORE/$name"
-        for word in "$@"; do
-            case $word in --from-file=*) file=${word#--from-file=}; cp "${file#*=}" "$STORE/$name/${file%%=*}" ;; esac
-        done ;;
-    apply*) cat > /dev/null ;;
-esac
-"""
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run commands with a kubectl that stores Secrets in the directory that is returned."""
-    if shutil.which("openssl") is None and "CI" not in os.environ:
-        pytest.skip("there is no openssl")
-    program = tmp_path / "bin" / "kubectl"
-    program.parent.mkdir()
-    program.write_text(KUBECTL, encoding="utf-8")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("STORE", str(tmp_path))
-    return tmp_path
-
-
-def make_certificate() -> None:
-    """Run the script that stands in for cert-manager."""
-    script = KUSTOMIZE / "make-certificate.sh"
-    subprocess.run([script, "30"], check=True, capture_output=True, text=True, timeout=60)
-
-
-def test_without_cert_manager_a_script_makes_a_certificate_that_the_webhook_believes(store: Path) -> None:
-    make_certificate()
-
-    made = store / "egress-xds-tls"
-    assert {path.name for path in made.iterdir()} == {"tls.crt", "tls.key", "ca.crt"}
-    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(made / "tls.crt", made / "tls.key")
-    words = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", str(made / "ca.crt")]
-    host = ["-verify_hostname", f"egress-xds.{HOME}.svc"]
-    subprocess.run([*words, *host, str(made / "tls.crt")], check=True, capture_output=True)
-    patch = next(line for line in (store / "asked").read_text(encoding="utf-8").splitlines() if "patch valid" in line)
-    (operation,) = json.loads(patch[patch.index("[") :])
-    assert operation["path"] == "/webhooks/0/clientConfig/caBundle"
-    assert base64.b64decode(operation["value"]) == (made / "ca.crt").read_bytes()
-
-
-def test_a_second_certificate_is_of_the_same_authority(store: Path) -> None:
-    make_certificate()
-    made = store / "egress-xds-tls"
-    first, authority = (made / "tls.crt").read_bytes(), (made / "ca.crt").read_bytes()
-
-    make_certificate()
-
-    assert (made / "tls.crt").read_bytes() != first
-    assert (made / "ca.crt").read_bytes() == authority
