@@ -466,6 +466,17 @@ def test_the_confining_policy_is_about_the_account_and_what_it_may_write() -> No
     assert f"'{LABEL}'" in texts
 
 
+def test_the_chart_confines_when_it_is_told_to_and_where_there_is_something_to_confine() -> None:
+    kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    charted = ChartWith({"status": {"confine": True}}).render()
+    silent = ChartWith({"status": {"confine": True, "write": False}}).render()
+
+    for kind in kinds:
+        name = "egress-xds-confine"
+        assert without_labels(pick(charted, kind, name)) == without_labels(pick(ALL["confine"], kind, name))
+    assert not any(item["kind"] in kinds for item in [*ALL["helm"], *silent])
+
+
 @pytest.mark.parametrize("where", [*ALL])
 def test_secrets_are_granted_by_name_and_nothing_by_wildcard(where: str) -> None:
     for scope, resource, verb, names in rules_of(ALL[where]):
