@@ -103,7 +103,7 @@ def sort_diagnostics(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...
 
 
 def _order(item: Diagnostic) -> tuple[int, str, str, str, str]:
-    # Padding compares numbers of any length without reading them: a key may hold more digits than `int` takes.
+    # Padding compares numbers of any length without reading them: a key that an author chose may be all digits.
     key = _NUMBER.sub(lambda number: number[0].zfill(_WIDTH), item.where.key)
     return item.where.line or 0, key, item.where.key, item.code, item.message
 

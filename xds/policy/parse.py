@@ -22,7 +22,7 @@ from xds.policy.names import name_of_source
 from xds.policy.scopes import Origin
 from xds.policy.short_form import build_short
 from xds.policy.structure import is_like, read_shape
-from xds.policy.yaml_lines import MAX_LENGTH, Broken, Fields, Scalar, at, read_yaml
+from xds.policy.yaml_lines import Broken, Fields, Limits, Scalar, at, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,6 +34,9 @@ SHORT_KEYS = ("httpProxy", "httpsProxy", "noProxy", "trustedCA")
 
 MAX_LENGTH_OF_ONE_NAMESPACE = 256 * 1024
 """Characters of one source that concerns one namespace: the others wait while it is parsed and compiled."""
+
+MAX_VALUES_OF_ONE_NAMESPACE = MAX_LENGTH_OF_ONE_NAMESPACE // 4
+"""Keys and values of one such source; and as many again that aliases repeat."""
 
 MAX_POLICIES_OF_ONE_NAMESPACE = 20
 """Policies in one such source."""
@@ -49,6 +52,10 @@ MAX_SHOWN_OF_ONE_NAMESPACE = 200
 
 _MAX_KEPT_OF_ONE_NAMESPACE = 1000
 """Errors, and warnings, of such a source that are kept until those to tell are chosen."""
+
+_LIMITS_OF_ONE_NAMESPACE = Limits(
+    length=MAX_LENGTH_OF_ONE_NAMESPACE, values=MAX_VALUES_OF_ONE_NAMESPACE, aliased=MAX_VALUES_OF_ONE_NAMESPACE
+)
 
 _CLAIMS = re.compile(r"(?:|spec|metadata|(?:metadata\.namespace|namespace|spec\.selector|spec\.priority)(?:[.\[].*)?)")
 """Keys that a mistake makes it unknown which pods the document is for."""
@@ -107,8 +114,8 @@ def parse_document(document: Document) -> ParseResult:
     if document.refused:
         claim = _refuse_unread(document, findings)
         return ParseResult((), (claim,), _show(findings), document.namespace)
-    longest = MAX_LENGTH if document.namespace is None else MAX_LENGTH_OF_ONE_NAMESPACE
-    for node in read_yaml(document.text, findings, longest):
+    limits = None if document.namespace is None else _LIMITS_OF_ONE_NAMESPACE
+    for node in read_yaml(document.text, findings, limits):
         if document.namespace is not None and len(held) == MAX_POLICIES_OF_ONE_NAMESPACE:
             held.append(_refuse_more(node, document, findings))
             break

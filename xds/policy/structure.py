@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from xds.policy.documents import TEXT_OR_LIST
 from xds.policy.findings import quote
 from xds.policy.unavailable import Path, report_unavailable
-from xds.policy.yaml_lines import Fields, Items, Kind, Node, Scalar, at, child, join_key
+from xds.policy.yaml_lines import Fields, Items, Kind, Node, Scalar, Step, at, child
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -137,11 +137,11 @@ def _without(node: Node, wrong: Collection[Path], path: Path) -> Node | None:
         case Items():
             items = [_without(item, wrong, (*path, index)) for index, item in enumerate(node.items)]
             kept = tuple(item for item in items if item is not None)
-            return Items(node.key, node.line, kept, node.is_cut or _is_any_cut(items))
+            return Items(node.place, node.line, kept, node.is_cut or _is_any_cut(items))
         case Fields():
             fields = {name: _without(value, wrong, (*path, name)) for name, value in node.fields.items()}
             rest = {name: value for name, value in fields.items() if value is not None}
-            return Fields(node.key, node.line, rest, node.is_cut or _is_any_cut(fields.values()))
+            return Fields(node.place, node.line, rest, node.is_cut or _is_any_cut(fields.values()))
 
 
 def _is_any_cut(nodes: Iterable[Node | None]) -> bool:
@@ -151,14 +151,14 @@ def _is_any_cut(nodes: Iterable[Node | None]) -> bool:
 def _with_stand_in(node: Node, path: Path, text: str | None) -> Node:
     assert isinstance(node, Fields), "a key is missing in a mapping only"
     name = str(path[0])
-    key = join_key(node.key, name)
+    place = Step(node.place, name)
     if len(path) > 1:
-        below = _with_stand_in(node.fields.get(name, Fields(key, node.line)), path[1:], text)
+        below = _with_stand_in(node.fields.get(name, Fields(place, node.line)), path[1:], text)
     elif text is None:
-        below = Fields(key, node.line)
+        below = Fields(place, node.line)
     else:
-        below = Scalar(key, node.line, text)
-    return Fields(node.key, node.line, {**node.fields, name: below})
+        below = Scalar(place, node.line, text)
+    return Fields(node.place, node.line, {**node.fields, name: below})
 
 
 def _report_all(shape: type[BaseModel], root: Node, details: list[ErrorDetails], findings: Findings, mark: int) -> None:
@@ -180,7 +180,7 @@ def _report(shape: type[BaseModel], root: Node, detail: ErrorDetails, findings: 
     name = str(loc[-1])
     match detail["type"]:
         case "missing":
-            where = findings.where(Fields(join_key(node.key, name), node.line))
+            where = findings.where(Fields(Step(node.place, name), node.line))
             findings.add_at("EX108", where, f"the key {quote(name)} is missing", "add it")
         case "extra_forbidden":
             findings.add("EX106", node, f"the key {quote(name)} is unknown", _suggest(name, _known_keys(shape, loc)))

@@ -4,7 +4,8 @@ YAML text as a tree in which every value knows its key path and its line.
 This is the only module that knows PyYAML. It reads events, so that nothing recurses on the input's
 depth, and it keeps each scalar's own text beside what YAML 1.1 would make of it (`no` is text to most
 people and a truth value to YAML). It must not know what a policy is. Invariant: whatever the text,
-the result is a bounded tree of text-keyed mappings, and everything dropped on the way is a finding.
+the result is a bounded tree of text-keyed mappings, no larger than a fixed multiple of the text, and
+everything dropped on the way is a finding.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ MAX_DEPTH = 32
 
 MAX_ALIASED = 100_000
 """Values that aliases may repeat in one source: far above any use, far below a "billion laughs"."""
+
+MAX_NAME = 317
+"""Characters of one key. The longest that means anything is that of a label: a DNS name, `/` and 63 more."""
+
+MAX_KEY = 500
+"""Characters of a key path as it is shown. It is cut at its end, so that the place in a policy is still known."""
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -63,31 +70,66 @@ _COLLECTION_TAGS = (None, "!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 @dataclass(frozen=True, slots=True)
-class Scalar:
+class Limits:
+    """
+    What one source may hold.
+
+    `length` is in characters; what aliases repeat may be as long again. `values` counts the scalars, collections and
+    documents that are written, keys included, and `aliased` those that aliases repeat.
+    """
+
+    length: int = MAX_LENGTH
+    values: int = MAX_LENGTH
+    aliased: int = MAX_ALIASED
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """
+    A key or an index below a place.
+
+    Values share the steps above them: a path written out for each would cost its length times their number.
+    """
+
+    parent: Place
+    part: str | int
+
+
+Place = str | Step
+"""Where a value stands: its key path, or the steps to it. `""` is the document itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    place: Place
+    line: int
+
+    @property
+    def key(self) -> str:
+        """The key path inside the document, put together anew each time."""
+        return show_place(self.place)
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar(_Placed):
     """A single value: its text as written (unquoted, unescaped) and what YAML takes it for."""
 
-    key: str
-    line: int
     text: str
     kind: Kind = Kind.TEXT
 
 
 @dataclass(frozen=True, slots=True)
-class Items:
+class Items(_Placed):
     """A list. `is_cut` says that something wrong was taken out, here or further down."""
 
-    key: str
-    line: int
     items: tuple[Node, ...] = ()
     is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(_Placed):
     """A mapping. The line of each value is the line of its key; `is_cut` is as for lists."""
 
-    key: str
-    line: int
     fields: Mapping[str, Node] = field(default_factory=dict)
     is_cut: bool = False
 
@@ -96,24 +138,21 @@ Node = Scalar | Items | Fields
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(_Placed):
     """A document that is not YAML, or not bounded: what is wrong was reported."""
 
-    key: str
-    line: int
 
-
-def read_yaml(text: str, findings: Findings, longest: int = MAX_LENGTH) -> Iterator[Node | Broken]:
+def read_yaml(text: str, findings: Findings, limits: Limits | None = None) -> Iterator[Node | Broken]:
     """
     Yield the documents of `text` in order, leaving out empty ones: of a text without any, none.
 
-    `longest` is in characters. What is wrong with a document is in `findings` before it is yielded. What follows a
-    broken one is lost.
+    What is wrong with a document is in `findings` before it is yielded. What follows a broken one is lost. `limits` are
+    the widest ones if they are not given.
     """
-    if len(text) > longest:
+    limits = limits or Limits()
+    if len(text) > limits.length:
         broken = Broken("", 1)
-        hint = "split it into several policies; networks can often be joined"
-        findings.add("EX103", broken, f"the text has more than {longest} characters", hint)
+        findings.add("EX103", broken, f"the text has more than {limits.length} characters", _SPLIT)
         yield broken
         return
     text = text.removeprefix("\ufeff")
@@ -128,7 +167,7 @@ def read_yaml(text: str, findings: Findings, longest: int = MAX_LENGTH) -> Itera
         )
         yield broken
         return
-    yield from _Builder(findings).read(text)
+    yield from _Builder(findings, limits).read(text)
 
 
 def at(node: Node, *path: str | int) -> Node:
@@ -150,6 +189,19 @@ def child(node: Node, part: str | int) -> Node | None:
     return None
 
 
+def show_place(place: Place) -> str:
+    """Return the key path of a place, at most `MAX_KEY` characters of it."""
+    parts: list[str | int] = []
+    while isinstance(place, Step):
+        parts.append(place.part)
+        place = place.parent
+    for part in reversed(parts):
+        if len(place) > MAX_KEY:
+            break
+        place = f"{place}[{part}]" if isinstance(part, int) else join_key(place, part)
+    return place if len(place) <= MAX_KEY else f"{place[: MAX_KEY - 1]}…"
+
+
 def join_key(parent: str, name: str) -> str:
     """Return the path of the key `name` inside the mapping at `parent`."""
     if not _PLAIN_KEY.fullmatch(name):
@@ -161,7 +213,7 @@ def join_key(parent: str, name: str) -> str:
 class _Frame:
     """A collection that is still open. `name` is the mapping's key whose value comes next."""
 
-    key: str
+    place: Place
     line: int
     anchor: str | None
     is_mapping: bool
@@ -174,8 +226,8 @@ class _Frame:
 
     def close(self) -> Node:
         if self.is_mapping:
-            return Fields(self.key, self.line, self.fields)
-        return Items(self.key, self.line, tuple(self.items))
+            return Fields(self.place, self.line, self.fields)
+        return Items(self.place, self.line, tuple(self.items))
 
 
 class _TooBigError(Exception):
@@ -188,13 +240,16 @@ class _TooBigError(Exception):
 
 
 class _Builder:
-    """Owns the state of one reading: open collections, anchors, and how much aliases have repeated."""
+    """Owns the state of one reading: open collections, anchors, and how much was read and repeated by aliases."""
 
-    def __init__(self, findings: Findings) -> None:
+    def __init__(self, findings: Findings, limits: Limits) -> None:
         self._findings = findings
+        self._limits = limits
+        self._values = 0
         self._stack: list[_Frame] = []
         self._anchors: dict[str, Node] = {}
         self._aliased = 0
+        self._aliased_length = 0
         self._root: Node | None = None
 
     def read(self, text: str) -> Iterator[Node | Broken]:
@@ -213,6 +268,7 @@ class _Builder:
         for event in yaml.parse(text, Loader=_Loader):
             match event:
                 case yaml.DocumentStartEvent():
+                    self._count(event)
                     self._stack, self._anchors, self._root = [], {}, None
                 case yaml.DocumentEndEvent():
                     assert self._root is not None, "every document has a value, if only an empty one"
@@ -230,13 +286,20 @@ class _Builder:
                 case _:
                     pass
 
+    def _count(self, event: yaml.Event) -> None:
+        self._values += 1
+        if self._values > self._limits.values:
+            message = f"the text holds more than {self._limits.values} values"
+            raise _TooBigError(_line_of(event), message, _SPLIT)
+
     def _leaf(self, event: yaml.ScalarEvent | yaml.AliasEvent) -> None:
+        self._count(event)
         line = _line_of(event)
-        key, line_of_key, is_name = self._place(line)
+        place, line_of_key, is_name = self._place(line)
         if isinstance(event, yaml.AliasEvent):
-            node = self._repeat(event.anchor or "", key, line_of_key)
+            node = self._repeat(event.anchor or "", place, line_of_key)
         else:
-            node = Scalar(key, line_of_key, event.value, _kind_of(event))
+            node = Scalar(place, line_of_key, event.value, _kind_of(event))
             self._remember(event.anchor, node)
         if not is_name:
             self._attach(node)
@@ -246,29 +309,30 @@ class _Builder:
             self._refuse_name(line)
 
     def _open(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent) -> None:
+        self._count(event)
         line = _line_of(event)
         if len(self._stack) >= MAX_DEPTH:
             raise _TooBigError(
                 line, f"values are nested more than {MAX_DEPTH} deep", "no policy needs that; flatten it"
             )
-        key, line_of_key, is_name = self._place(line)
+        place, line_of_key, is_name = self._place(line)
         if event.tag not in _COLLECTION_TAGS:
-            self._findings.add("EX107", Broken(key, line), "a YAML tag stands here", "remove the tag; none is read")
+            self._findings.add("EX107", Broken(place, line), "a YAML tag stands here", "remove the tag; none is read")
         if is_name:
             self._refuse_name(line)
         is_mapping = isinstance(event, yaml.MappingStartEvent)
-        self._stack.append(_Frame(key, line_of_key, event.anchor, is_mapping, is_dropped=is_name))
+        self._stack.append(_Frame(place, line_of_key, event.anchor, is_mapping, is_dropped=is_name))
 
-    def _place(self, line: int) -> tuple[str, int, bool]:
-        """Return the key path and line of the value that comes next, and whether it is a key itself."""
+    def _place(self, line: int) -> tuple[Place, int, bool]:
+        """Return the place and line of the value that comes next, and whether it is a key itself."""
         if not self._stack:
             return "", line, False
         frame = self._stack[-1]
         if not frame.is_mapping:
-            return f"{frame.key}[{len(frame.items)}]", line, False
+            return Step(frame.place, len(frame.items)), line, False
         if frame.name is None:
-            return frame.key, line, True
-        return join_key(frame.key, frame.name), frame.name_line, False
+            return frame.place, line, True
+        return Step(frame.place, frame.name), frame.name_line, False
 
     def _attach(self, node: Node) -> None:
         if not self._stack:
@@ -284,7 +348,12 @@ class _Builder:
 
     def _take_name(self, name: Scalar) -> None:
         frame = self._stack[-1]
-        spot = Broken(join_key(frame.key, name.text), name.line)
+        if len(name.text) > MAX_NAME:
+            self._drop_name(name.line)
+            message = f"the key {quote(name.text)} has more than {MAX_NAME} characters"
+            self._findings.add("EX103", Broken(frame.place, name.line), message, "shorten it, or remove it")
+            return
+        spot = Broken(Step(frame.place, name.text), name.line)
         frame.name, frame.name_line, frame.drops_value = name.text, name.line, False
         if name.kind is Kind.MERGE:
             frame.drops_value = True
@@ -299,42 +368,49 @@ class _Builder:
             self._findings.add("EX102", spot, message, "keep one of the two")
 
     def _refuse_name(self, line: int) -> None:
+        self._drop_name(line)
+        hint = "write `key: value`; an entry with brackets, such as `[2001:db8::1]:443`, needs quotes around it"
+        self._findings.add("EX107", Broken(self._stack[-1].place, line), "a key must be text", hint)
+
+    def _drop_name(self, line: int) -> None:
+        """Let a key that is none be followed by a value that is dropped."""
         frame = self._stack[-1]
         frame.name, frame.name_line, frame.drops_value = "?", line, True
-        hint = "write `key: value`; an entry with brackets, such as `[2001:db8::1]:443`, needs quotes around it"
-        self._findings.add("EX107", Broken(frame.key, line), "a key must be text", hint)
 
     def _remember(self, anchor: str | None, node: Node) -> None:
         if anchor is not None:
             self._anchors[anchor] = node
 
-    def _repeat(self, anchor: str, key: str, line: int) -> Node:
+    def _repeat(self, anchor: str, place: Place, line: int) -> Node:
         node = self._anchors.get(anchor)
         if node is None:
             message = f"the alias {quote('*' + anchor)} names no complete anchor before it"
-            self._findings.add("EX101", Broken(key, line), message, _STAR_HINT)
-            return Scalar(key, line, "", Kind.TAGGED)
-        return self._copy(node, key, line, len(self._stack))
+            self._findings.add("EX101", Broken(place, line), message, _STAR_HINT)
+            return Scalar(place, line, "", Kind.TAGGED)
+        return self._copy(node, place, line, len(self._stack))
 
-    def _copy(self, node: Node, key: str, line: int, depth: int) -> Node:
-        """Repeat an anchored node under another key; the lines inside stay those of the text."""
+    def _copy(self, node: Node, place: Place, line: int, depth: int) -> Node:
+        """Repeat an anchored node at another place; the lines inside stay those of the text."""
         self._aliased += 1
-        if self._aliased > MAX_ALIASED or depth > MAX_DEPTH:
+        # One text may be long, and whoever reads the values looks at it each time.
+        self._aliased_length += len(node.text) if isinstance(node, Scalar) else 0
+        is_much = self._aliased > self._limits.aliased or self._aliased_length > self._limits.length
+        if is_much or depth > MAX_DEPTH:
             raise _TooBigError(line, "aliases repeat too much of this document", "write the values out, or use fewer")
         match node:
             case Scalar():
-                return replace(node, key=key, line=line)
+                return Scalar(place, line, node.text, node.kind)
             case Items():
                 items = (
-                    self._copy(item, f"{key}[{index}]", item.line, depth + 1) for index, item in enumerate(node.items)
+                    self._copy(item, Step(place, index), item.line, depth + 1) for index, item in enumerate(node.items)
                 )
-                return Items(key, line, tuple(items))
+                return Items(place, line, tuple(items))
             case Fields():
                 fields = {
-                    name: self._copy(value, join_key(key, name), value.line, depth + 1)
+                    name: self._copy(value, Step(place, name), value.line, depth + 1)
                     for name, value in node.fields.items()
                 }
-                return Fields(key, line, fields)
+                return Fields(place, line, fields)
 
     def _report_yaml(self, error: yaml.YAMLError) -> Broken:
         """Say what the YAML library found, in one line and with the usual cause."""
@@ -345,6 +421,7 @@ class _Builder:
         return broken
 
 
+_SPLIT = "split it into several policies; networks can often be joined"
 _STAR_HINT = "a value that starts with `*` needs quotes around it"
 
 

@@ -304,4 +304,4 @@ def test_places_on_one_line_sort_as_people_count() -> None:
 
 
 def test_a_key_that_is_a_very_long_number_still_sorts() -> None:
-    assert codes(parse(f"{SHORT}? a{'7' * 9_000}\n: 1\n")) == ["EX106"]
+    assert codes(parse(f"{SHORT}a{'7' * 300}: 1\n")) == ["EX106"]

@@ -14,6 +14,11 @@ def read(text: str) -> tuple[list[Node | Broken], Findings]:
     return list(read_yaml(text, findings)), findings
 
 
+def as_read(node: Node) -> tuple[str, int, str, Kind]:
+    assert isinstance(node, Scalar)
+    return node.key, node.line, node.text, node.kind
+
+
 def test_each_key_and_each_item_knows_its_path_and_line() -> None:
     (root,), _ = read("a:\n  - x\n  -\n    b: y\n    c: |\n      two\n      lines\nd: z\n")
     assert isinstance(root, Fields)
@@ -23,7 +28,7 @@ def test_each_key_and_each_item_knows_its_path_and_line() -> None:
         ("a[1].b", 4),
         ("d", 8),
     ]
-    assert at(root, "a", 1, "c") == Scalar("a[1].c", 5, "two\nlines\n")
+    assert as_read(at(root, "a", 1, "c")) == ("a[1].c", 5, "two\nlines\n", Kind.TEXT)
 
 
 def test_a_value_on_the_next_line_has_the_line_of_its_key() -> None:
@@ -66,7 +71,7 @@ def test_a_scalar_keeps_its_text_and_what_yaml_takes_it_for() -> None:
 def test_an_alias_repeats_its_anchor_under_its_own_key() -> None:
     (root,), findings = read("a: &x {b: [1, 2]}\nc: *x\n")
     assert isinstance(root, Fields)
-    assert at(root, "c", "b", 1) == Scalar("c.b[1]", 1, "2", Kind.INTEGER)
+    assert as_read(at(root, "c", "b", 1)) == ("c.b[1]", 1, "2", Kind.INTEGER)
     assert len(findings) == 0
 
 
