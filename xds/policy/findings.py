@@ -45,7 +45,7 @@ class Findings:
     def __init__(self, source: str, most: int | None = None) -> None:
         """Set up for a source; of errors, and of all others, `most` are kept (None: all)."""
         self.source = source
-        self._most = most
+        self.most = most
         self._count = 0
         self._diagnostics: list[Diagnostic] = []
         self._numbers: list[int] = []
@@ -58,7 +58,7 @@ class Findings:
     @property
     def is_full(self) -> bool:
         """Whether no more errors are kept: they need not be put into words."""
-        return self._most is not None and self._kept[True] >= self._most
+        return self.most is not None and self._kept[True] >= self.most
 
     def add(self, code: str, spot: Spot, message: str, hint: str) -> None:
         """Record what is wrong at `spot`."""
@@ -67,7 +67,7 @@ class Findings:
     def add_at(self, code: str, where: Where, message: str, hint: str) -> None:
         """Record what is wrong at a place that is not a node."""
         item = Diagnostic(code, where, message, hint)
-        if self._most is None or self._kept[item.is_error] < self._most:
+        if self.most is None or self._kept[item.is_error] < self.most:
             self._kept[item.is_error] += 1
             self._diagnostics.append(item)
             self._numbers.append(self._count)

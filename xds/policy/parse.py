@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from xds.diagnostics import Diagnostic, Where
@@ -36,7 +37,7 @@ MAX_LENGTH_OF_ONE_NAMESPACE = 256 * 1024
 """Characters of one source that concerns one namespace: the others wait while it is parsed and compiled."""
 
 MAX_VALUES_OF_ONE_NAMESPACE = MAX_LENGTH_OF_ONE_NAMESPACE // 4
-"""Keys and values of one such source; and as many again that aliases repeat."""
+"""Keys and values of one such source, with what aliases repeat."""
 
 MAX_POLICIES_OF_ONE_NAMESPACE = 20
 """Policies in one such source."""
@@ -53,9 +54,10 @@ MAX_SHOWN_OF_ONE_NAMESPACE = 200
 _MAX_KEPT_OF_ONE_NAMESPACE = 1000
 """Errors, and warnings, of such a source that are kept until those to tell are chosen."""
 
-_LIMITS_OF_ONE_NAMESPACE = Limits(
-    length=MAX_LENGTH_OF_ONE_NAMESPACE, values=MAX_VALUES_OF_ONE_NAMESPACE, aliased=MAX_VALUES_OF_ONE_NAMESPACE
-)
+_LIMITS_OF_ONE_NAMESPACE = Limits(length=MAX_LENGTH_OF_ONE_NAMESPACE, values=MAX_VALUES_OF_ONE_NAMESPACE)
+
+_MAX_COMPARED = 64
+"""Keys of a document that are compared with those of a policy: one that is meant as such has a tenth of them."""
 
 _CLAIMS = re.compile(r"(?:|spec|metadata|(?:metadata\.namespace|namespace|spec\.selector|spec\.priority)(?:[.\[].*)?)")
 """Keys that a mistake makes it unknown which pods the document is for."""
@@ -268,7 +270,8 @@ def _is_policy(node: Node, findings: Findings) -> bool:
         message = f"{quote(short_keys[0])} is of the short form, {quote(long_keys[0])} of the long form"
         findings.add("EX111", at(node, short_keys[0]), message, "write each policy in one form")
         return False
-    if any(is_like(key, LONG_KEYS + SHORT_KEYS) for key in node.fields):
+    keys = islice(node.fields, _MAX_COMPARED)
+    if long_keys or short_keys or any(is_like(key, LONG_KEYS + SHORT_KEYS) for key in keys):
         return True
     findings.add("EX104", node, "this is not a policy", "a policy begins with `apiVersion:` or `httpProxy:`")
     return False
@@ -277,7 +280,9 @@ def _is_policy(node: Node, findings: Findings) -> bool:
 def _is_long(node: Fields) -> bool:
     if any(key in LONG_KEYS for key in node.fields):
         return True
-    return not any(key in SHORT_KEYS or is_like(key, SHORT_KEYS) for key in node.fields)
+    if any(key in SHORT_KEYS for key in node.fields):
+        return False
+    return not any(is_like(key, SHORT_KEYS) for key in islice(node.fields, _MAX_COMPARED))
 
 
 def _check_version(node: Fields, findings: Findings) -> bool:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 ShapeT = TypeVar("ShapeT", bound=BaseModel)
 
+_MANY = 10
+"""Mistakes of structure that are looked at, for each that may be kept."""
+
 _WHOLE_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 
 _EXPECTED = {
@@ -59,7 +62,7 @@ def read_shape(shape: type[ShapeT], root: Fields, findings: Findings) -> tuple[S
     """
     Return `root` as a `shape`, beside the tree that it was read from (equal to `root` if all is well).
 
-    None if too little of it is left to make sense of.
+    None if too little of it is left to make sense of, or if `findings` are bounded and the mistakes far more.
     """
     mark = len(findings)
     node: Node | None = _without(root, report_unavailable(root, findings), ())
@@ -68,6 +71,11 @@ def read_shape(shape: type[ShapeT], root: Fields, findings: Findings) -> tuple[S
         try:
             return shape.model_validate(_plain(node)), node
         except ValidationError as error:
+            if findings.most is not None and error.error_count() > _MANY * findings.most:
+                # Each costs a kilobyte to look at.
+                message = f"the structure is wrong in {error.error_count()} places"
+                findings.add("EX103", root, message, "compare a part of it with the description of the form")
+                return None
             details = error.errors(include_url=False, include_context=True, include_input=False)
         if is_first:
             _report_all(shape, node, details, findings, mark)

@@ -74,13 +74,12 @@ class Limits:
     """
     What one source may hold.
 
-    `length` is in characters; what aliases repeat may be as long again. `values` counts the scalars, collections and
-    documents that are written, keys included, and `aliased` those that aliases repeat.
+    `length` is in characters; what aliases repeat may be as long again. `values` counts scalars, collections and
+    documents, keys included, and what aliases repeat each time.
     """
 
     length: int = MAX_LENGTH
     values: int = MAX_LENGTH
-    aliased: int = MAX_ALIASED
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,10 +391,12 @@ class _Builder:
     def _copy(self, node: Node, place: Place, line: int, depth: int) -> Node:
         """Repeat an anchored node at another place; the lines inside stay those of the text."""
         self._aliased += 1
+        self._values += 1
         # One text may be long, and whoever reads the values looks at it each time.
         self._aliased_length += len(node.text) if isinstance(node, Scalar) else 0
-        is_much = self._aliased > self._limits.aliased or self._aliased_length > self._limits.length
-        if is_much or depth > MAX_DEPTH:
+        is_long = self._aliased_length > self._limits.length
+        is_many = self._aliased > MAX_ALIASED or self._values > self._limits.values
+        if is_long or is_many or depth > MAX_DEPTH:
             raise _TooBigError(line, "aliases repeat too much of this document", "write the values out, or use fewer")
         match node:
             case Scalar():

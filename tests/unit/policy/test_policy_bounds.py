@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.policy.policy_texts import codes, long_form, parse
+from tests.unit.policy.policy_texts import codes, long_form, only, parse
 from xds.policy.findings import Findings
 from xds.policy.model import Selector
 from xds.policy.parse import MAX_LENGTH_OF_ONE_NAMESPACE, MAX_VALUES_OF_ONE_NAMESPACE
@@ -158,17 +158,36 @@ def test_a_text_for_one_namespace_holds_no_more_values_than_its_length_allows(te
         pytest.param("- a\n- b\n- c\n", Limits(values=4), id="items"),
         pytest.param("a: b\nc: d\n", Limits(values=5), id="keys and their values"),
         pytest.param("--- a\n--- b\n", Limits(values=3), id="documents"),
-        pytest.param("- &a x\n- *a\n- *a\n", Limits(aliased=1), id="aliases"),
+        pytest.param("- &a x\n- *a\n- *a\n", Limits(values=6), id="aliases"),
+        pytest.param("- &a [x, y]\n- *a\n", Limits(values=8), id="what aliases repeat"),
         pytest.param(f"- &a {'x' * 20}\n- *a\n- *a\n- *a\n- *a\n", Limits(length=79), id="characters of aliases"),
     ],
 )
 def test_one_value_too_many_breaks_the_document_and_one_less_does_not(text: str, limits: Limits) -> None:
     findings = Findings("a.yaml")
-    wider = Limits(length=limits.length + 1, values=limits.values + 1, aliased=limits.aliased + 1)
+    wider = Limits(length=limits.length + 1, values=limits.values + 1)
 
     assert isinstance(list(read_yaml(text, findings, limits))[-1], Broken)
     assert [item.code for item in findings.since(0)] == ["EX103"]
     assert not any(isinstance(item, Broken) for item in read_yaml(text, Findings("a.yaml"), wider))
+
+
+@pytest.mark.parametrize("item", ["a", "{}", "{to: }", "~"])
+def test_far_more_mistakes_of_structure_than_are_told_are_not_even_looked_at(item: str) -> None:
+    text = long_form(f"default: {{action: deny}}\nrules: [{f'{item}, ' * 12_000}]")
+    found = only(parse(text, namespace="team-a"))
+
+    assert (found.code, found.where.key) == ("EX103", "")
+    assert "places" in found.message
+    assert [held.is_unreadable for held in parse(text, namespace="team-a").held] == [True]
+    assert "EX113" in codes(parse(text))
+
+
+def test_a_document_with_very_many_keys_is_known_for_a_policy_by_one_of_them() -> None:
+    keys = "".join(f"k{n}: x\n" for n in range(100))
+    assert {item.code for item in parse(keys + SHORT).diagnostics} == {"EX106"}
+    assert "EX106" in codes(parse(keys + "apiVersion: egress-xds/v1alpha1\n"))
+    assert codes(parse(keys)) == ["EX104"]
 
 
 def test_a_policy_as_long_as_one_for_a_namespace_may_be_has_values_to_spare() -> None:
