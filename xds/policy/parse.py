@@ -45,6 +45,9 @@ MAX_POLICIES_OF_ONE_NAMESPACE = 20
 MAX_PORTS_OF_ONE_NAMESPACE = 500
 """Ports that the rules and proxies of one policy of such a source name: every one has a matching tree of its own."""
 
+MAX_PAIRS_OF_ONE_NAMESPACE = 50_000
+"""Hosts and networks of a rule times its ports, summed: a policy holds each pair."""
+
 MAX_SHOWN = 1000
 """Findings of one source that are told: nobody reads more, and each is logged and counted."""
 
@@ -237,12 +240,33 @@ def _read_long(node: Fields, document: Document, findings: Findings, mark: int) 
     read = read_shape(LongShape, node, findings)
     if read is None:
         return None
-    policy = build_long(*read, node, _origin(document), findings)
+    shape, checked = read
+    if document.namespace is not None:
+        shape = _without_many_ports(shape, node, findings)
+    policy = build_long(shape, checked, node, _origin(document), findings)
     if not findings.has_errors(mark):
         lint_long(policy, node, findings)
     if document.namespace is not None:
         _check_ports(policy, at(node, "spec", "rules"), "spec.rules", findings)
     return policy
+
+
+def _without_many_ports(shape: LongShape, node: Node, findings: Findings) -> LongShape:
+    """Return `shape` without its rules if what they would become is too large to be built for one namespace."""
+    spec = shape.spec
+    ports = [{*rule.to.ports, *(port for tcp in rule.to.tcp for port in tcp.ports)} for rule in spec.rules]
+    hosts = [len(rule.to.domains) + len(rule.to.cidrs) + len(rule.to.tcp) for rule in spec.rules]
+    count = len(set(spec.server_first_ports)) + sum(map(len, ports))
+    pairs = sum(len(set(rule.to.ports)) * number for rule, number in zip(spec.rules, hosts, strict=True))
+    if count > MAX_PORTS_OF_ONE_NAMESPACE:
+        message = f"rules name {count} ports, more than {MAX_PORTS_OF_ONE_NAMESPACE}"
+    elif pairs > MAX_PAIRS_OF_ONE_NAMESPACE:
+        message = f"rules name {pairs} pairs of a host and a port, more than {MAX_PAIRS_OF_ONE_NAMESPACE}"
+    else:
+        return shape
+    where = replace(findings.where(at(node, "spec", "rules")), key="spec.rules")
+    findings.add_at("EX103", where, message, "join rules, or leave ports out")
+    return shape.model_copy(update={"spec": spec.model_copy(update={"rules": [], "server_first_ports": []})})
 
 
 def _check_ports(policy: Policy, node: Node, key: str, findings: Findings) -> None:

@@ -190,6 +190,23 @@ def test_a_document_with_very_many_keys_is_known_for_a_policy_by_one_of_them() -
     assert codes(parse(keys)) == ["EX104"]
 
 
+@pytest.mark.parametrize(
+    ("hosts", "ports", "is_good"),
+    [
+        pytest.param(1_000, 50, True, id="as many pairs as are allowed"),
+        pytest.param(1_001, 50, False, id="more pairs"),
+        pytest.param(10_000, 8_000, False, id="more ports, times very many hosts"),
+    ],
+)
+def test_hosts_times_ports_of_a_policy_for_one_namespace_have_a_bound(hosts: int, ports: int, is_good: bool) -> None:
+    names = ", ".join(f"a{n}.example" for n in range(hosts))
+    rule = f"{{action: deny, to: {{domains: [{names}], ports: {list(range(1, ports + 1))}}}}}"
+    result = parse(long_form(f"default: {{action: deny}}\nrules: [{rule}]"), namespace="team-a")
+
+    assert [item.code for item in result.diagnostics if item.is_error] == ([] if is_good else ["EX103"])
+    assert [item.is_unreadable for item in result.held] == ([] if is_good else [False])
+
+
 def test_a_policy_as_long_as_one_for_a_namespace_may_be_has_values_to_spare() -> None:
     rule = "  - {to: {domains: [a%d.example]}, action: deny}\n"
     lines = "".join(rule % n for n in range(4_900))
