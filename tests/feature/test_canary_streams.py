@@ -118,6 +118,11 @@ class Fleet:
         clients = [one for one in self.running.parts.clients.connected() if one.node_id == sidecar.node]
         return all(status.is_current for one in clients for status in one.types.values())
 
+    def is_settled(self, sidecar: Sidecar) -> bool:
+        """Whether the server knows, too, that it runs both its clusters and its listeners."""
+        clients = [one for one in self.running.parts.clients.connected() if one.node_id == sidecar.node]
+        return any(len(one.types) == len(KINDS) for one in clients) and self.is_current(sidecar)
+
     def write(self, port: int) -> None:
         (self.policies / "default.yaml").write_text(policy(port))
 
@@ -151,7 +156,8 @@ async def fleet(tmp_path: Path, **settings: float) -> AsyncIterator[Fleet]:
             living = sidecar_living(sidecar, running.address)
             found.tasks[sidecar.node] = await stack.enter_async_context(living)
         await wait_until(lambda: found.stage() is Stage.SETTLED)
-        await wait_until(lambda: all(sidecar.has(3128) for sidecar in found.sidecars))
+        await wait_until(lambda: all(map(found.is_settled, found.sidecars)))
+        assert all(sidecar.has(3128) for sidecar in found.sidecars)
         yield found
 
 

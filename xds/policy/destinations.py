@@ -37,7 +37,7 @@ _FORMS_OF_NETWORKS = (Form.ADDRESS, Form.CIDR)
 _LOCALHOST = "localhost"
 _FORMS_OF_NAMES = (Form.NAME, Form.DOTTED, Form.STARRED)
 
-Ports = frozenset[int] | None
+Ports = frozenset[int] | set[int] | None
 """None: every port."""
 
 HostT = TypeVar("HostT")
@@ -205,7 +205,13 @@ def _merge(table: dict[HostT, Ports], host: HostT, ports: Ports) -> bool:
     known = table[host]
     if known is None or (ports is not None and ports <= known):
         return False
-    table[host] = None if ports is None else known | ports
+    if ports is None:
+        table[host] = None
+    elif isinstance(known, set):
+        # Grown in place: one host may have thousands of entries, each with a port of its own.
+        known |= ports
+    else:
+        table[host] = {*known, *ports}
     return True
 
 
