@@ -130,8 +130,8 @@ CATALOGUE: Mapping[str, CatalogueEntry] = _catalogue(
     _warning(
         "EX113",
         "There is more to say",
-        "So much was found in the document that only the first thousand findings are told, errors before warnings. "
-        "Often one mistake is behind all of them. Correct what is shown and look again.",
+        "So much was found that only the first thousand findings are told, two hundred of a document in a namespace, "
+        "errors before warnings. Often one mistake is behind all of them. Correct what is shown and look again.",
     ),
     _error(
         "EX201",
