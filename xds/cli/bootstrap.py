@@ -65,7 +65,7 @@ from xds.errors import SettingsError
 )
 @click.option("--server-ca", metavar="FILE", help="TLS to the control plane, which this authority (PEM) signs for.")
 @click.option("--server-name", default="", metavar="NAME", help="The name in its certificate, if not that of --server.")
-@click.option("--token-file", metavar="FILE", help="Send this bearer token, as `xds serve --jwks` wants it.")
+@click.option("--token-file", metavar="FILE", help="Send this bearer token, as `xds serve` wants it of pods.")
 @click.option("--client-certificate", metavar="FILE", help="Show this certificate (PEM), as --client-ca wants it.")
 @click.option("--client-key", metavar="FILE", help="Its private key (PEM).")
 @click.option(

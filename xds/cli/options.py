@@ -45,6 +45,7 @@ def _form(option: Option) -> dict[str, Any]:
 def _help(option: Option) -> str:
     default = getattr(_DEFAULTS, option.field)
     default = "on" if default is True and not option.is_switch else default
+    default = " ".join(map(str, default)) if isinstance(default, tuple) else default
     unit = " s" if isinstance(default, float) else ""
     shown = f"; default: {default:g}{unit}" if unit else f"; default: {default}" if default else ""
     return f"{option.help}  [{option.variable}{shown}{'; repeatable' if option.is_repeatable else ''}]"
