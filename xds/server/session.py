@@ -448,7 +448,9 @@ class Session(Generic[RequestT]):
                 connection.note_ack(kind, version)
             case Nacked(kind, version, text):
                 connection.note_nack(kind, version, text, self._clock())
-                self._log.warning("response rejected", type=kind.name.lower(), version=version, text=text[:_MAX_LOGGED])
+                if self._guard.may_log():
+                    cut = text[:_MAX_LOGGED]
+                    self._log.warning("response rejected", type=kind.name.lower(), version=version, text=cut)
             case Lapsed(kind, names, text):
                 # Not the fault of any policy, so the registry need not know.
                 self._log.warning(
