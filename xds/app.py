@@ -105,7 +105,7 @@ def build_control_plane(
     )
     observed = Observed(clients=clients, cache=cache, reconciler=reconciler, readiness=readiness)
     if cluster is not None:
-        observed = replace(observed, watched=cluster.watched)
+        observed = replace(observed, watched=cluster.watched, awaited=cluster.awaited)
         cluster.report(reconciler, clients, cache)
     administration = Administration(observed, settings, check=check_address)
     administration.health.register(server.grpc_server, watches=False)

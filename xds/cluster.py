@@ -116,6 +116,15 @@ class Cluster:
         )
         return (*collections, secrets)
 
+    def awaited(self) -> tuple[str, ...]:
+        """Return what was never read so far, and why."""
+        unread = [reflector for reflector in self.mirror.reflectors if not reflector.is_synced]
+        keys = self._keys
+        lines = [f"{each.collection.resource}: {each.problem or 'not read yet'}" for each in unread]
+        if keys is not None and not keys.known.is_set():
+            lines.append(f"keys of tokens: {keys.problem or 'not read yet'}")
+        return tuple(lines)
+
     async def wait_until_ready(self) -> None:
         """Wait until callers can be told from one another."""
         if self._keys is not None:

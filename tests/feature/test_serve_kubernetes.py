@@ -13,6 +13,7 @@ from tests.support.api_store import KINDS
 from tests.support.cluster import CLUSTER_SETTINGS, HOME, build, following, namespace, pod, policy, secret
 from tests.support.control_plane import PATIENCE, open_stream, wait_until
 from tests.support.tokens import Issuer
+from xds.admin.pages import build_pages
 from xds.app import run_control_plane
 from xds.errors import SettingsError
 from xds.flags import HostPort
@@ -253,6 +254,8 @@ async def test_nobody_is_served_before_tokens_can_be_checked(api: ApiServerEmula
     task = asyncio.create_task(run_control_plane(parts, stop, addresses.put_nowait))
     await wait_until(parts.first_world.is_set)
     assert addresses.empty()
+    page = build_pages(parts.administration.observed)["/readyz"]()
+    assert (page.status, b"keys of tokens: " in page.body) == (503, True)
 
     api.jwks = {"keys": [Issuer(is_rsa=True).jwk]}
     async with asyncio.timeout(PATIENCE):

@@ -65,6 +65,8 @@ class Observed:
     reconciler: Reconciler
     readiness: Readiness
     watched: Callable[[], tuple[Watched, ...]] = _nothing_watched
+    awaited: Callable[[], tuple[str, ...]] = tuple
+    """What has to come before it can be ready, and what keeps it from coming; for people."""
 
 
 def metrics_page(observed: Observed) -> Callable[[], Page]:

@@ -25,11 +25,11 @@ def build_pages(observed: Observed) -> Mapping[str, Callable[[], Page]]:
     return {
         "/metrics": metrics_page(observed),
         "/healthz": lambda: Page(b"alive\n"),
-        "/readyz": lambda: _ready(observed.readiness),
+        "/readyz": lambda: _ready(observed.readiness, observed.awaited()),
     }
 
 
-def _ready(readiness: Readiness) -> Page:
+def _ready(readiness: Readiness, awaited: tuple[str, ...]) -> Page:
     if readiness.reason is None:
         return Page(b"ready\n")
-    return Page(f"{readiness.reason}\n".encode(), _UNAVAILABLE)
+    return Page("".join(f"{line}\n" for line in (readiness.reason, *awaited)).encode(), _UNAVAILABLE)
