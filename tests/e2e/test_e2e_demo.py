@@ -49,7 +49,8 @@ def start(directory: Path) -> Iterator[Start]:
 
     def start_one(*options: str) -> subprocess.Popen[str]:
         with (directory / "output").open("w", encoding="utf-8") as output:
-            command = xds_command("demo", *options)
+            # A shell has what it runs in the background ignore an interrupt, and that is inherited.
+            command = ["env", "--default-signal=INT", *xds_command("demo", *options)]
             demo = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, text=True)
         started.append(demo)
         return demo
