@@ -123,11 +123,28 @@ def bearer(token: str) -> tuple[str, str]:
 
 async def verdict(peer: Peer, node: str = NODE, account: str = "") -> grpc.StatusCode:
     """Ask for clusters as `node`; return OK if there is an answer, and the status otherwise."""
+    try:
+        await ask_as(peer, node, account)
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        return await peer.call.code()
+    return await outcome(peer)
+
+
+async def ask_as(peer: Peer, node: str = NODE, account: str = "") -> None:
+    """Ask for clusters as `node`, with a service account that it claims to have."""
     who = pb.Node(id=node)
     if account:
         who.metadata.update({"serviceAccount": account})
+    await peer.send(pb.DeltaDiscoveryRequest(node=who, type_url=CDS.type_url).SerializeToString())
+
+
+async def outcome(peer: Peer) -> grpc.StatusCode:
+    """
+    Return OK once there is an answer, and the status if the stream ends.
+
+    Whoever writes to a stream that ends at that moment may be told INTERNAL instead: what was asked is not asked again.
+    """
     try:
-        await peer.send(pb.DeltaDiscoveryRequest(node=who, type_url=CDS.type_url).SerializeToString())
         async with asyncio.timeout(PATIENCE):
             answer = await peer.call.read()
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):

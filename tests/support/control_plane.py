@@ -38,6 +38,9 @@ SETTINGS = Settings(
 )
 """Quick, and independent of the machine."""
 
+_LONGEST = 4 * PATIENCE
+"""Seconds that a test with a running control plane may take: each wait in it has a deadline of its own."""
+
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 
 
@@ -75,7 +78,7 @@ async def running(parts: ControlPlane) -> AsyncIterator[Running]:
     stop, addresses = asyncio.Event(), asyncio.Queue[HostPort]()
     task = asyncio.create_task(run_control_plane(parts, stop, addresses.put_nowait))
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(_LONGEST):
             yield Running(parts, str(await addresses.get()), stop, task)
     finally:
         stop.set()
