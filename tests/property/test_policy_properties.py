@@ -281,7 +281,25 @@ def test_a_wish_chooses_among_equals_only(candidates: list[Policy | HeldPolicy],
     # A held policy may stand for its last good version, which has a rank of its own.
     if isinstance(without, HeldPolicy) or not any(isinstance(item, HeldPolicy) for item in candidates):
         assert (rank_policy(wished), wished.priority) == (rank_policy(without), without.priority)
-        assert wished.name == workload.policy
+        # What was last good of a document stands for what is held of it, whatever its name.
+        stood_for = [item.name for item in candidates if isinstance(item, HeldPolicy) and _shares_source(item, wished)]
+        assert workload.policy in (wished.name, *stood_for)
+
+
+def _shares_source(one: Policy | HeldPolicy, other: Policy | HeldPolicy) -> bool:
+    return one.where.source == other.where.source
+
+
+def test_a_wish_for_what_is_held_is_met_by_what_was_last_good_of_its_document() -> None:
+    default = Default(action=Deny(), http_action=Deny())
+    good = Policy(name="c", default=default, where=Where("two", line=1))
+    other, wanted = (
+        HeldPolicy(name=name, where=Where(source, line=2)) for name, source in (("a", "one"), ("b", "two"))
+    )
+    pod = Workload(pod="pod-0", namespace="team-a")
+
+    assert select_policy([good, other, wanted], pod) == other
+    assert select_policy([good, other, wanted], dataclasses.replace(pod, policy="b")) == good
 
 
 PODS = [
