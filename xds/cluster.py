@@ -190,7 +190,12 @@ def _build_admission(cluster: Cluster, settings: Settings) -> _Admission | None:
     assert settings.tls_certificate is not None, "the settings see to it"
     assert settings.tls_key is not None, "as above"
     certificate = ServerCertificate(settings.tls_certificate, settings.tls_key)
-    reviewer = PolicyReviewer(home=cluster.home, documents=cluster.mirror.documents, clock=time.time)
+    reviewer = PolicyReviewer(
+        home=cluster.home,
+        documents=cluster.mirror.documents,
+        clock=time.time,
+        is_home_only=not settings.namespaced_policies,
+    )
     return _Admission(AdmissionServer({VALIDATE_POLICY: reviewer}, certificate), certificate, settings.admission_listen)
 
 

@@ -97,6 +97,20 @@ async def test_a_broken_policy_leaves_its_last_good_version_and_says_where(
         assert leads_to(stream, 10)
 
 
+async def test_where_only_policies_at_home_count_others_change_nothing(api: ApiServerEmulation, tmp_path: Path) -> None:
+    api.put(policy("shop", "own", to(12)))
+    settings = replace(CLUSTER_SETTINGS, namespaced_policies=False)
+    async with following(api, tmp_path, settings) as running, open_stream(running.address, "web-0.shop") as stream:
+        await wait_until(lambda: leads_to(stream, 10))
+        api.put(policy("shop", "own", to(13)))
+        api.put(policy(HOME, "corp", to(11)))
+        await wait_until(lambda: leads_to(stream, 11))
+
+        assert [state.source for state in running.parts.reconciler.state.documents] == [
+            "configmap/egress-system/corp/policy.yaml"
+        ]
+
+
 async def test_labels_that_change_move_a_running_pod(api: ApiServerEmulation, tmp_path: Path) -> None:
     api.put(policy(HOME, "batch", long("batch", 20, "{podLabels: {matchLabels: {tier: batch}}}")))
     async with following(api, tmp_path) as running, open_stream(running.address, "web-0.shop") as stream:

@@ -19,12 +19,13 @@ from kubernetes.client import ApiClient
 
 from tests.support.charts import ChartWith
 from tests.support.manifests import CHART, DEPLOY, KUSTOMIZE, Manifest, build, read_manifests
-from xds.admission.policies import LABEL, PolicyReviewer
+from xds.admission.policies import PolicyReviewer
 from xds.admission.review import Review
 from xds.admission.server import VALIDATE_POLICY
 from xds.cli.serve import command
 from xds.kubernetes.mirror import Mirror
 from xds.kubernetes.status import ACCEPTED, PROBLEMS, STATUS, STATUS_JSON
+from xds.policy.config_maps import LABEL
 from xds.settings import Settings, read_settings
 from xds.workloads import Workloads
 

@@ -17,20 +17,17 @@ from typing import TYPE_CHECKING
 from xds.admission.review import MalformedReviewError, Verdict, mapping_of, text_of, texts_of
 from xds.facts import Facts
 from xds.judge import Judge, SourceRead
-from xds.policy.parse import Document, check_names
+from xds.policy.config_maps import LABEL, build_document, is_document, source_of
+from xds.policy.parse import check_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from xds.admission.review import Review
     from xds.diagnostics import Diagnostic
-    from xds.policy.parse import ParseResult
-
-LABEL = "egress-xds/policy"
-"""With the value `true` it makes a ConfigMap a policy."""
+    from xds.policy.parse import Document, ParseResult
 
 _CONFIG_MAP = ("", "v1", "ConfigMap")
-_SUFFIXES = (".yaml", ".yml")
 _MOST_FINDINGS = 20
 _ALLOWED = Verdict()
 
@@ -43,8 +40,17 @@ class PolicyReviewer:
     event loop), `clock` gives seconds since the epoch.
     """
 
-    def __init__(self, *, home: str, documents: Callable[[], tuple[Document, ...]], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        home: str,
+        documents: Callable[[], tuple[Document, ...]],
+        clock: Callable[[], float],
+        is_home_only: bool = False,
+    ) -> None:
+        """With `is_home_only`, policies of other namespaces are never in force, and whoever stores one is told."""
         self._home = home
+        self._is_home_only = is_home_only
         self._documents = documents
         self._clock = clock
         self._parser = Judge()
@@ -54,6 +60,9 @@ class PolicyReviewer:
         """Return what decides about `review`, to be run in a thread. Raises MalformedReviewError."""
         if not is_judged(review):
             return lambda: _ALLOWED
+        if self._is_home_only and review.namespace != self._home:
+            message = f"it is not in force: policies are served of the namespace {self._home} only"
+            return lambda: Verdict(warnings=(message,))
         documents = build_documents(review, self._home)
         if not documents:
             return lambda: Verdict(_explain_empty(review))
@@ -63,7 +72,7 @@ class PolicyReviewer:
         with self._lock:
             # What is there already is parsed once, and not anew for each review.
             parsed = self._parser.parse(SourceRead(current))
-        own = _source_of(review, "")
+        own = source_of(review.namespace, _name_of(review), "")
         others = {source: result for source, result in parsed.items() if not source.startswith(own)}
         return render_verdict(judge_documents(documents, others, now=self._clock()), own)
 
@@ -85,16 +94,10 @@ def build_documents(review: Review, home: str) -> tuple[Document, ...]:
     """Return the documents of the ConfigMap under review, sorted by source. Raises MalformedReviewError."""
     if review.new is None or not review.namespace:
         raise MalformedReviewError("the ConfigMap has no content or no namespace")
+    created = text_of(mapping_of(review.new, "metadata"), "creationTimestamp")
     return tuple(
-        Document(
-            source=_source_of(review, key),
-            text=text,
-            namespace=None if review.namespace == home else review.namespace,
-            secrets=review.namespace,
-            created=text_of(mapping_of(review.new, "metadata"), "creationTimestamp"),
-        )
-        for key, text in sorted(texts_of(review.new, "data").items())
-        if key.endswith(_SUFFIXES)
+        build_document(review.namespace, _name_of(review), key, text, home=home, created=created)
+        for key, text in sorted(_content(review.new).items())
     )
 
 
@@ -136,7 +139,7 @@ def _explain_empty(review: Review) -> str:
     The label says that it is meant as one, and without a word nothing would be in force from it. It is no way to
     withdraw a policy either: an empty file isn't one, since editors truncate files.
     """
-    has_binary = review.new is not None and any(key.endswith(_SUFFIXES) for key in mapping_of(review.new, "binaryData"))
+    has_binary = review.new is not None and any(map(is_document, mapping_of(review.new, "binaryData")))
     reason = "its *.yaml keys are in binaryData, which is not read" if has_binary else "it has no *.yaml key in data"
     remedy = "save the policy as UTF-8 text" if has_binary else "name the key of the policy policy.yaml"
     return (
@@ -151,14 +154,13 @@ def _is_policy(config_map: Mapping[str, object]) -> bool:
 
 def _content(config_map: Mapping[str, object]) -> Mapping[str, str]:
     """Return what would be served of it."""
-    return {key: text for key, text in texts_of(config_map, "data").items() if key.endswith(_SUFFIXES)}
+    return {key: text for key, text in texts_of(config_map, "data").items() if is_document(key)}
 
 
-def _source_of(review: Review, key: str) -> str:
-    """Return what diagnostics call a key of the ConfigMap. The API server names it late if it is to find a name."""
+def _name_of(review: Review) -> str:
+    """Return the ConfigMap's name. The API server names it late if it is to find a name."""
     metadata = mapping_of(review.new or {}, "metadata")
-    name = text_of(metadata, "name") or review.name or text_of(metadata, "generateName")
-    return f"configmap/{review.namespace}/{name}/{key}"
+    return text_of(metadata, "name") or review.name or text_of(metadata, "generateName")
 
 
 def _show(finding: Diagnostic, own: str) -> str:

@@ -1,8 +1,8 @@
 """
-ConfigMaps as policy documents: what they are called, whom they concern and whose Secrets they may name.
+The policy documents of a cluster: all that its ConfigMaps hold, within what one namespace may ask for.
 
-A ConfigMap in the control plane's own namespace is cluster-wide; in any other it concerns that namespace alone. Nothing
-here reads a document. Invariant: the scope comes from where a ConfigMap stands, never from what it says.
+What a ConfigMap's document is called and whom it concerns is said in `xds.policy.config_maps`. Nothing here reads a
+document. Invariant: what one namespace has too much of is refused there and nowhere else.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from xds.policy.parse import Document
+from xds.policy.config_maps import build_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from xds.kubernetes.objects import ConfigMapObject
-
-_SCHEME = "configmap/"
+    from xds.policy.parse import Document
 
 
 MAX_DOCUMENTS, MAX_LENGTH = 20, 512 * 1024
@@ -58,18 +57,7 @@ def _limit(documents: Iterable[Document]) -> Iterable[Document]:
             yield document
 
 
-def source_of(namespace: str, name: str, key: str) -> str:
-    """Return what diagnostics call a key of a ConfigMap."""
-    return f"{_SCHEME}{namespace}/{name}/{key}"
-
-
 def _documents(config_maps: Mapping[tuple[str, str], ConfigMapObject], home: str) -> Iterable[Document]:
     for (namespace, name), config_map in config_maps.items():
         for key, text in config_map.documents:
-            yield Document(
-                source=source_of(namespace, name, key),
-                text=text,
-                namespace=None if namespace == home else namespace,
-                secrets=namespace,
-                created=config_map.created,
-            )
+            yield build_document(namespace, name, key, text, home=home, created=config_map.created)

@@ -17,6 +17,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
+from xds.policy.config_maps import LABEL, is_document
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,14 +26,13 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Labels = tuple[tuple[str, str], ...]
 
-POLICY_LABEL = "egress-xds/policy=true"
+POLICY_LABEL = f"{LABEL}=true"
 """Selects the ConfigMaps that hold policies."""
 POLICY_ANNOTATION = "egress-xds/policy"
 """On a pod or a namespace: the policy to prefer among those that are equal otherwise."""
 INJECTED_ANNOTATION = "egress-xds/injected"
 """On a pod: it has a sidecar, which is expected to connect."""
 
-_SUFFIXES = (".yaml", ".yml")
 _ENDED = frozenset({"Succeeded", "Failed"})
 """Phases in which no container of a pod runs any more."""
 _SHARED = 16_384
@@ -101,7 +102,7 @@ def reduce_namespace(namespace: Mapping[str, object]) -> NamespaceObject:
 def reduce_config_map(config_map: Mapping[str, object]) -> ConfigMapObject:
     """Reduce a ConfigMap; its annotations, our own status among them, change nothing. Raises ValueError."""
     metadata = _mapping(config_map, "metadata")
-    documents = [item for item in _texts(config_map, "data").items() if item[0].endswith(_SUFFIXES)]
+    documents = [item for item in _texts(config_map, "data").items() if is_document(item[0])]
     return ConfigMapObject(
         uid=_text(metadata, "uid"), created=_text(metadata, "creationTimestamp"), documents=tuple(sorted(documents))
     )

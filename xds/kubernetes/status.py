@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from xds.errors import redact_logins
+from xds.policy.config_maps import object_of
 from xds.policy.model import HeldPolicy
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ _MAX_PROBLEMS = 3_000
 _MAX_JSON = 4_000
 _MAX_LINE = 400
 _MAX_FINDINGS = 20
-_PREFIX = "configmap"
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
@@ -243,21 +243,12 @@ def read_statuses(state: State, tallies: Mapping[PolicyKey, Tally]) -> Mapping[O
     return MappingProxyType({key: _status(found, tallies, problem) for key, found in documents.items()})
 
 
-def object_of(source: str) -> ObjectKey | None:
-    """Return the ConfigMap of a document's source, `configmap/<namespace>/<name>/<key>`; None: it is of none."""
-    kind, *rest = source.split("/", 3)
-    return (rest[0], rest[1]) if kind == _PREFIX and len(rest) == 3 else None  # noqa: PLR2004  # the three above
-
-
 def _status(documents: list[DocumentState], tallies: Mapping[PolicyKey, Tally], problem: str) -> PolicyStatus:
     documents.sort(key=lambda document: document.source)
     refused = [document for document in documents if not document.is_good]
-    findings = sorted(
-        (finding for document in documents for finding in document.diagnostics),
-        key=lambda finding: not finding.is_error,
-    )
-    policies = sorted({key for document in documents for key in document.in_force}, key=_policy_order)
-    kept = {key for document in refused if document.has_last_good for key in document.in_force}
+    findings = _errors_first(documents)
+    policies = sorted(_in_force(documents), key=_policy_order)
+    kept = _in_force(document for document in refused if document.has_last_good)
     return PolicyStatus(
         is_accepted=not refused,
         verdict=_digest(documents),
@@ -272,6 +263,15 @@ def _status(documents: list[DocumentState], tallies: Mapping[PolicyKey, Tally], 
         held=sum(tallies.get(held_key(document.source), Tally()).pods for document in refused),
         problem=problem,
     )
+
+
+def _errors_first(documents: Iterable[DocumentState]) -> list[Diagnostic]:
+    found = (finding for document in documents for finding in document.diagnostics)
+    return sorted(found, key=lambda finding: not finding.is_error)
+
+
+def _in_force(documents: Iterable[DocumentState]) -> set[PolicyKey]:
+    return {key for document in documents for key in document.in_force}
 
 
 def _policy_order(key: PolicyKey) -> tuple[str, str]:

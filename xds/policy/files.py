@@ -19,14 +19,6 @@ def files_of(policy: Policy) -> frozenset[str]:
     return frozenset(path for proxy in policy.proxies for path in _files_of_proxy(proxy))
 
 
-def has_certificates(policy: Policy) -> bool:
-    """Whether `policy` brings certificates, whose end must be watched."""
-    return any(
-        proxy.tls.ca_pem is not None or proxy.tls.ca_file is not None or proxy.tls.client_certificate is not None
-        for proxy in policy.proxies
-    )
-
-
 def _files_of_proxy(proxy: Proxy) -> Iterable[str]:
     if proxy.login is not None:
         yield proxy.login.file

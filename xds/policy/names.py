@@ -20,7 +20,7 @@ _LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _DNS_LABEL = re.compile(_LABEL)
 _SUBDOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_CONFIG_MAP = "configmap/"
+CONFIG_MAP = "configmap/"
 """Begins the source of a document in a ConfigMap: `configmap/<namespace>/<name>/<key>`."""
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9.-]+")
 
@@ -77,7 +77,7 @@ def name_of_source(source: str) -> str:
     """
     path = PurePosixPath(source)
     stem = path.stem.lower()
-    if source.startswith(_CONFIG_MAP):
+    if source.startswith(CONFIG_MAP):
         stem = path.parent.name if stem in {"policy", path.parent.name} else f"{path.parent.name}.{stem}"
     return ".".join(part.strip("-") for part in _NOT_IN_NAMES.sub("-", stem).split(".") if part.strip("-"))[:253]
 

@@ -75,6 +75,15 @@ def test_a_good_policy_is_allowed_without_a_word() -> None:
     assert decide(review()) == Verdict()
 
 
+def test_whoever_stores_a_policy_where_only_those_at_home_count_is_told() -> None:
+    reviewer = PolicyReviewer(home=HOME, documents=tuple, clock=lambda: 1_800_000_000.0, is_home_only=True)
+    (warning,) = reviewer(review({"a.yaml": "httpProxi: x\n"}, namespace="team"))().warnings
+
+    assert warning == f"it is not in force: policies are served of the namespace {HOME} only"
+    assert reviewer(review())() == Verdict()
+    assert reviewer(review({"a.yaml": "httpProxi: x\n"}))().refusal
+
+
 def test_the_recorded_half_of_a_policy_is_refused() -> None:
     verdict = decide(read_review(json.dumps(recorded("admission-configmap-create")).encode()))
 

@@ -26,13 +26,13 @@ from xds.kubernetes.status import (
     count_streams,
     counted_keys,
     held_key,
-    object_of,
     read_statuses,
     tally,
     told_refusal,
     told_verdict,
 )
 from xds.names import NodeId, Version
+from xds.policy.config_maps import object_of
 from xds.policy.model import HeldPolicy, Policy, Workload
 from xds.reconcile import State
 from xds.resources import ResourceType
