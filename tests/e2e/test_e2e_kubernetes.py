@@ -100,6 +100,7 @@ def test_a_secret_that_is_rotated_is_in_the_next_tunnel(cluster: KubernetesWorld
     cluster.apply(login(ALICE))
     wait_until(lambda: reaches(cluster, "alice"), "a tunnel with the old login again", timeout=10)
     assert "canary" not in cluster.world.control_plane.text()
+    assert "canary" not in str(cluster.get(corp()))
 
 
 def test_an_api_server_that_is_away_is_not_noticed(cluster: KubernetesWorld) -> None:
@@ -132,10 +133,13 @@ def test_another_replica_tells_envoy_nothing_again(cluster: KubernetesWorld) -> 
 
 def test_a_pod_that_is_deleted_is_served_no_more(cluster: KubernetesWorld) -> None:
     """Its Envoy keeps what it has; the stream ends, and the token of a pod that is gone opens no other."""
-    own = pod(NAMESPACE, POD, {"app": "web"}, account="web")
+    control_plane, own = cluster.world.control_plane, pod(NAMESPACE, POD, {"app": "web"}, account="web")
+    seen = len(control_plane.text())
     cluster.delete(own)
-    cluster.world.control_plane.wait_for("stream closed")
+    assert "status=NOT_FOUND" in control_plane.wait_for("stream closed", after=seen)
+    assert reaches(cluster, "alice")
 
-    own["metadata"]["uid"] = "3"
+    own["metadata"]["uid"], seen = "3", len(control_plane.text())
     cluster.apply(own)
-    cluster.world.control_plane.wait_for("stream refused")
+    control_plane.wait_for("stream refused", after=seen, timeout=40)
+    assert "stream opened" not in control_plane.text()[seen:]
