@@ -15,6 +15,7 @@ import os
 import sys
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from keyword import iskeyword
 from typing import TYPE_CHECKING
 
 import click
@@ -25,16 +26,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 VERBS = {
-    "serve": "Serve the policies of a directory to Envoys.",
+    "serve": "Serve policies to Envoys.",
     "validate": "Check policy documents.",
+    "explain": "Say which way a connection goes, and why.",
+    "diff": "Show what other policies would change.",
+    "status": "Show every sidecar and what it runs.",
     "dump": "Show the resources that Envoys get.",
-    "explain": "Tell more about a diagnostic's code.",
+    "import": "Make a policy of other configuration.",
+    "collect": "Write a support bundle without secrets.",
     "schema": "Print the JSON Schema of policy documents.",
     "bootstrap": "Print the bootstrap of one Envoy.",
     "capture": "Print, apply or remove the capture rules.",
+    "completion": "Print the completion script of a shell.",
     "demo": "Show the main job, end to end.",
 }
-"""Each verb, in the order of the help, is `command` in the module of its name."""
+"""Each verb, in the order of the help, is `command` in the module of its name (`import_`, since that is a keyword)."""
 
 FAILED = 1
 INTERRUPTED = 130
@@ -76,7 +82,8 @@ class LazyGroup(click.Group):
         """Import the module of a verb."""
         if cmd_name not in VERBS:
             return None
-        command = importlib.import_module(f"xds.cli.{cmd_name}").command
+        module = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command = importlib.import_module(f"xds.cli.{module}").command
         assert isinstance(command, click.Command)
         return command
 
