@@ -19,6 +19,7 @@ from keyword import iskeyword
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from xds.errors import EgressXdsError, redact_logins
 
@@ -73,7 +74,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the verb. A word that is none is wrong usage, and the closest verb is named."""
         word = args[0]
-        if word not in VERBS and not word.startswith("-"):
+        if word not in VERBS and not word.startswith("-") and not ctx.resilient_parsing:
             close = get_close_matches(word, VERBS, n=1)
             ctx.fail(f"there is no verb {word}; {f'did you mean {close[0]}? ' if close else ''}See: xds --help")
         return super().resolve_command(ctx, args)
@@ -86,6 +87,11 @@ class LazyGroup(click.Group):
         command = importlib.import_module(f"xds.cli.{module}").command
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Complete a verb without importing one."""
+        verbs = [CompletionItem(verb, help=text) for verb, text in VERBS.items() if verb.startswith(incomplete)]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # as above
         """List the verbs without importing one."""
