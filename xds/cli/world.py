@@ -1,8 +1,9 @@
 """
 How a command reads what it judges: policies, the facts around them, and pods; from paths, or once from a cluster.
 
-The parts are those of `xds serve`, used once instead of followed. Nothing here prints. Invariant: what is handed out
-was read completely; a cluster that can't be read is an UnreachableError, never an empty world.
+The parts are those of `xds serve`, used once instead of followed. Nothing here prints, but that it takes long.
+Invariant: what is handed out was read completely; a cluster that can't be read is an UnreachableError, never an empty
+world.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import click
 from xds.cli.logs import configure_logging
 from xds.cli.options import settings_options
 from xds.cli.places import check_policies, check_resolv_conf
+from xds.cli.progress import working
 from xds.errors import SettingsError, SourceError, UnreachableError
 from xds.judge import Judge, SourceRead
 from xds.names import NodeId
@@ -110,11 +112,12 @@ class OpenWorld:
     async def judge(self, read: SourceRead | None = None) -> tuple[Judgement, Facts]:
         """Judge `read`, or what was read, as a server would that starts now; return the facts, too."""
         judge = Judge()
-        results = judge.parse(self.read if read is None else read)
-        facts = await self._facts.collect(judge.hosts(results) if self.place.resolves else frozenset())
-        files = await self._files.collect(judge.files(results)) if self.place.reads_files else {}
-        facts = replace(facts, files=files, reads_files=self.place.reads_files, now=time.time())
-        return judge.judge(results, facts), facts
+        with working("compiling policies"):
+            results = judge.parse(self.read if read is None else read)
+            facts = await self._facts.collect(judge.hosts(results) if self.place.resolves else frozenset())
+            files = await self._files.collect(judge.files(results)) if self.place.reads_files else {}
+            facts = replace(facts, files=files, reads_files=self.place.reads_files, now=time.time())
+            return judge.judge(results, facts), facts
 
 
 @asynccontextmanager
@@ -190,7 +193,8 @@ async def _open_cluster(place: Place) -> AsyncIterator[OpenWorld]:
     secrets = ClusterSecrets(api)
     following = asyncio.create_task(mirror.run())
     try:
-        await _wait_for(mirror, api.url)
+        with working("reading the cluster"):
+            await _wait_for(mirror, api.url)
         if ("", home) not in mirror.namespaces.items:
             raise SettingsError(
                 f"--namespace {home}: there is no such namespace in the cluster; name the one of the control plane"
