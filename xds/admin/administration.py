@@ -9,6 +9,7 @@ machine; an address that somebody chose must be had.
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import structlog
@@ -39,7 +40,8 @@ class Administration:
         self.observed = observed
         self.readiness = observed.readiness
         self.health = Health(observed.readiness)
-        self._grpc = AdminServer(ClientStatus(observed.clients, observed.cache), self.health)
+        status = ClientStatus(observed.clients, observed.cache, replica=settings.identifier or socket.gethostname())
+        self._grpc = AdminServer(status, self.health)
         self._http = HttpServer(build_pages(observed))
         self.admin_port: int | None = None
         """The port of the gRPC side; None: it does not listen."""

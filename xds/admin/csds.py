@@ -3,7 +3,8 @@ Client status discovery: what each connected client was sent, and what it made o
 
 Source: envoy/service/status/v3/csds.proto, read as a management server. One `ClientConfig` per node, also while it has
 several streams, with the node's id as `client_scope`, since that is what tools print beside each resource.
-`config_status` says it in the server's words, `client_status` in the client's; tools read the second.
+`config_status` says it in the server's words, `client_status` in the client's; tools read the second. What there is no
+field for stands in the node's metadata under one key, `OWN_METADATA`.
 
 This shows configuration, so it must be served to operators only. Invariant: of a secret nothing but its name is shown.
 """
@@ -18,6 +19,7 @@ from google.protobuf.any_pb2 import Any as ProtoAny
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from xds.admin.matching import MatcherError, matches_any
+from xds.clients import TypeStatus
 from xds.errors import redact_logins
 from xds.gen.discovery_pb2 import Node
 from xds.gen.status_pb2 import (
@@ -34,17 +36,23 @@ from xds.gen.status_pb2 import (
     ClientStatusResponse,
     UpdateFailureState,
 )
+from xds.policy.model import HeldPolicy
 from xds.resources import ResourceStatus, ResourceType, Standing, encode_varint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 
     from xds.cache import SnapshotCache
     from xds.clients import Client, Clients, Nack
     from xds.gen.status_pb2 import ClientResourceStatus, ConfigStatus
+    from xds.policy.model import Policy, Workload
     from xds.resources import Resource
+    from xds.snapshot import Snapshot
 
+    Told = Mapping[str, str | float | bool | "Told"]
     Context = grpc.aio.ServicerContext[ClientStatusRequest, ClientStatusResponse]
+
+_Status = tuple[ResourceStatus, "Client"]
 
 SERVICE = "envoy.service.status.v3.ClientStatusDiscoveryService"
 
@@ -56,6 +64,26 @@ gRPC clients refuse responses above 4 MiB unless told otherwise, and a thousand 
 listener. Who wants to see one names its node.
 """
 
+OWN_METADATA = "egressXds"
+"""
+The key of a node's metadata in an answer under which the server says what CSDS has no field for.
+
+`replica`: who answers. `policy`: the one in force, as `namespace/name`, without the first where policies have no
+namespace. `standing`: `in-force`; `held`, when that policy can't be used and the client is told nothing; `refuse-all`,
+when there is none. `since`: when the stream was opened, in seconds since the epoch. `variant`: `sotw` or `delta`.
+`types`: for each type that the client asks for, by the name of its `ResourceType` in lower case, whether it runs what
+it is to run (`current`), the versions `sent` and `acknowledged` on this stream, and, if its last answer was a refusal,
+`rejected` with the `version`, the `text` and the moment (`at`).
+"""
+
+IN_FORCE, HELD, REFUSE_ALL = "in-force", "held", "refuse-all"
+"""The values of `standing`."""
+
+_MAX_TEXT = 1_000
+"""Characters of a refusal that the metadata repeats; the whole of it is said of each resource."""
+
+_NO_STATUS = TypeStatus()
+
 _CLIENTS_PER_TURN = 50
 """Clients that are described before the streams get a turn: an answer about thousands takes a while."""
 
@@ -63,9 +91,10 @@ _CLIENTS_PER_TURN = 50
 class ClientStatus:
     """The service: `fetch` answers once, `stream` every request of a stream."""
 
-    def __init__(self, clients: Clients, cache: SnapshotCache) -> None:
+    def __init__(self, clients: Clients, cache: SnapshotCache, *, replica: str = "") -> None:
         self._clients = clients
         self._cache = cache
+        self._replica = replica
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a gRPC server needs to serve this."""
@@ -103,23 +132,48 @@ class ClientStatus:
         for count, streams in enumerate(by_node.values(), start=1):
             node = _describe_node(streams[-1])
             if matches_any(request.node_matchers, node):
-                contents += self._describe(response.config.add(node=node, client_scope=node.id), streams)
+                config = response.config.add(node=node, client_scope=node.id)
+                statuses = _statuses(streams)
+                contents += self._describe(config, statuses)
+                config.node.metadata.update({OWN_METADATA: self._describe_streams(streams, statuses)})
             if count % _CLIENTS_PER_TURN == 0:
                 await asyncio.sleep(0)
         if not request.exclude_resource_contents:
             _fill(contents, MAX_RESPONSE_BYTES - response.ByteSize())
         return response
 
-    def _describe(
-        self, config: ClientConfig, streams: Iterable[Client]
-    ) -> Iterator[tuple[ClientConfig.GenericXdsConfig, Resource]]:
-        """
-        Describe every resource of one node, and yield those whose content is known; it is not filled in yet.
+    def _describe_streams(self, streams: Sequence[Client], statuses: Iterable[_Status]) -> Told:
+        newest = streams[-1]
+        asked = {status.kind for status, _ in statuses}
+        snapshot = self._cache.snapshot_for(newest.workload)
+        speakers = {kind: client for client in streams for kind in ResourceType if kind in client.types}
+        types = {
+            kind.name.lower(): _describe_type(kind, speakers.get(kind, newest), streams, snapshot)
+            for kind in ResourceType
+            if kind in asked or kind in speakers
+        }
+        return {
+            "replica": self._replica,
+            **self._describe_policy(newest.workload),
+            "since": newest.since,
+            "variant": newest.variant,
+            "types": types,
+        }
 
-        Of two streams, what the newer one says counts.
-        """
-        statuses = {(status.kind, status.name): (status, client) for client in streams for status in client.resources()}
-        for status, client in statuses.values():
+    def _describe_policy(self, workload: Workload) -> dict[str, str]:
+        match self._cache.policy_for(workload):
+            case None:
+                return {"standing": REFUSE_ALL}
+            case HeldPolicy() as policy:
+                return {"standing": HELD, "policy": _name(policy)}
+            case policy:
+                return {"standing": IN_FORCE, "policy": _name(policy)}
+
+    def _describe(
+        self, config: ClientConfig, statuses: Iterable[_Status]
+    ) -> Iterator[tuple[ClientConfig.GenericXdsConfig, Resource]]:
+        """Describe every resource of one node, and yield those whose content is known; it is not filled in yet."""
+        for status, client in statuses:
             entry = config.generic_xds_configs.add(
                 type_url=status.kind.type_url,
                 name=status.name,
@@ -141,6 +195,30 @@ class ClientStatus:
         resource = None if snapshot is None else snapshot.of(status.kind).get(status.name)
         is_same = resource is not None and resource.version == status.version
         return resource if is_same and status.standing is Standing.APPLIED else None
+
+
+def _statuses(streams: Iterable[Client]) -> tuple[_Status, ...]:
+    """Return where one node stands with every resource, and who says so: of two streams, the newer one counts."""
+    found = {(status.kind, status.name): (status, client) for client in streams for status in client.resources()}
+    return tuple(found.values())
+
+
+def _describe_type(kind: ResourceType, speaker: Client, streams: Iterable[Client], snapshot: Snapshot | None) -> Told:
+    status = speaker.types.get(kind, _NO_STATUS)
+    is_current = status.is_current if snapshot is None else any(client.is_in_step(kind, snapshot) for client in streams)
+    found: dict[str, str | bool | Told] = {"current": is_current and not status.is_rejected}
+    if status.sent is not None:
+        found["sent"] = status.sent
+    if status.acked is not None:
+        found["acknowledged"] = status.acked
+    if status.is_rejected and status.nack is not None:
+        text = redact_logins(status.nack.text)[:_MAX_TEXT]
+        found["rejected"] = {"version": status.nack.version, "text": text, "at": status.nack.at}
+    return found
+
+
+def _name(policy: Policy | HeldPolicy) -> str:
+    return policy.name if policy.namespace is None else f"{policy.namespace}/{policy.name}"
 
 
 def _fill(contents: Iterable[tuple[ClientConfig.GenericXdsConfig, Resource]], budget: int) -> None:

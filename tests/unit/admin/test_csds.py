@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pytest
 from google.protobuf.json_format import MessageToDict
 
 from tests.unit.protocol.values import CDS, LDS, SDS, resource, snapshot
-from xds.admin.csds import MAX_RESPONSE_BYTES, ClientStatus
+from xds.admin.csds import MAX_RESPONSE_BYTES, OWN_METADATA, ClientStatus
 from xds.cache import SnapshotCache, World
-from xds.clients import Clients
+from xds.clients import MAX_NACK_TEXT, Clients
+from xds.compile.refuse import REFUSE_ALL
+from xds.diagnostics import Where
 from xds.gen.status_pb2 import (
     ACKED,
     DOES_NOT_EXIST,
@@ -22,14 +26,15 @@ from xds.gen.status_pb2 import (
     ClientStatusRequest,
 )
 from xds.names import NodeId
-from xds.policy.model import Workload
+from xds.policy.model import HeldPolicy, Workload
 from xds.protocol.delta import Delta, DeltaRequest
-from xds.protocol.report import report_resources
+from xds.protocol.report import is_in_step, report_resources
 from xds.protocol.stream import Response, Stream
-from xds.protocol.subscription import Nacked
+from xds.protocol.subscription import Acked, Nacked
 
 if TYPE_CHECKING:
     from xds.clients import Connection
+    from xds.policy.model import Policy
     from xds.resources import Resource, ResourceType
 
 BIG = "x" * 100_000
@@ -41,11 +46,17 @@ class Site:
     def __init__(self, *resources: Resource) -> None:
         self.cache, self.clients = SnapshotCache(), Clients()
         self.serve(*resources)
-        self.status = ClientStatus(self.clients, self.cache)
+        self.status = ClientStatus(self.clients, self.cache, replica="xds-0")
 
     def serve(self, *resources: Resource) -> None:
         self.now = snapshot(*resources)
         self.cache.publish(World(candidates=(), snapshots={}, refuse_all=self.now))
+
+    async def own(self) -> dict[str, Any]:
+        """Return what the server says of the only client in words of its own."""
+        (config,) = (await self.status.describe(ClientStatusRequest())).config
+        told: dict[str, Any] = MessageToDict(config.node.metadata)[OWN_METADATA]
+        return told
 
     async def entries(self) -> dict[str, ClientConfig.GenericXdsConfig]:
         """Return what is said of the only client, by resource."""
@@ -56,7 +67,12 @@ class Site:
         stream = Stream(Delta())
         workload = Workload(pod=pod, namespace="shop", labels=labels, service_account="till")
         connection = self.clients.connect(
-            NodeId(f"{pod}.shop"), workload, since=0.0, resources=partial(report_resources, stream)
+            NodeId(f"{pod}.shop"),
+            workload,
+            since=12.5,
+            variant="delta",
+            resources=partial(report_resources, stream),
+            is_in_step=partial(is_in_step, stream),
         )
         stream.receive(DeltaRequest(type_url=kind.type_url, subscribe=names))
         return Played(self, stream, connection)
@@ -71,12 +87,16 @@ class Played:
     def hear(self) -> Response:
         response = self.stream.next_response(self.site.now)
         assert response is not None
+        self.connection.note_sent(response.kind, response.version)
         return response
 
     def answer(self, response: Response, error: str | None = None) -> None:
         event = self.stream.receive(DeltaRequest(type_url=response.kind.type_url, nonce=response.nonce, error=error))
-        if isinstance(event, Nacked):
-            self.connection.note_nack(event.kind, event.version, event.text, 1_000.5)
+        match event:
+            case Nacked(kind, version, text):
+                self.connection.note_nack(kind, version, text, 1_000.5)
+            case Acked(kind, version):
+                self.connection.note_ack(kind, version)
 
 
 async def test_a_thousand_clients_fit_into_what_a_grpc_client_takes() -> None:
@@ -153,4 +173,107 @@ async def test_a_node_shows_what_selectors_look_at() -> None:
 
     (config,) = (await site.status.describe(ClientStatusRequest())).config
 
-    assert MessageToDict(config.node.metadata) == {"labels": {"app": "web"}, "serviceAccount": "till"}
+    shown = MessageToDict(config.node.metadata)
+    assert shown.pop(OWN_METADATA)
+    assert shown == {"labels": {"app": "web"}, "serviceAccount": "till"}
+
+
+async def test_the_metadata_says_who_answers_since_when_and_which_versions_count() -> None:
+    site = Site(resource(CDS, "c"))
+    played = site.connect("web-0", CDS)
+    asked = await site.own()
+    response = played.hear()
+    sent = await site.own()
+    played.answer(response)
+    acknowledged = await site.own()
+
+    assert asked == {
+        "replica": "xds-0",
+        "standing": "refuse-all",
+        "since": 12.5,
+        "variant": "delta",
+        "types": {},
+    }
+    assert sent["types"] == {"cluster": {"current": False, "sent": response.version}}
+    assert acknowledged["types"] == {
+        "cluster": {"current": True, "sent": response.version, "acknowledged": response.version}
+    }
+
+
+async def test_a_client_that_acknowledged_everything_is_not_current_once_there_is_something_newer() -> None:
+    site = Site(resource(CDS, "c", "1"))
+    played = site.connect("web-0", CDS)
+    played.answer(played.hear())
+    site.serve(resource(CDS, "c", "2"))
+
+    (cluster,) = (await site.own())["types"].values()
+
+    assert cluster["sent"] == cluster["acknowledged"]
+    assert not cluster["current"]
+
+
+async def test_a_refused_version_stands_in_the_metadata_with_its_reason_and_without_logins() -> None:
+    site = Site(resource(LDS, "l"))
+    played = site.connect("web-0", LDS)
+    response = played.hear()
+    played.answer(response, "no such filter http://user:word@proxy " + "x" * 5_000)
+
+    told = await site.own()
+
+    rejected = told["types"]["listener"]["rejected"]
+    assert not told["types"]["listener"]["current"]
+    assert (rejected["version"], rejected["at"]) == (response.version, 1_000.5)
+    assert rejected["text"].startswith("no such filter [redacted]@proxy xxx")
+    assert len(rejected["text"]) == 1_000
+
+
+async def test_a_login_that_the_end_of_a_long_refusal_cuts_in_two_does_not_show() -> None:
+    site = Site(resource(LDS, "l"))
+    played = site.connect("web-0", LDS)
+    played.answer(played.hear(), f"{' ' * (MAX_NACK_TEXT - 20)}http://user:word-word@proxy")
+
+    response = await site.status.describe(ClientStatusRequest())
+
+    assert b"word" not in response.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("candidate", "told"),
+    [
+        pytest.param(
+            replace(REFUSE_ALL, name="corp", namespace="shop"),
+            {"standing": "in-force", "policy": "shop/corp"},
+            id="one of a namespace",
+        ),
+        pytest.param(
+            replace(REFUSE_ALL, name="corp", namespace=None),
+            {"standing": "in-force", "policy": "corp"},
+            id="one where policies have no namespaces",
+        ),
+        pytest.param(
+            HeldPolicy(name="corp", namespace="shop", where=Where("corp.yaml")),
+            {"standing": "held", "policy": "shop/corp"},
+            id="one that can't be used",
+        ),
+    ],
+)
+async def test_the_metadata_names_the_policy_in_force(candidate: Policy | HeldPolicy, told: dict[str, str]) -> None:
+    site = Site()
+    key = (candidate.namespace, candidate.name)
+    site.cache.publish(World(candidates=(candidate,), snapshots={key: snapshot()}, refuse_all=snapshot()))
+    site.connect("web-0", CDS)
+
+    own = await site.own()
+
+    assert {name: own.get(name) for name in ("standing", "policy")} == told
+
+
+async def test_what_a_node_says_on_two_streams_is_put_together() -> None:
+    site = Site(resource(CDS, "c"), resource(LDS, "l"))
+    for kind in (CDS, LDS):
+        played = site.connect("web-0", kind)
+        played.answer(played.hear())
+
+    types = (await site.own())["types"]
+
+    assert {name: told["current"] for name, told in types.items()} == {"cluster": True, "listener": True}
