@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.support import strategies
 from tests.support.policies import compile_good
-from tests.support.walk import Envoy
+from xds.explain.walk import Envoy
 from xds.render import render_resource
 from xds.resources import RESOURCE_TYPES, ResourceType
 

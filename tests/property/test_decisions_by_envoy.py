@@ -1,4 +1,4 @@
-"""A real Envoy decides as the walk in `tests/support/walk.py` and the policy's own rules say it does (N5)."""
+"""A real Envoy decides as the walk in `xds/explain` and the policy's own rules say it does (N5)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.support import strategies
 from tests.support.oracle import Oracle
 from tests.support.policies import compile_good
 from tests.support.real_envoy import run_envoy, without_logins
-from tests.support.walk import Envoy
+from xds.explain.walk import Envoy
 
 if TYPE_CHECKING:
-    from tests.support.traffic import Connection
+    from xds.explain.connection import Connection
 
 EXAMPLES = settings().max_examples // 10
 """Each starts an Envoy of its own."""

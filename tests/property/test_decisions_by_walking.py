@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.support import strategies
 from tests.support.oracle import Oracle
 from tests.support.policies import compile_good
-from tests.support.walk import Envoy
+from xds.explain.walk import Envoy
 
 EXAMPLES = 3 * settings().max_examples
 """This is the property that everything else leans on."""

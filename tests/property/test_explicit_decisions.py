@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from tests.support import strategies
 from tests.support.oracle import Oracle, is_odd
 from tests.support.policies import compile_good
-from tests.support.traffic import Connection, Fate, Outcome, Protocol
-from tests.support.walk_explicit import ask
 from xds import names
+from xds.explain.connection import Connection, Fate, Outcome, Protocol
+from xds.explain.explicit import ask
 from xds.facts import Facts
 
 if TYPE_CHECKING:
-    from tests.support.traffic import Address
+    from xds.explain.connection import Address
     from xds.policy.model import Policy
 
 PORT = 15002
@@ -43,7 +43,7 @@ def test_names_are_decided_by_names_and_addresses_by_networks(data: st.DataObjec
         host = drawn.name.rpartition(":")[0] or drawn.name if is_named else drawn.dialled.rpartition(":")[0]
         authority = f"{host}:{drawn.port}"
 
-        assert ask(snapshot, method, authority) == expect(policy, facts, method, authority), (method, authority)
+        assert ask(snapshot, method, authority).outcome == expect(policy, facts, method, authority), (method, authority)
 
 
 def expect(policy: Policy, facts: Facts, method: str, authority: str) -> Outcome:

@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support import strategies
-from tests.support.named import NamedOracle, resolve
-from tests.support.traffic import Connection, Protocol
-from tests.support.walk import Envoy
+from tests.support.named import NamedOracle
 from xds.compile import compile_snapshot
+from xds.explain.connection import Connection, Protocol
+from xds.explain.dns import resolve
+from xds.explain.walk import Envoy
 from xds.policy.model import DomainPattern, Policy
 
 if TYPE_CHECKING:

@@ -10,17 +10,18 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.support import strategies
-from tests.support.named import NamedOracle, resolve
+from tests.support.named import NamedOracle
 from tests.support.real_envoy import run_envoy, without_logins
-from tests.support.walk import Envoy
 from xds import names
 from xds.compile import compile_snapshot
+from xds.explain.dns import resolve
+from xds.explain.walk import Envoy
 from xds.policy.model import DomainPattern
 from xds.resources import ResourceType
 from xds.snapshot import Snapshot, build_snapshot
 
 if TYPE_CHECKING:
-    from tests.support.traffic import Address, Connection
+    from xds.explain.connection import Address, Connection
     from xds.policy.model import Policy
 
 EXAMPLES = settings().max_examples // 20

@@ -1,9 +1,7 @@
 """
-Applications that dial names: what a small DNS filter answers from compiled resources, and what must then become of it.
+What must become of connections of applications that dialled names and were told synthetic addresses.
 
-The answers follow Envoy's filter (`source/extensions/filters/udp/dns_filter/dns_filter.cc`): the exact name, then the
-longest wildcard, and an entry without addresses is passed on. What must become of a connection is read naively from the
-policy, by `tests/support/oracle.py`.
+It is read naively from the policy, by `tests/support/oracle.py`.
 """
 
 from __future__ import annotations
@@ -12,42 +10,16 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
-from envoy_data_plane.envoy.config.listener.v3 import Listener
-from envoy_data_plane.envoy.extensions.filters.udp.dns_filter.v3 import DnsFilterConfig
-
 from tests.support.oracle import Oracle, is_odd
-from tests.support.traffic import Connection, Fate, Outcome, Protocol
-from tests.support.walk import unpack
-from xds import names
+from xds.explain.connection import Connection, Fate, Outcome, Protocol
 from xds.policy.model import DomainPattern
-from xds.resources import ResourceType
 
 if TYPE_CHECKING:
-    from tests.support.traffic import Address
     from xds.facts import Facts
     from xds.policy.model import Policy
-    from xds.snapshot import Snapshot
 
 ANYWHERE = ip_network("198.51.100.7/32").network_address
 """No policy of the tests knows this address."""
-
-
-def resolve(snapshot: Snapshot, name: str) -> tuple[Address, ...]:
-    """Return what the pod is told of `name`; nothing: its name servers are asked."""
-    listener = Listener.parse(snapshot.of(ResourceType.LISTENER)[names.DNS_LISTENER].body)
-    (config,) = map(unpack, listener.listener_filters)
-    assert isinstance(config, DnsFilterConfig)
-    assert config.server_config is not None
-    assert config.server_config.inline_dns_table is not None
-    table = {item.name: item for item in config.server_config.inline_dns_table.virtual_domains}
-    assert len(table) == len(config.server_config.inline_dns_table.virtual_domains)
-    labels = name.split(".")
-    # The filter looks up the last two labels first, and finds no wildcard that has fewer.
-    wildcards = [f"*.{'.'.join(labels[start:])}" for start in range(1, len(labels) - 1)]
-    found = next((table[key] for key in (name, *wildcards) if key in table), None)
-    if found is None or found.endpoint is None or found.endpoint.address_list is None:
-        return ()
-    return tuple(ip_address(text) for text in found.endpoint.address_list.address)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import groupby
 from typing import TYPE_CHECKING, assert_never
 
-from tests.support.traffic import Fate, Outcome, Protocol
+from xds.explain.connection import Fate, Outcome, Protocol
 from xds.policy.model import Action, Deny, Direct, DomainPattern, PlainHttp, Tunnel, UnknownName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.traffic import Address, Connection
+    from xds.explain.connection import Address, Connection
     from xds.facts import Facts
     from xds.policy.model import Destination, Policy, Proxy, Rule
 
@@ -79,7 +79,7 @@ class Oracle:
                 return Outcome(Fate.FORBIDDEN)
             case PlainHttp.ABSOLUTE_FORM:
                 shown = authority.removesuffix(":80") if by_name else authority
-                return Outcome(Fate.FORWARDED, f"proxy/{action.proxy}", f"http://{shown}/path")
+                return Outcome(Fate.FORWARDED, f"proxy/{action.proxy}", f"http://{shown}{connection.path}")
             case PlainHttp.CONNECT if proxy.connect_ports is None or connection.port in proxy.connect_ports:
                 return Outcome(Fate.TUNNELLED, f"proxy/{action.proxy}", authority)
             case PlainHttp.CONNECT:

@@ -33,9 +33,9 @@ from envoy_data_plane.envoy.config.listener.v3 import Listener, ListenerFilter
 from envoy_data_plane.envoy.extensions.filters.listener.proxy_protocol.v3 import ProxyProtocol
 from envoy_data_plane.google.protobuf import Any
 
-from tests.support.traffic import Connection, Fate, Outcome, Protocol
 from tests.support.validation import find_envoy, inline_routes, internal_listeners
 from xds import names
+from xds.explain.connection import Connection, Fate, Outcome, Protocol
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def first_bytes(connection: Connection) -> bytes:
         case Protocol.HTTP_10 | Protocol.HTTP_11:
             version = connection.protocol.value.upper()
             host = f"Host: {connection.name}\r\n" if connection.name else ""
-            return f"GET /path {version}\r\n{host}Connection: close\r\n\r\n".encode()
+            return f"GET {connection.path} {version}\r\n{host}Connection: close\r\n\r\n".encode()
         case Protocol.OTHER:
             return _NEITHER_TLS_NOR_HTTP
 

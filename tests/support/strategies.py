@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from tests.support.policies import WHERE, endpoint
-from tests.support.traffic import Connection, Protocol
+from xds.explain.connection import Connection, Protocol
 from xds.facts import DirectEndpoint, Facts, FileContent
 from xds.policy.model import (
     Action,
@@ -37,7 +37,7 @@ from xds.policy.model import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.support.traffic import Address
+    from xds.explain.connection import Address
     from xds.policy.model import Network
 
 PORTS = (22, 80, 443, 8080)

@@ -13,8 +13,9 @@ from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import Expr
 from envoy_data_plane.envoy.extensions.access_loggers.stream.v3 import StdoutAccessLog
 
 from tests.support.policies import compile_good, policy, rule
-from tests.support.walk import Envoy, unpack
 from xds.compile.access_log import build_explicit_log, build_http_log, build_refusal_log, build_tcp_log
+from xds.explain.messages import unpack
+from xds.explain.walk import Envoy
 from xds.policy.model import Deny, Direct, Policy
 
 if TYPE_CHECKING:

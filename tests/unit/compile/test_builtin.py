@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.policies import compile_good, default, endpoint, policy, proxy, rule
-from tests.support.traffic import Connection, Fate, Protocol
-from tests.support.walk import Envoy
 from xds.compile.builtin import builtin_rules
 from xds.compile.refuse import REFUSE_ALL
+from xds.explain.connection import Connection, Fate, Protocol
+from xds.explain.walk import Envoy
 from xds.facts import DirectEndpoint, Facts
 from xds.policy.model import AlwaysDirect, Deny, Direct
 

@@ -14,11 +14,11 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import UpstreamT
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions
 
 from tests.support.policies import endpoint, proxy
-from tests.support.walk import unpack, unpack_as
 from xds import names
 from xds.compile.clusters import build_direct_cluster, build_proxy_cluster
 from xds.compile.proxy_files import Material
 from xds.compile.proxy_tls import is_address
+from xds.explain.messages import unpack, unpack_as
 from xds.policy.model import ProxyTls
 
 if TYPE_CHECKING:

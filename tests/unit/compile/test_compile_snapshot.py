@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.policies import CORP, compile_good, default, endpoint, policy, proxy, rule
-from tests.support.traffic import Connection, Fate, Protocol
-from tests.support.walk import Envoy
 from xds import names
 from xds.compile import compile_snapshot
 from xds.compile.snapshot import MAX_SEGMENTS
 from xds.diagnostics import Where
+from xds.explain.connection import Connection, Fate, Protocol
+from xds.explain.walk import Envoy
 from xds.facts import Facts
 from xds.policy.model import Deny, Direct, ProxyTls, Tunnel
 from xds.render import render_resource

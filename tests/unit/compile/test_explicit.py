@@ -8,9 +8,9 @@ import pytest
 from envoy_data_plane.envoy.config.listener.v3 import Listener
 
 from tests.support.policies import CORP, compile_good, default, endpoint, policy, proxy, rule, to
-from tests.support.traffic import Fate, Outcome
-from tests.support.walk_explicit import ask
 from xds import names
+from xds.explain.connection import Fate, Outcome
+from xds.explain.explicit import ask
 from xds.facts import Facts
 from xds.policy.model import BasicLogin, Deny, Direct, PlainHttp, Policy, Rule, UnknownName
 from xds.resources import ResourceType
@@ -36,11 +36,11 @@ def forwarded(url: str) -> Outcome:
     ("method", "authority", "expected"),
     [
         ("CONNECT", "a.example:443", tunnelled("a.example:443")),
-        ("GET", "a.example", forwarded("http://a.example/path")),
-        ("GET", "a.example:80", forwarded("http://a.example/path")),
-        ("GET", "a.example:8080", forwarded("http://a.example:8080/path")),
+        ("GET", "a.example", forwarded("http://a.example/")),
+        ("GET", "a.example:80", forwarded("http://a.example/")),
+        ("GET", "a.example:8080", forwarded("http://a.example:8080/")),
         ("CONNECT", "192.0.2.7:22", tunnelled("192.0.2.7:22")),
-        ("GET", "[2001:db8::1]", forwarded("http://[2001:db8::1]:80/path")),
+        ("GET", "[2001:db8::1]", forwarded("http://[2001:db8::1]:80/")),
         ("CONNECT", "denied.example:443", FORBIDDEN),
         ("CONNECT", "DENIED.example.:443", FORBIDDEN),
         ("GET", "denied.example", FORBIDDEN),
@@ -50,7 +50,7 @@ def forwarded(url: str) -> Outcome:
         ("GET", "[fd00::1]:80", DIALLED),
         ("CONNECT", "ports.example:443", FORBIDDEN),
         ("CONNECT", "ports.example:8443", tunnelled("ports.example:8443")),
-        ("GET", "both.example", forwarded("http://both.example/path")),
+        ("GET", "both.example", forwarded("http://both.example/")),
         ("CONNECT", "both.example:443", FORBIDDEN),
         ("CONNECT", "a.example:0443", FORBIDDEN),
         ("CONNECT", "a.example:65535", tunnelled("a.example:65535")),
@@ -71,31 +71,31 @@ def test_the_authority_decides(method: str, authority: str, expected: Outcome) -
         rule(DIRECT, "direct.example", "10.0.0.0/8", "fd00::/8"),
         rule(DENY, "both.example", http=CORP),
     )
-    assert ask(compile_good(written), method, authority) == expected
+    assert ask(compile_good(written), method, authority).outcome == expected
 
 
 def test_what_names_no_host_is_treated_as_the_default_says() -> None:
     """N18."""
     snapshot = compile_good(explicit(base=policy(otherwise=default(unknown=UnknownName.DIRECT))))
-    assert ask(snapshot, "CONNECT", "192.0.2.7:443") == DIALLED
-    assert ask(snapshot, "CONNECT", "a.example:443") == tunnelled("a.example:443")
+    assert ask(snapshot, "CONNECT", "192.0.2.7:443").outcome == DIALLED
+    assert ask(snapshot, "CONNECT", "a.example:443").outcome == tunnelled("a.example:443")
 
 
 def test_a_proxy_that_is_asked_for_by_name_is_dialled_and_not_wrapped() -> None:
     """N15."""
     snapshot = compile_good(explicit(base=policy(proxies=(proxy("corp", endpoint("proxy.example")),))), Facts())
-    assert ask(snapshot, "CONNECT", "proxy.example:3128") == DIALLED
-    assert ask(snapshot, "CONNECT", "proxy.example:443") == tunnelled("proxy.example:443")
+    assert ask(snapshot, "CONNECT", "proxy.example:3128").outcome == DIALLED
+    assert ask(snapshot, "CONNECT", "proxy.example:443").outcome == tunnelled("proxy.example:443")
 
 
 def test_ports_that_the_proxy_takes_count_for_connect_and_for_plain_http_in_tunnels() -> None:
     """N19."""
     corp = proxy(connect_ports=(443, 8080), plain_http=PlainHttp.CONNECT)
     snapshot = compile_good(explicit(base=policy(proxies=(corp,))))
-    assert ask(snapshot, "CONNECT", "a.example:22") == FORBIDDEN
-    assert ask(snapshot, "CONNECT", "a.example:443") == tunnelled("a.example:443")
-    assert ask(snapshot, "GET", "a.example") == FORBIDDEN
-    assert ask(snapshot, "GET", "a.example:8080") == tunnelled("a.example:8080")
+    assert ask(snapshot, "CONNECT", "a.example:22").outcome == FORBIDDEN
+    assert ask(snapshot, "CONNECT", "a.example:443").outcome == tunnelled("a.example:443")
+    assert ask(snapshot, "GET", "a.example").outcome == FORBIDDEN
+    assert ask(snapshot, "GET", "a.example:8080").outcome == tunnelled("a.example:8080")
 
 
 def test_an_application_is_not_asked_for_the_login_that_is_given_for_it() -> None:

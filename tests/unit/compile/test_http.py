@@ -15,8 +15,10 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 
 from tests.support.policies import CORP, compile_good, default, policy, proxy, rule, to
-from tests.support.walk import Envoy, find_virtual_host, routes_in, unpack
 from xds import names
+from xds.explain.messages import unpack
+from xds.explain.routes import find_virtual_host, routes_in
+from xds.explain.walk import Envoy
 from xds.policy.model import Deny, Direct, PlainHttp, TlsOrigination, Tunnel, UnknownName
 from xds.resources import ResourceType
 

@@ -10,9 +10,9 @@ import pytest
 from envoy_data_plane.envoy.config.core.v3 import TrafficDirection
 
 from tests.support.policies import CORP, compile_good, default, endpoint, policy, proxy, rule, to
-from tests.support.traffic import Connection, Fate, Outcome, Protocol
-from tests.support.walk import Envoy
 from xds import names
+from xds.explain.connection import Connection, Fate, Outcome, Protocol
+from xds.explain.walk import Envoy
 from xds.facts import Facts
 from xds.policy.model import Deny, Direct, PlainHttp, UnknownName
 from xds.resources import ResourceType
@@ -135,27 +135,27 @@ def connect(protocol: Protocol, port: int, name: str = "", address: str = "203.0
         ),
         pytest.param(
             connect(Protocol.HTTP_11, 8080, "api.example"),
-            Outcome(Fate.FORWARDED, "proxy/corp", "http://api.example:8080/path"),
+            Outcome(Fate.FORWARDED, "proxy/corp", "http://api.example:8080/"),
             id="plain HTTP in absolute form, with the dialled port",
         ),
         pytest.param(
             connect(Protocol.HTTP_10, 80, "api.example"),
-            Outcome(Fate.FORWARDED, "proxy/corp", "http://api.example/path"),
+            Outcome(Fate.FORWARDED, "proxy/corp", "http://api.example/"),
             id="HTTP/1.0 too",
         ),
         pytest.param(
             connect(Protocol.HTTP_10, 80),
-            Outcome(Fate.FORWARDED, "proxy/corp", "http://203.0.113.10:80/path"),
+            Outcome(Fate.FORWARDED, "proxy/corp", "http://203.0.113.10:80/"),
             id="HTTP/1.0 without a Host by its address",
         ),
         pytest.param(
             connect(Protocol.HTTP_11, 80, "10.0.0.1"),
-            Outcome(Fate.FORWARDED, "proxy/corp", "http://203.0.113.10:80/path"),
+            Outcome(Fate.FORWARDED, "proxy/corp", "http://203.0.113.10:80/"),
             id="a Host that is an address by the address that was dialled",
         ),
         pytest.param(
             connect(Protocol.HTTP_11, 80, "api.example:8443"),
-            Outcome(Fate.FORWARDED, "proxy/corp", "http://api.example/path"),
+            Outcome(Fate.FORWARDED, "proxy/corp", "http://api.example/"),
             id="a Host with another port by the port that was dialled",
         ),
         pytest.param(
@@ -340,7 +340,7 @@ def test_an_allow_list_is_not_left_through_what_the_client_claims(protocol: Prot
     ("protocol", "expected"),
     [
         (Protocol.TLS, Outcome(Fate.TUNNELLED, "proxy/corp", "203.0.113.10:80")),
-        (Protocol.HTTP_11, Outcome(Fate.FORWARDED, "proxy/corp", "http://203.0.113.10:80/path")),
+        (Protocol.HTTP_11, Outcome(Fate.FORWARDED, "proxy/corp", "http://203.0.113.10:80/")),
     ],
     ids=["TLS", "HTTP"],
 )
@@ -362,7 +362,7 @@ def test_the_permission_for_a_port_is_none_for_another() -> None:
     asked = envoy.take(connect(Protocol.HTTP_11, 80, "port.example:8080", "198.51.100.7")).outcome
     refused = envoy.take(connect(Protocol.HTTP_11, 8080, "port.example:80", "198.51.100.7")).outcome
 
-    assert asked == Outcome(Fate.FORWARDED, "proxy/corp", "http://port.example/path")
+    assert asked == Outcome(Fate.FORWARDED, "proxy/corp", "http://port.example/")
     assert refused == Outcome(Fate.FORBIDDEN)
 
 

@@ -10,8 +10,9 @@ from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from envoy_data_plane.envoy.extensions.filters.network.tcp_proxy.v3 import TcpProxy
 
 from tests.support.policies import compile_good, endpoint, policy, proxy
-from tests.support.walk import Envoy, unpack
 from xds import names
+from xds.explain.messages import unpack
+from xds.explain.walk import Envoy
 from xds.policy.model import Attempts, HealthCheck, Outlier, Proxy
 from xds.resources import ResourceType
 

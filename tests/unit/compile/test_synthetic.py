@@ -19,14 +19,14 @@ from tests.support.policies import (
     rule,
     to,
 )
-from tests.support.traffic import Connection, Fate, Outcome, Protocol
-from tests.support.walk import Envoy
-from tests.support.walk_explicit import ask
 from xds import names
 from xds.compile import compile_snapshot
 from xds.compile.builtin import builtin_rules
 from xds.compile.decisions import build_plan
 from xds.compile.synthetic import Synthetic, build_synthetic
+from xds.explain.connection import Connection, Fate, Outcome, Protocol
+from xds.explain.explicit import ask
+from xds.explain.walk import Envoy
 from xds.facts import DirectEndpoint, Facts
 from xds.policy.model import Default, Deny, Destination, Direct, DnsMode, Policy, Proxy, Rule, Tunnel
 from xds.resources import ResourceType
@@ -272,7 +272,7 @@ def test_a_name_that_a_client_shows_decides_whatever_it_dialled() -> None:
 
     assert take(BASE, dialled, 443, Protocol.TLS, "x.partner.example").target == "x.partner.example:443"
     assert take(BASE, dialled, 443, Protocol.TLS, "ads.example").fate is Fate.CLOSED
-    assert take(BASE, dialled, 80, Protocol.HTTP_11, "x.partner.example").target == "http://x.partner.example/path"
+    assert take(BASE, dialled, 80, Protocol.HTTP_11, "x.partner.example").target == "http://x.partner.example/"
 
 
 @pytest.mark.parametrize(
@@ -314,10 +314,10 @@ def test_explicit_mode_asks_for_no_synthetic_address_and_for_names_as_ever() -> 
     written = dataclasses.replace(BASE, explicit_port=15002, default=default())
     snapshot = compile_good(written)
 
-    assert ask(snapshot, "CONNECT", f"{address(written, 'db.example')}:5432") == Outcome(Fate.FORBIDDEN)
-    assert ask(snapshot, "CONNECT", f"[{address(written, 'db.example', 6)}]:5432") == Outcome(Fate.FORBIDDEN)
-    assert ask(snapshot, "GET", "198.20.0.1") == Outcome(Fate.FORBIDDEN)
-    assert ask(snapshot, "CONNECT", "db.example:5432").target == "db.example:5432"
+    assert ask(snapshot, "CONNECT", f"{address(written, 'db.example')}:5432").outcome == Outcome(Fate.FORBIDDEN)
+    assert ask(snapshot, "CONNECT", f"[{address(written, 'db.example', 6)}]:5432").outcome == Outcome(Fate.FORBIDDEN)
+    assert ask(snapshot, "GET", "198.20.0.1").outcome == Outcome(Fate.FORBIDDEN)
+    assert ask(snapshot, "CONNECT", "db.example:5432").outcome.target == "db.example:5432"
 
 
 def test_by_default_other_ports_of_a_name_are_tunnelled_by_name() -> None:

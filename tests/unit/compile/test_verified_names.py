@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.policies import CORP, compile_good, policy, rule, to
-from tests.support.traffic import Connection, Fate, Outcome, Protocol
-from tests.support.walk import Envoy
-from tests.support.walk_explicit import ask
 from xds import names
 from xds.compile.decisions import Clause, first_match, subtract
+from xds.explain.connection import Connection, Fate, Outcome, Protocol
+from xds.explain.explicit import ask
+from xds.explain.walk import Envoy
 from xds.facts import Facts
 from xds.policy.model import AlwaysDirect, Deny, Direct, DnsMode, Rule
 
@@ -125,7 +125,7 @@ def test_names_of_the_cluster_are_believed_in_its_ranges(address: str, fate: Fat
 def test_explicit_mode_resolves_the_name_itself_and_so_believes_it(method: str) -> None:
     snapshot = compile_good(dataclasses.replace(policy(verified("a.example")), explicit_port=15002))
 
-    assert ask(snapshot, method, "a.example:443") == Outcome(Fate.DIRECT, names.DIRECT_BY_NAME_CLUSTER)
+    assert ask(snapshot, method, "a.example:443").outcome == Outcome(Fate.DIRECT, names.DIRECT_BY_NAME_CLUSTER)
 
 
 @pytest.mark.parametrize("protocol", [Protocol.TLS, Protocol.HTTP_11])

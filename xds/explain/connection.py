@@ -1,8 +1,8 @@
 """
-One connection as a sidecar sees it, and what became of it: the words that walk and oracle share.
+One connection as a sidecar sees it, and what became of it.
 
-`tests/support/walk.py` reads the outcome from the compiled resources, `tests/support/oracle.py` from the policy's
-rules; a property compares the two, so neither may use the other.
+Nothing here knows policies or Envoy's messages. Invariant: an outcome names the cluster and what was asked for exactly
+as Envoy writes them.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ class Connection:
     What an application dialled and said first.
 
     `name` is the server name (TLS) or the Host (HTTP, a name or an address, perhaps with a port), as the client wrote
-    it; empty: none sent.
+    it; empty: none sent. `path` is that of an HTTP request.
     """
 
     address: Address
     port: int
     protocol: Protocol
     name: str = ""
+    path: str = "/"
 
     @property
     def dialled(self) -> str:
@@ -58,6 +59,11 @@ class Fate(Enum):
     TUNNELLED = "CONNECT"
     FORWARDED = "absolute form"
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether it went nowhere."""
+        return self in (Fate.CLOSED, Fate.FORBIDDEN)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -66,3 +72,24 @@ class Outcome:
     fate: Fate
     cluster: str = ""
     target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One line of the access log: the chain, and the cluster that it chose (empty: none)."""
+
+    chain: str
+    cluster: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """
+    Where a connection ended: the chain that took it (empty: none did) and what that chain did.
+
+    `hops` has more than one element where a request goes through a listener inside Envoy to its tunnel.
+    """
+
+    chain: str
+    outcome: Outcome
+    hops: tuple[Hop, ...]
