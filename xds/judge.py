@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
-import structlog
-
 from xds.cache import World
 from xds.compile import Compilation, compile_snapshot, narrow_moment, renew_files
 from xds.compile.refuse import REFUSE_ALL
@@ -28,6 +26,8 @@ from xds.policy.ties import check_ties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from structlog.typing import FilteringBoundLogger
 
     from xds.facts import Facts
     from xds.snapshot import Snapshot
@@ -45,7 +45,6 @@ _LARGE = 1 << 20
 """Characters from which on a document takes seconds, so that the log says that it is being worked on."""
 
 _T = TypeVar("_T")
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +231,7 @@ def attempt(step: Callable[[], _T], **context: str) -> _T | None:
     try:
         return step()
     except Exception:  # noqa: BLE001  # the one place that outlives bugs in parsing and compiling
-        _log.exception("internal error", **context)
+        _get_log().exception("internal error", **context)
         return None
 
 
@@ -242,11 +241,18 @@ def _telling(step: str, document: Document) -> Iterator[None]:
     if len(document.text) < _LARGE:
         yield
         return
-    log = _log.bind(document=document.source, step=step)
+    log = _get_log().bind(document=document.source, step=step)
     log.info("large document, this may take long", characters=len(document.text))
     began = monotonic()
     yield
     log.info("large document done", seconds=round(monotonic() - began, 1))
+
+
+def _get_log() -> FilteringBoundLogger:
+    import structlog  # noqa: PLC0415  # takes longer to import than most documents to judge, and seldom logs anything
+
+    log: FilteringBoundLogger = structlog.get_logger(__name__)
+    return log
 
 
 def _internal_error(where: Where) -> Diagnostic:

@@ -2,7 +2,8 @@
 What the files and Secrets of a proxy hold, judged: its login, its authorities, and what proves to it who is calling.
 
 All that could make an Envoy refuse or hang is found here: an empty login, for one, makes tunnels wait for ever.
-Findings name files and Secrets, never what is in them. Invariant: a `Material` that came without an error is complete.
+Findings name files and Secrets, never what is in them. Most policies have no certificate, so what reads these is
+imported only where there is one. Invariant: a `Material` that came without an error is complete.
 """
 
 from __future__ import annotations
@@ -13,18 +14,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from xds.compile.certificates import (
-    belongs_to,
-    ends_at,
-    is_authority,
-    is_usable,
-    read_certificates,
-    read_key,
-    render_certificates,
-    render_key,
-    settle_moment,
-    warns_at,
-)
 from xds.diagnostics import Diagnostic
 from xds.facts import FileContent, FileProblem
 from xds.policy.secrets import describe_path, read_secret_path
@@ -99,8 +88,10 @@ class _Reader:
         return "" if text is None else self._judge_authorities(text, what, where)
 
     def _judge_authorities(self, text: str, what: str, where: Where) -> str:
-        found = read_certificates(text)
-        usable = tuple(certificate for certificate in found if is_authority(certificate))
+        from xds.compile import certificates as x509  # noqa: PLC0415  # see above
+
+        found = x509.read_certificates(text)
+        usable = tuple(certificate for certificate in found if x509.is_authority(certificate))
         if not found:
             self._add("EX323", where, f"{what} is no PEM certificate", "give `-----BEGIN CERTIFICATE-----` blocks")
         elif not usable:
@@ -108,14 +99,16 @@ class _Reader:
             self._add("EX328", where, f"{what} is no authority", hint)
         else:
             self._judge_end_of_bundle(usable, what, where)
-        return render_certificates(usable)
+        return x509.render_certificates(usable)
 
     def _judge_end_of_bundle(self, bundle: Certificates, what: str, where: Where) -> None:
         """Of several authorities one that has not ended is enough, as nobody knows which of them is needed."""
+        from xds.compile import certificates as x509  # noqa: PLC0415  # see above
+
         now = self.facts.now
-        longest = max(bundle, key=ends_at)
-        if now is not None and ends_at(longest) > now and any(ends_at(one) <= now for one in bundle):
-            count = sum(ends_at(one) <= now for one in bundle)
+        longest = max(bundle, key=x509.ends_at)
+        if now is not None and x509.ends_at(longest) > now and any(x509.ends_at(one) <= now for one in bundle):
+            count = sum(x509.ends_at(one) <= now for one in bundle)
             message = f"{what}: {count} of {len(bundle)} certificates have ended"
             self._add("EX329", where, message, "remove them, or renew those that the proxy still uses")
         self._judge_end((longest,), what, where)
@@ -128,7 +121,9 @@ class _Reader:
         key = self._text(own.key_file, "tls.clientCertificate.keyFile")
         if chain is None or key is None:
             return {}
-        certificates = read_certificates(chain)
+        from xds.compile import certificates as x509  # noqa: PLC0415  # see above
+
+        certificates = x509.read_certificates(chain)
         what, where = (
             f"the certificate in {describe_path(own.certificate_file)}",
             self._place("tls.clientCertificate.certificateFile", own.certificate_file),
@@ -138,37 +133,41 @@ class _Reader:
             key = self._judge_key(certificates, key)
         else:
             self._add("EX323", where, f"{what} is no PEM certificate", "give `-----BEGIN CERTIFICATE-----` blocks")
-        return {"certificates": render_certificates(certificates), "key": key}
+        return {"certificates": x509.render_certificates(certificates), "key": key}
 
     def _judge_key(self, certificates: Certificates, text: str) -> str:
+        from xds.compile import certificates as x509  # noqa: PLC0415  # see above
+
         own = self.proxy.tls.client_certificate
         assert own is not None
-        where, key = self._place("tls.clientCertificate.keyFile", own.key_file), read_key(text)
+        where, key = self._place("tls.clientCertificate.keyFile", own.key_file), x509.read_key(text)
         what = describe_path(own.key_file)
         if key is None:
             hint = "give one PEM block of a private key without a passphrase"
             self._add("EX326", where, f"{what}: no private key that can be read", hint)
-        elif not is_usable(key):
+        elif not x509.is_usable(key):
             hint = "use RSA of at least 2048 bits, or ECDSA on P-256, P-384 or P-521"
             self._add("EX326", where, f"the private key in {what} is of a kind that Envoy refuses", hint)
-        elif not belongs_to(key, certificates[0]):
+        elif not x509.belongs_to(key, certificates[0]):
             message = (
                 f"the key in {what} does not belong to the first certificate in {describe_path(own.certificate_file)}"
             )
             self._add(
                 "EX327", where, message, "put both in place as a pair; the own certificate comes before its chain"
             )
-        return "" if key is None else render_key(key)
+        return "" if key is None else x509.render_key(key)
 
     def _judge_end(self, certificates: Certificates, what: str, where: Where) -> None:
+        from xds.compile import certificates as x509  # noqa: PLC0415  # see above
+
         now = self.facts.now
-        first = min(certificates, key=ends_at)
+        first = min(certificates, key=x509.ends_at)
         if now is None:
             return
-        if ends_at(first) <= now:
-            self._add("EX324", where, f"{what} ended on {_date(ends_at(first))}", _RENEW)
-        elif warns_at(first) <= now:
-            self._add("EX325", where, f"{what} ends on {_date(ends_at(first))}", _RENEW)
+        if x509.ends_at(first) <= now:
+            self._add("EX324", where, f"{what} ended on {_date(x509.ends_at(first))}", _RENEW)
+        elif x509.warns_at(first) <= now:
+            self._add("EX325", where, f"{what} ends on {_date(x509.ends_at(first))}", _RENEW)
 
     def _text(self, path: str, key: str) -> str | None:
         """Return what a file or Secret holds; None if there is nothing to go on with, which is said."""
@@ -217,7 +216,11 @@ def narrow_moment(policy: Policy, facts: Facts) -> float | None:
     if facts.now is None:
         return None
     texts = [text for proxy in policy.proxies for text in _certificate_texts(proxy, facts)]
-    return settle_moment((one for text in texts for one in read_certificates(text)), facts.now) if texts else None
+    if not texts:
+        return None
+    from xds.compile import certificates as x509  # noqa: PLC0415  # see above
+
+    return x509.settle_moment((one for text in texts for one in x509.read_certificates(text)), facts.now)
 
 
 def _certificate_texts(proxy: Proxy, facts: Facts) -> Iterable[str]:

@@ -69,7 +69,6 @@ class _Shape(BaseModel):
         frozen=True,
         alias_generator=to_camel,
         hide_input_in_errors=True,
-        use_attribute_docstrings=True,
     )
 
 

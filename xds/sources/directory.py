@@ -17,10 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-from watchfiles import awatch
-from watchfiles._rust_notify import WatchfilesRustInternalError
-
 from xds.diagnostics import Diagnostic, Where
 from xds.errors import SourceError
 from xds.judge import UNREADABLE, SourceRead
@@ -43,8 +39,6 @@ _RETRY = 1.0
 """Seconds between looks for a directory that is gone."""
 _ATTEMPTS = 5
 """Readings of a directory that changes meanwhile; the next event brings another anyway."""
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +83,12 @@ class DirectorySource:
                         yield
                         if target.is_hit(changes) or _find_target(self._path) != target:
                             break
-            except (OSError, WatchfilesRustInternalError) as error:
+            except _unwatchable() as error:
                 # Typically fs.inotify.max_user_instances. The re-scan alone still finds every change.
-                _log.warning("no file events, re-scanning only", path=str(self._path), reason=str(error))
+                import structlog  # noqa: PLC0415  # who only reads a directory needs nothing that watching does
+
+                log = structlog.get_logger(__name__)
+                log.warning("no file events, re-scanning only", path=str(self._path), reason=str(error))
                 await asyncio.sleep(self._rescan)
 
 
@@ -119,7 +116,16 @@ def _find_target(path: Path) -> _Target | None:
     return _Target(directory, found.st_dev, found.st_ino)
 
 
+def _unwatchable() -> tuple[type[Exception], ...]:
+    """Return what watching may fail with."""
+    from watchfiles._rust_notify import WatchfilesRustInternalError  # noqa: PLC0415  # as above
+
+    return (OSError, WatchfilesRustInternalError)
+
+
 def _watch(directory: Path, rescan: float) -> AsyncGenerator[set[FileChange], None]:
+    from watchfiles import awatch  # noqa: PLC0415  # as above
+
     return awatch(
         directory,
         watch_filter=None,

@@ -15,8 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
-import structlog
-
 from xds.facts import DirectEndpoint, Facts, merge_networks
 
 if TYPE_CHECKING:
@@ -37,8 +35,6 @@ _LOOKUPS = 32
 Look-ups at a time. They have threads of their own, so that a dead name server does not keep compiles waiting; so many
 that the names of one namespace's policies, if none of them resolves, leave some to the others.
 """
-
-_log = structlog.get_logger(__name__)
 
 
 class NetworkFacts:
@@ -95,7 +91,10 @@ class NetworkFacts:
 
     def _note_failure(self, host: str) -> None:
         if host not in self._failed:
-            _log.warning("name does not resolve; connections to it are not recognised as the proxy's", host=host)
+            import structlog  # noqa: PLC0415  # takes longer to import than most commands to answer
+
+            log = structlog.get_logger(__name__)
+            log.warning("name does not resolve; connections to it are not recognised as the proxy's", host=host)
         self._failed.add(host)
 
     def _always_direct(self) -> Iterable[DirectEndpoint]:
