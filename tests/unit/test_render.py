@@ -39,10 +39,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.policies import compile_good, policy, rule
-from xds.names import TypeUrl
+from xds.names import TypeUrl, Version
 from xds.policy.model import Deny, Direct
-from xds.render import REDACTED, render_resource
-from xds.resources import ResourceType, build_resource
+from xds.render import REDACTED, redact_content, render_resource
+from xds.resources import Resource, ResourceType, build_resource
 
 EVERYTHING = policy(rule(Direct(), "10.0.0.0/8", "corp.example"), rule(Deny(), "ads.example"))
 CANARY = "s3cr3t-canary"
@@ -109,7 +109,7 @@ def test_every_nested_message_of_a_compiled_policy_is_unpacked() -> None:
 
 
 def find_opaque(value: object) -> list[object]:
-    """Return every `Any` that is shown as base64; a well-known type has a value of its own."""
+    """Return every `Any` that is not unpacked; a well-known type has a value of its own."""
     if isinstance(value, list):
         return [found for item in value for found in find_opaque(item)]
     if not isinstance(value, dict):
@@ -128,11 +128,11 @@ def find_opaque(value: object) -> list[object]:
         pytest.param("nonsense", id="not a type URL"),
     ],
 )
-def test_what_is_not_known_is_shown_as_base64(type_url: str) -> None:
+def test_of_what_is_not_known_the_size_is_shown_and_nothing_that_may_be_private(type_url: str) -> None:
     nested = TypedExtensionConfig(name="x", typed_config=ProtoAny(type_url=type_url, value=b"abc"))
     cluster = Cluster(name="c", upstream_config=nested)
 
-    shown = {"@type": type_url, "value": base64.b64encode(b"abc").decode()}
+    shown = {"@type": type_url, "value": "[3 bytes that are not known here]"}
 
     assert render_cluster(cluster)["upstream_config"] == {"name": "x", "typed_config": shown}
     assert render_resource((TypeUrl(type_url), b"abc")) == shown
@@ -184,6 +184,51 @@ def test_a_secret_that_can_not_be_read_is_not_shown_either() -> None:
     rendered = render_resource((ResourceType.SECRET.type_url, b"\x0a\x01\xff" + CANARY.encode()))
 
     assert rendered == {"@type": ResourceType.SECRET.type_url, "value": REDACTED}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param({"@type": "type.googleapis.com/envoy.api.v2.auth.Secret", "tls": CANARY}, id="an older API"),
+        pytest.param({"transport": {"private_key": {"inline_string": CANARY}}}, id="a key"),
+        pytest.param({"downstream_auth_passwords": [{"inline_string": CANARY}]}, id="several passwords"),
+        pytest.param({"value": {"password": CANARY}}, id="free-form content"),
+        pytest.param({"filter_metadata": {"x": {"proxy-authorization": CANARY}}}, id="a header in free-form content"),
+        pytest.param({"header": {"key": "Authorization", "value": CANARY}}, id="a header"),
+        pytest.param({"headers": [{"key": "x", "value": f"Basic {CANARY}"}]}, id="a login in another header"),
+        pytest.param({"uri": f"https://me:{CANARY}@proxy.example:3128/"}, id="a login in a URL"),
+        pytest.param({"uri": f"https://{CANARY}@proxy.example:3128/"}, id="a token in a URL"),
+        pytest.param({"x": [f"-----BEGIN EC PRIVATE KEY-----\n{CANARY}"]}, id="a key among other text"),
+    ],
+)
+def test_what_somebody_else_rendered_is_redacted_by_the_same_rules(content: dict[str, object]) -> None:
+    redacted = json.dumps(redact_content(content))
+
+    assert CANARY not in redacted
+    assert REDACTED in redacted
+
+
+def test_what_is_no_credential_is_left_as_it_is() -> None:
+    content = {
+        "name": "proxy-login/corp",
+        "private_key": {"filename": "/k", "sds_config": {"ads": {}}},
+        "token_bucket": {"max_tokens": 3},
+        "header": {"key": "x-b3", "value": "%REQ(:AUTHORITY)%"},
+        "uri": "https://proxy.example/a@b",
+        "text": "Basic settings, and Basic %FILTER_STATE(login:PLAIN)%",
+    }
+
+    assert redact_content(content) == content
+
+
+def test_a_resource_that_is_of_another_type_than_it_was_asked_as_is_shown_as_what_it_is() -> None:
+    inside = ProtoAny.pack(Struct.from_dict({"a": "b", "password": CANARY}))
+    resource = Resource(ResourceType.CLUSTER, "c", Version("1"), inside.value, bytes(inside))
+
+    assert render_resource(resource) == {
+        "@type": "type.googleapis.com/google.protobuf.Struct",
+        "value": {"a": "b", "password": REDACTED},
+    }
 
 
 def test_a_key_inside_a_cluster_is_redacted_and_its_authority_is_not() -> None:
