@@ -9,6 +9,7 @@ grow.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +26,27 @@ if TYPE_CHECKING:
 
 MAX_NACK_TEXT = 4096
 """Characters kept of a client's reason for a NACK."""
+
+OWN_METADATA = "egressXds"
+"""
+The key of a node's metadata under which operators are told what client status (CSDS) has no field for.
+
+`replica`: who answers. `policy`: the one in force, as `namespace/name`, without the first where policies have no
+namespace. `standing`: a value of `InForce`. `since`: when the stream was opened, in seconds since the epoch. `variant`:
+`sotw` or `delta`. `types`: for each type that the client asks for, by the name of its `ResourceType` in lower case,
+whether it runs what it is to run (`current`), the versions `sent` and `acknowledged` on this stream, and, if its last
+answer was a refusal, `rejected` with the `version`, the `text` and the moment (`at`).
+"""
+
+
+class InForce(Enum):
+    """What decides about a client."""
+
+    POLICY = "policy"
+    HELD = "held"
+    """A policy that can't be used: the client is told nothing, and keeps what it has."""
+    REFUSE_ALL = "refuse-all"
+    """There is no policy for it: every connection is refused."""
 
 
 @dataclass(frozen=True, slots=True)

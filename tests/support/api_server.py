@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Self
 import yaml
 from aiohttp import web
 
+from tests.support.api_port_forward import PORT_FORWARD, forward_port
 from tests.support.api_requests import (
     Renderer,
     Target,
@@ -105,6 +106,8 @@ class ApiServerEmulation:
         self.reviews: dict[str, Object] = {}
         """Bearer token → the `status` of its TokenReview, as recorded; a token that is not here is invalid."""
         self.jwks: Object = {"keys": []}
+        self.listening: dict[tuple[str, str, int], int] = {}
+        """Namespace, name and port of a pod → the loopback port where that is, for those who forward ports."""
         self.requests: list[Seen] = []
         self.port = port
         self._tls = tls
@@ -225,6 +228,8 @@ class ApiServerEmulation:
             await self._fail(request, verb, target)
             if target is None:
                 return self._answer_other(request)
+            if target.subresource == PORT_FORWARD:
+                return await forward_port(request, target, self.listening)
             if verb == "watch":
                 return await self._watch(request, target)
             body = await request.read()
@@ -250,6 +255,8 @@ class ApiServerEmulation:
         if target is None:
             return
         plural, group = target.resource.plural, target.resource.group
+        if target.subresource == PORT_FORWARD:
+            plural = f"{plural}/{PORT_FORWARD}"
         if plural in faults.absent:
             raise Refused(404, "NotFound", "the server could not find the requested resource", details={})
         if faults.forbidden & {(verb, plural), ("*", plural)}:

@@ -19,7 +19,7 @@ from google.protobuf.any_pb2 import Any as ProtoAny
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from xds.admin.matching import MatcherError, matches_any
-from xds.clients import TypeStatus
+from xds.clients import OWN_METADATA, InForce, TypeStatus
 from xds.errors import redact_logins
 from xds.gen.discovery_pb2 import Node
 from xds.gen.status_pb2 import (
@@ -63,21 +63,6 @@ Bytes up to which the content of resources is put into a response; their status 
 gRPC clients refuse responses above 4 MiB unless told otherwise, and a thousand sidecars have a thousand times the same
 listener. Who wants to see one names its node.
 """
-
-OWN_METADATA = "egressXds"
-"""
-The key of a node's metadata in an answer under which the server says what CSDS has no field for.
-
-`replica`: who answers. `policy`: the one in force, as `namespace/name`, without the first where policies have no
-namespace. `standing`: `in-force`; `held`, when that policy can't be used and the client is told nothing; `refuse-all`,
-when there is none. `since`: when the stream was opened, in seconds since the epoch. `variant`: `sotw` or `delta`.
-`types`: for each type that the client asks for, by the name of its `ResourceType` in lower case, whether it runs what
-it is to run (`current`), the versions `sent` and `acknowledged` on this stream, and, if its last answer was a refusal,
-`rejected` with the `version`, the `text` and the moment (`at`).
-"""
-
-IN_FORCE, HELD, REFUSE_ALL = "in-force", "held", "refuse-all"
-"""The values of `standing`."""
 
 _MAX_TEXT = 1_000
 """Characters of a refusal that the metadata repeats; the whole of it is said of each resource."""
@@ -163,11 +148,11 @@ class ClientStatus:
     def _describe_policy(self, workload: Workload) -> dict[str, str]:
         match self._cache.policy_for(workload):
             case None:
-                return {"standing": REFUSE_ALL}
+                return {"standing": InForce.REFUSE_ALL.value}
             case HeldPolicy() as policy:
-                return {"standing": HELD, "policy": _name(policy)}
+                return {"standing": InForce.HELD.value, "policy": _name(policy)}
             case policy:
-                return {"standing": IN_FORCE, "policy": _name(policy)}
+                return {"standing": InForce.POLICY.value, "policy": _name(policy)}
 
     def _describe(
         self, config: ClientConfig, statuses: Iterable[_Status]

@@ -177,6 +177,43 @@ class ApiServer:
                 async for line in _lines(answer.content):
                     yield _decode(line)
 
+    async def open_socket(self, path: str, query: Mapping[str, str], protocol: str) -> aiohttp.ClientWebSocketResponse:
+        """Open a web socket that speaks `protocol`; whoever opens it closes it. Raises ApiError."""
+        url = yarl.URL(f"{self.url}{quote(path)}?{urlencode(query)}", encoded=True)
+        with _translated(UNREACHABLE, _ANSWER_TIMEOUT):
+            authorization = await self._authorization()
+            try:
+                return await self._upgrade(url, protocol, authorization)
+            except aiohttp.WSServerHandshakeError as error:
+                if error.status != _UNAUTHORIZED:
+                    raise _no_socket(error) from error
+            await self._renew_once(authorization)
+            try:
+                return await self._upgrade(url, protocol, await self._authorization())
+            except aiohttp.WSServerHandshakeError as error:
+                raise _no_socket(error) from error
+
+    async def _upgrade(
+        self, url: yarl.URL, protocol: str, authorization: Mapping[str, str]
+    ) -> aiohttp.ClientWebSocketResponse:
+        rest = self._client.rest_client
+        if rest.pool_manager is None:
+            rest.pool_manager = rest._create_pool_manager()  # noqa: SLF001  # else made by a first request, and only so
+        session: aiohttp.ClientSession = rest.pool_manager
+        async with asyncio.timeout(_ANSWER_TIMEOUT):
+            socket = await session.ws_connect(
+                url,
+                protocols=(protocol,),
+                headers={"User-Agent": "egress-xds", **authorization},
+                proxy=self._configuration.proxy or None,
+                server_hostname=self._configuration.tls_server_name or None,
+                max_msg_size=0,
+            )
+        if socket.protocol != protocol:
+            await socket.close()
+            raise ApiError(None, MALFORMED, f"The API server does not speak {protocol}.")
+        return socket
+
     async def close(self) -> None:
         """End all connections."""
         await self._client.close()  # type: ignore[no-untyped-call]  # no types are published
@@ -370,6 +407,11 @@ def _refusal(answer: aiohttp.ClientResponse, data: bytes) -> ApiError:
     except ApiError:  # what stands between us and the server answers in words of its own
         status = {}
     return ApiError.from_status(status, answer.status, float(wait) if wait.isdecimal() else None)
+
+
+def _no_socket(error: aiohttp.WSServerHandshakeError) -> ApiError:
+    """Return why there is no socket; the library reads no body, so that the server's own words are lost."""
+    return ApiError(error.status, "", f"The API server answers with status {error.status}.")
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes | bytearray]:

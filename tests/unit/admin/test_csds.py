@@ -10,9 +10,9 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from tests.unit.protocol.values import CDS, LDS, SDS, resource, snapshot
-from xds.admin.csds import MAX_RESPONSE_BYTES, OWN_METADATA, ClientStatus
+from xds.admin.csds import MAX_RESPONSE_BYTES, ClientStatus
 from xds.cache import SnapshotCache, World
-from xds.clients import MAX_NACK_TEXT, Clients
+from xds.clients import MAX_NACK_TEXT, OWN_METADATA, Clients
 from xds.compile.refuse import REFUSE_ALL
 from xds.diagnostics import Where
 from xds.gen.status_pb2 import (
@@ -97,6 +97,8 @@ class Played:
                 self.connection.note_nack(kind, version, text, 1_000.5)
             case Acked(kind, version):
                 self.connection.note_ack(kind, version)
+            case other:
+                raise AssertionError(other)
 
 
 async def test_a_thousand_clients_fit_into_what_a_grpc_client_takes() -> None:
@@ -242,12 +244,12 @@ async def test_a_login_that_the_end_of_a_long_refusal_cuts_in_two_does_not_show(
     [
         pytest.param(
             replace(REFUSE_ALL, name="corp", namespace="shop"),
-            {"standing": "in-force", "policy": "shop/corp"},
+            {"standing": "policy", "policy": "shop/corp"},
             id="one of a namespace",
         ),
         pytest.param(
             replace(REFUSE_ALL, name="corp", namespace=None),
-            {"standing": "in-force", "policy": "corp"},
+            {"standing": "policy", "policy": "corp"},
             id="one where policies have no namespaces",
         ),
         pytest.param(

@@ -1,0 +1,321 @@
+"""
+What replicas of the control plane say of their sidecars: a client of client status discovery (CSDS).
+
+Source: envoy/service/status/v3/csds.proto. Every server that speaks it can be asked; ours says more, in the nodes'
+metadata (`xds.clients.OWN_METADATA`). Nothing that a server says is believed to have the shape that it should have, and
+no text of it is passed on with a login in it. Invariant: a replica that can't be asked never hides what others say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Self
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
+
+from xds.clients import OWN_METADATA, InForce
+from xds.errors import UnreachableError, redact_logins
+from xds.gen.status_pb2 import (
+    ACKED,
+    CLIENT_RESOURCE_UNKNOWN,
+    DOES_NOT_EXIST,
+    ERROR,
+    NACKED,
+    RECEIVED_ERROR,
+    SYNCED,
+    ClientStatusRequest,
+    ClientStatusResponse,
+    NodeMatcher,
+    StringMatcher,
+)
+from xds.names import TypeUrl
+from xds.resources import RESOURCE_TYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from google.protobuf.struct_pb2 import Struct
+
+    from xds.gen.status_pb2 import ClientConfig
+
+_METHOD = "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus"
+_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    # The environment's proxy is for the applications' egress.
+    ("grpc.enable_http_proxy", 0),
+    # Whoever watches sees a replica that is back within a second.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+class State(Enum):
+    """How a sidecar stands."""
+
+    CURRENT = "current"
+    """It runs what it is to run."""
+    PENDING = "pending"
+    """It has not got so far yet."""
+    REFUSED = "refused"
+    """Its last answer for some type was a refusal; it runs what it had before."""
+    HELD = "held"
+    """Its policy can't be used: it is told nothing, and keeps what it has."""
+    OFFLINE = "offline"
+    """It is connected to none of the replicas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a sidecar refused, and why in its own words, without logins."""
+
+    version: str
+    text: str
+    at: float | None = None
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypeReport:
+    """Where a sidecar stands with one type."""
+
+    is_current: bool
+    resources: int = 0
+    """How many it subscribes to or was sent."""
+    sent: str = ""
+    """The newest version; empty: nothing was sent on this stream, or it is not known."""
+    acknowledged: str = ""
+    """The last version that it took; empty: none on this stream, or it is not known."""
+    refusal: Refusal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarStatus:
+    """One sidecar, as one replica sees it."""
+
+    node: str
+    replica: str = ""
+    state: State
+    policy: str = ""
+    """`namespace/name`; empty: there is none, or it is not known."""
+    standing: InForce | None = None
+    """None: the server does not say."""
+    since: float | None = None
+    """When its stream was opened, in seconds since the epoch."""
+    variant: str = ""
+    types: Mapping[str, TypeReport] = field(default_factory=lambda: MappingProxyType({}))
+    """By the name of the `ResourceType` in lower case, or by the type URL of one that is not ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one replica said; with a `problem`, it said nothing."""
+
+    replica: str
+    sidecars: tuple[SidecarStatus, ...] = ()
+    problem: str = ""
+
+
+class StatusReader:
+    """
+    Asks replicas again and again over connections that stay open; a context manager.
+
+    `nodes` narrows the question to ids that begin with one of these texts; an answer may still hold others.
+    """
+
+    def __init__(self, nodes: Iterable[str] = ()) -> None:
+        self._prefixes = tuple(nodes)
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for channel in self._channels.values():
+            await channel.close()
+
+    async def ask(self, replicas: Mapping[str, str], *, within: float) -> tuple[Answer, ...]:
+        """Ask all `replicas` (name → `host:port`) at the same time, each for at most `within` seconds."""
+        for address in self._channels.keys() - set(replicas.values()):
+            await self._channels.pop(address).close()
+        return tuple(await asyncio.gather(*(self._answer(name, replicas[name], within) for name in replicas)))
+
+    async def _answer(self, replica: str, address: str, within: float) -> Answer:
+        try:
+            return Answer(replica=replica, sidecars=await self.read(replica, address, within=within))
+        except UnreachableError as error:
+            return Answer(replica=replica, problem=str(error))
+
+    async def read(self, replica: str, address: str, *, within: float) -> tuple[SidecarStatus, ...]:
+        """Return the sidecars of one replica, by node. Raises UnreachableError."""
+        try:
+            response = await self._fetch(address, within)
+        except grpc.aio.AioRpcError as error:
+            raise _translate(replica, error, within) from error
+        except DecodeError as error:
+            raise UnreachableError(
+                f"{replica} does not speak client status; is this an address of xds serve --admin-listen?"
+            ) from error
+        found = await asyncio.to_thread(lambda: [read_config(config, replica) for config in response.config])
+        return tuple(sorted(found, key=lambda sidecar: sidecar.node))
+
+    async def _fetch(self, address: str, within: float) -> ClientStatusResponse:
+        if address not in self._channels:
+            self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        call = self._channels[address].unary_unary(
+            _METHOD,
+            request_serializer=ClientStatusRequest.SerializeToString,
+            response_deserializer=ClientStatusResponse.FromString,
+        )
+        matchers = [NodeMatcher(node_id=StringMatcher(prefix=prefix)) for prefix in self._prefixes]
+        try:
+            return await call(
+                ClientStatusRequest(node_matchers=matchers, exclude_resource_contents=True), timeout=within
+            )
+        except grpc.aio.AioRpcError as error:
+            if not matchers or error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+                raise
+        # Not every server can choose; what is too much is left out by whoever asked.
+        return await call(ClientStatusRequest(exclude_resource_contents=True), timeout=within)
+
+
+def read_config(config: ClientConfig, replica: str) -> SidecarStatus:
+    """Read what is said of one node; of a server that is not ours, from what is said of each resource."""
+    own = config.node.metadata.fields.get(OWN_METADATA)
+    told = {} if own is None else _decode(own.struct_value)
+    counted = _count(config.generic_xds_configs)
+    said = told.get("types")
+    types = _read_types(said, counted) if isinstance(said, dict) else _judge_types(config)
+    standing = _standing(told)
+    return SidecarStatus(
+        node=config.node.id or config.client_scope,
+        replica=_text(told, "replica") or replica,
+        state=_state(standing, types),
+        policy=_text(told, "policy"),
+        standing=standing,
+        since=_number(told, "since"),
+        variant=_text(told, "variant"),
+        types=MappingProxyType(types),
+    )
+
+
+def _state(standing: InForce | None, types: Mapping[str, TypeReport]) -> State:
+    if any(report.refusal is not None for report in types.values()):
+        return State.REFUSED
+    if standing is InForce.HELD:
+        return State.HELD
+    return State.CURRENT if types and all(report.is_current for report in types.values()) else State.PENDING
+
+
+def _read_types(told: Mapping[str, object], counted: Mapping[str, int]) -> dict[str, TypeReport]:
+    """Read what our own server says."""
+    return {name: _read_type(report, counted.get(name, 0)) for name, report in told.items() if isinstance(report, dict)}
+
+
+def _read_type(told: Mapping[str, object], resources: int) -> TypeReport:
+    rejected = told.get("rejected")
+    return TypeReport(
+        is_current=told.get("current") is True,
+        resources=resources,
+        sent=_text(told, "sent"),
+        acknowledged=_text(told, "acknowledged"),
+        refusal=None
+        if not isinstance(rejected, dict)
+        else Refusal(_text(rejected, "version"), redact_logins(_text(rejected, "text")), _number(rejected, "at")),
+    )
+
+
+def _judge_types(config: ClientConfig) -> dict[str, TypeReport]:
+    """Put together what any server says of each resource."""
+    entries: dict[str, list[ClientConfig.GenericXdsConfig]] = {}
+    for entry in config.generic_xds_configs:
+        entries.setdefault(_name(entry.type_url), []).append(entry)
+    return {name: _judge_type(found) for name, found in entries.items()}
+
+
+def _judge_type(entries: list[ClientConfig.GenericXdsConfig]) -> TypeReport:
+    versions = {entry.version_info for entry in entries}
+    version = next(iter(versions)) if len(versions) == 1 else ""
+    is_current = all(map(_is_settled, entries))
+    refused = next(filter(_is_refused, entries), None)
+    return TypeReport(
+        is_current=is_current,
+        resources=len(entries),
+        sent=version,
+        acknowledged=version if is_current else "",
+        refusal=None if refused is None else _read_refusal(refused),
+    )
+
+
+def _is_settled(entry: ClientConfig.GenericXdsConfig) -> bool:
+    """Tell what the client says; where the server does not pass that on, what the server says."""
+    if entry.client_status == CLIENT_RESOURCE_UNKNOWN:
+        return entry.config_status == SYNCED
+    return entry.client_status in (ACKED, DOES_NOT_EXIST)
+
+
+def _is_refused(entry: ClientConfig.GenericXdsConfig) -> bool:
+    return entry.client_status in (NACKED, RECEIVED_ERROR) or entry.config_status == ERROR
+
+
+def _read_refusal(entry: ClientConfig.GenericXdsConfig) -> Refusal:
+    state = entry.error_state
+    at = state.last_update_attempt.ToMilliseconds() / 1000 if state.HasField("last_update_attempt") else None
+    return Refusal(state.version_info, redact_logins(state.details), at)
+
+
+def _count(entries: Iterable[ClientConfig.GenericXdsConfig]) -> Mapping[str, int]:
+    found: dict[str, int] = {}
+    for entry in entries:
+        name = _name(entry.type_url)
+        found[name] = found.get(name, 0) + 1
+    return found
+
+
+def _name(type_url: str) -> str:
+    kind = RESOURCE_TYPES.get(TypeUrl(type_url))
+    return type_url if kind is None else kind.name.lower()
+
+
+def _standing(told: Mapping[str, object]) -> InForce | None:
+    said = told.get("standing")
+    return next((standing for standing in InForce if standing.value == said), None)
+
+
+def _decode(struct: Struct) -> dict[str, object]:
+    try:
+        told: dict[str, object] = MessageToDict(struct)
+    except ValueError:  # a number that is none
+        return {}
+    return told
+
+
+def _text(told: Mapping[str, object], key: str) -> str:
+    found = told.get(key)
+    return found if isinstance(found, str) else ""
+
+
+def _number(told: Mapping[str, object], key: str) -> float | None:
+    found = told.get(key)
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+def _translate(replica: str, error: grpc.aio.AioRpcError, within: float) -> UnreachableError:
+    details = (error.details() or "").partition("\n")[0]
+    match error.code():
+        case grpc.StatusCode.UNAVAILABLE:
+            return UnreachableError(
+                f"{replica} can't be reached ({details}); is `xds serve` running there, and is this its --admin-listen?"
+            )
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return UnreachableError(f"{replica} did not answer within {within:g} s; see its log, or allow more time")
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return UnreachableError(
+                f"{replica} does not serve client status; give the address of --admin-listen, not of --listen"
+            )
+        case code:
+            return UnreachableError(f"{replica} broke off with {code.name}: {details}; see its log")
