@@ -9,8 +9,6 @@ no text of it is passed on with a login in it. Invariant: a replica that can't b
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
@@ -33,8 +31,9 @@ from xds.gen.status_pb2 import (
     NodeMatcher,
     StringMatcher,
 )
+from xds.inspection.fleet import Answer, Refusal, SidecarStatus, State, TypeReport
 from xds.names import TypeUrl
-from xds.resources import RESOURCE_TYPES
+from xds.resources import RESOURCE_TYPES, ResourceType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -54,70 +53,7 @@ _OPTIONS = (
 )
 
 
-class State(Enum):
-    """How a sidecar stands."""
-
-    CURRENT = "current"
-    """It runs what it is to run."""
-    PENDING = "pending"
-    """It has not got so far yet."""
-    REFUSED = "refused"
-    """Its last answer for some type was a refusal; it runs what it had before."""
-    HELD = "held"
-    """Its policy can't be used: it is told nothing, and keeps what it has."""
-    OFFLINE = "offline"
-    """It is connected to none of the replicas."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """What a sidecar refused, and why in its own words, without logins."""
-
-    version: str
-    text: str
-    at: float | None = None
-    """Seconds since the epoch."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TypeReport:
-    """Where a sidecar stands with one type."""
-
-    is_current: bool
-    resources: int = 0
-    """How many it subscribes to or was sent."""
-    sent: str = ""
-    """The newest version; empty: nothing was sent on this stream, or it is not known."""
-    acknowledged: str = ""
-    """The last version that it took; empty: none on this stream, or it is not known."""
-    refusal: Refusal | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SidecarStatus:
-    """One sidecar, as one replica sees it."""
-
-    node: str
-    replica: str = ""
-    state: State
-    policy: str = ""
-    """`namespace/name`; empty: there is none, or it is not known."""
-    standing: InForce | None = None
-    """None: the server does not say."""
-    since: float | None = None
-    """When its stream was opened, in seconds since the epoch."""
-    variant: str = ""
-    types: Mapping[str, TypeReport] = field(default_factory=lambda: MappingProxyType({}))
-    """By the name of the `ResourceType` in lower case, or by the type URL of one that is not ours."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What one replica said; with a `problem`, it said nothing."""
-
-    replica: str
-    sidecars: tuple[SidecarStatus, ...] = ()
-    problem: str = ""
+_RANKS = {kind.name.lower(): rank for rank, kind in enumerate(ResourceType)}
 
 
 class StatusReader:
@@ -199,7 +135,7 @@ def read_config(config: ClientConfig, replica: str) -> SidecarStatus:
         standing=standing,
         since=_number(told, "since"),
         variant=_text(told, "variant"),
-        types=MappingProxyType(types),
+        types=MappingProxyType({kind: types[kind] for kind in sorted(types, key=_rank)}),
     )
 
 
@@ -281,6 +217,11 @@ def _name(type_url: str) -> str:
     return type_url if kind is None else kind.name.lower()
 
 
+def _rank(kind: str) -> tuple[int, str]:
+    """Order types as they are served; those of others come last, by name."""
+    return _RANKS.get(kind, len(_RANKS)), kind
+
+
 def _standing(told: Mapping[str, object]) -> InForce | None:
     said = told.get("standing")
     return next((standing for standing in InForce if standing.value == said), None)
@@ -305,11 +246,13 @@ def _number(told: Mapping[str, object], key: str) -> float | None:
 
 
 def _translate(replica: str, error: grpc.aio.AioRpcError, within: float) -> UnreachableError:
-    details = (error.details() or "").partition("\n")[0]
+    details = redact_logins((error.details() or "").partition("\n")[0])
     match error.code():
         case grpc.StatusCode.UNAVAILABLE:
+            # gRPC names all that led to it, and the cause last.
+            cause = details.rpartition(": ")[2].lower()
             return UnreachableError(
-                f"{replica} can't be reached ({details}); is `xds serve` running there, and is this its --admin-listen?"
+                f"{replica} can't be reached ({cause}); is `xds serve` running there, and is this its --admin-listen?"
             )
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return UnreachableError(f"{replica} did not answer within {within:g} s; see its log, or allow more time")

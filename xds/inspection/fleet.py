@@ -8,13 +8,81 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from types import MappingProxyType
 from typing import TYPE_CHECKING
-
-from xds.inspection.client_status import Answer, SidecarStatus, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from xds.clients import InForce
+
+
+class State(Enum):
+    """How a sidecar stands."""
+
+    CURRENT = "current"
+    """It runs what it is to run."""
+    PENDING = "pending"
+    """It has not got so far yet."""
+    REFUSED = "refused"
+    """Its last answer for some type was a refusal; it runs what it had before."""
+    HELD = "held"
+    """Its policy can't be used: it is told nothing, and keeps what it has."""
+    OFFLINE = "offline"
+    """It is connected to none of the replicas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a sidecar refused, and why in its own words, without logins."""
+
+    version: str
+    text: str
+    at: float | None = None
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypeReport:
+    """Where a sidecar stands with one type."""
+
+    is_current: bool
+    resources: int = 0
+    """How many it subscribes to or was sent."""
+    sent: str = ""
+    """The newest version; empty: nothing was sent on this stream, or it is not known."""
+    acknowledged: str = ""
+    """The last version that it took; empty: none on this stream, or it is not known."""
+    refusal: Refusal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarStatus:
+    """One sidecar, as one replica sees it."""
+
+    node: str
+    replica: str = ""
+    state: State
+    policy: str = ""
+    """`namespace/name`; empty: there is none, or it is not known."""
+    standing: InForce | None = None
+    """None: the server does not say."""
+    since: float | None = None
+    """When its stream was opened, in seconds since the epoch."""
+    variant: str = ""
+    types: Mapping[str, TypeReport] = field(default_factory=lambda: MappingProxyType({}))
+    """By the name of the `ResourceType` in lower case, or by the type URL of one that is not ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one replica said; with a `problem`, it said nothing."""
+
+    replica: str
+    sidecars: tuple[SidecarStatus, ...] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +129,11 @@ class Filter:
         found = tuple(pattern.partition("*")[0] for pattern in self.nodes)
         return found if all(found) else ()
 
+    @property
+    def named(self) -> frozenset[str]:
+        """The nodes that were asked for by their whole id."""
+        return frozenset(pattern for pattern in self.nodes if "*" not in pattern)
+
     def choose(self, sidecars: Iterable[SidecarStatus]) -> tuple[SidecarStatus, ...]:
         """Return those that are looked at."""
         is_node, is_policy = _matcher(self.nodes), _matcher(self.policies)
@@ -85,14 +158,15 @@ def put_together(
     """
     Put together what the replicas said; `expected` are the nodes that should be connected, None: nobody knows.
 
-    A filter by policy leaves out those who are offline, for nobody said which policy is theirs.
+    Those that `wanted` names are expected, too: somebody looks for them. A filter by policy leaves out those who are
+    offline, for nobody said which policy is theirs.
     """
     seen = [sidecar for answer in answers for sidecar in answer.sidecars]
     notes = list(notes)
-    if expected is not None and any(answer.problem for answer in answers):
+    absent = ((expected or frozenset()) | wanted.named) - {sidecar.node for sidecar in seen}
+    if absent and any(answer.problem for answer in answers):
         notes.append("which sidecars are offline can't be told while a replica does not answer")
-        expected = None
-    absent = (expected or frozenset()) - {sidecar.node for sidecar in seen}
+        absent = frozenset()
     seen += (SidecarStatus(node=node, state=State.OFFLINE) for node in absent)
     chosen = sorted(wanted.choose(seen), key=lambda sidecar: (sidecar.node, sidecar.replica))
     return Fleet(answers=answers, sidecars=tuple(chosen), notes=tuple(notes))
