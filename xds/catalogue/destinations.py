@@ -82,8 +82,8 @@ DESTINATIONS = (
     warning(
         "EX222",
         "An entry is repeated",
-        "After normalising (case, trailing dot, punycode, host bits) an earlier entry of the same rule "
-        "already covers this one. Nothing is lost, it is counted once. Remove the repeat.",
+        "After normalising (case, trailing dot, punycode, host bits) an earlier entry of the same rule, or an earlier "
+        "rule that does the same, already covers this one. Nothing is lost, it is counted once. Remove the repeat.",
     ),
     warning(
         "EX223",
@@ -120,6 +120,21 @@ DESTINATIONS = (
         "claims. By claiming a name that goes direct, a pod reaches every address past the proxy. Give the networks in "
         "which these hosts are, as `verify` of the rule or `noProxyVerify` of the short form: claims elsewhere go on "
         "to the next rules. Or send the networks direct instead of names. `none` says that the claim is believed.",
+    ),
+    warning(
+        "EX228",
+        "A rule is never used",
+        "The first rule that matches a connection decides, and earlier rules match all that this one does: each of its "
+        "hosts and networks on each of its ports. Bypasses that are built in, of loopback and of link-local addresses "
+        "such as 169.254.169.254, come before every rule; `alwaysDirect` switches them off. If the rule is an "
+        "exception from a wider one, put it before that one.",
+    ),
+    warning(
+        "EX229",
+        "An entry is decided by an earlier rule",
+        "Of the hosts and networks of this rule, some are matched by an earlier rule, or by a bypass that is built in, "
+        "which does something else with them. The first rule that matches decides, so that for these this one is never "
+        "asked. Put exceptions before the wider rule, or take out what is never decided here.",
     ),
     error(
         "EX230",

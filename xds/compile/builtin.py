@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from xds.compile.proxy_tls import is_address
 from xds.diagnostics import Where
+from xds.policy.coverage import LINK_LOCAL, LOOPBACK
 from xds.policy.model import Destination, Direct, DomainPattern, Endpoint, Policy, Rule
 
 if TYPE_CHECKING:
@@ -21,16 +22,13 @@ if TYPE_CHECKING:
 
     from xds.facts import Address, DirectEndpoint, Facts
 
-LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
-_LINK_LOCAL = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
-"""Link-local covers the metadata service of the clouds at 169.254.169.254; AWS has it on fd00:ec2::254 too."""
 _CLUSTER_LOCAL = ("svc", "cluster.local")
 
 
 def builtin_rules(policy: Policy, facts: Facts) -> tuple[Rule, ...]:
     """Return the built-in rules of `policy`, which come before its own."""
     chosen = policy.always_direct
-    networks = [*LOOPBACK] * chosen.loopback + [*map(ip_network, _LINK_LOCAL)] * chosen.link_local
+    networks = LOOPBACK * chosen.loopback + LINK_LOCAL * chosen.link_local
     inside = "built-in: names inside the cluster"
     parts = {
         "built-in: the proxy itself": _proxies(policy, facts),

@@ -14,6 +14,7 @@ from xds.policy.findings import quote
 from xds.policy.hosts import Problem, is_address_like
 from xds.policy.model import Action, PlainHttp, Policy, Proxy, Rule, Tunnel
 from xds.policy.proxies import parse_endpoint
+from xds.policy.rule_lints import lint_rules
 from xds.policy.yaml_lines import Fields, Items, Node, Scalar, at
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def lint_long(policy: Policy, root: Fields, findings: Findings) -> None:
     _lint_proxies(policy, root, findings)
     _lint_loop_guard(policy, root, findings)
     _lint_unknown_name(policy, root, findings)
+    lint_rules(policy, root, findings)
 
 
 def _lint_proxies(policy: Policy, root: Fields, findings: Findings) -> None:

@@ -46,6 +46,8 @@ EXAMPLES = {
     "EX224": long_form(f"{ONE_PROXY}, connectPorts: [443]}}}}\nrules: [{{to: {{ports: [1]}}, action: tunnel}}]"),
     "EX225": long_form("default: {action: deny, onUnknownName: deny}"),
     "EX234": long_form("default: {action: deny}\ndns: {mode: capture, syntheticRange: 198.18.0.0/15}"),
+    "EX228": rules("{to: {ports: [80]}, action: deny}", "{to: {ports: [80]}, action: tunnel}"),
+    "EX229": rules("{to: {ports: [80]}, action: deny}", "{to: {domains: ['a.example:80', b.example]}, action: tunnel}"),
     "EX230": long_form("default: {action: deny}\ndns: {mode: capture}"),
     "EX231": long_form("default: {action: deny}\ndns: {syntheticRange: [198.18.0.0/15, 198.18.0.0/24]}"),
     "EX232": to_rule("{tcp: [{host: db.example, ports: [5432]}]}", "tunnel"),

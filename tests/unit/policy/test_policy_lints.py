@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.policy.policy_texts import PROXY, codes, good, long_form, only, parse, rules, to_rule
+from tests.unit.policy.policy_texts import PROXY, codes, good, long_form, only, parse, to_rule
 from xds.policy.model import Destination, DomainPattern
 
 SHORT = "httpProxy: deny\nhttpsProxy: deny\n"
@@ -73,11 +73,6 @@ def test_what_earlier_entries_cover_is_removed_with_one_warning(entries: str, co
     assert codes(result) == (["EX222"] if count else [])
     if count > 1:
         assert f"and {count - 1} more" in only(result).message
-
-
-def test_entries_of_different_rules_do_not_repeat_each_other() -> None:
-    rule = "{{to: {{domains: [a.example]}}, action: {}}}"
-    assert codes(parse(rules(rule.format("deny"), rule.format("direct, verify: none")))) == []
 
 
 @pytest.mark.parametrize("entry", ["localhost", "LOCALHOST.", ".localhost", "a.localhost", "'localhost:8080'"])
