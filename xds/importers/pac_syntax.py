@@ -1,0 +1,192 @@
+"""
+JavaScript as a tree: the one module that knows the parser (tree-sitter, with its grammar of JavaScript).
+
+Nothing is ever executed. Invariant: a text that is no JavaScript, or has no FindProxyForURL, is a SourceError that
+says where.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xds.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from tree_sitter import Node
+
+ENTRY = "FindProxyForURL"
+_MISSING = "reading PAC files needs the parser of an extra: pip install 'egress-xds[pac]'"
+_SKIPPED = ("comment", "empty_statement", "html_comment")
+_SHOWN = 70
+_VALUES = ("function_expression", "arrow_function")
+_FUNCTIONS = ("function_declaration", "function_expression", "arrow_function", "method_definition")
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of the file: what its arguments are called, and its statements."""
+
+    name: str
+    parameters: tuple[str, ...]
+    body: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A file: its statements outside of functions, and its functions by name."""
+
+    statements: tuple[Node, ...]
+    functions: Mapping[str, Function]
+
+
+def parse_program(text: str, source: str) -> Program:
+    """
+    Return the file as a tree.
+
+    Raises SourceError if the parser is not installed, or if this is no PAC file.
+    """
+    try:
+        import tree_sitter  # noqa: PLC0415  # an extra
+        import tree_sitter_javascript  # noqa: PLC0415  # an extra
+    except ImportError as error:
+        raise SourceError(_MISSING) from error
+    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_javascript.language()))
+    root = parser.parse(text.encode()).root_node
+    if root.has_error:
+        line = next((line_of(node) for node in _walk(root) if node.is_error or node.is_missing), 1)
+        raise SourceError(f"{source}:{line} is no JavaScript; correct it, or give the file that browsers get")
+    functions = {}
+    statements = []
+    for node in statements_of(root):
+        function = _read_function(node)
+        if function is None:
+            statements.append(node)
+        else:
+            functions[function.name] = function
+    if ENTRY not in functions:
+        raise SourceError(f"{source} has no function {ENTRY}; give a PAC file")
+    return Program(tuple(statements), functions)
+
+
+def _read_function(node: Node) -> Function | None:
+    name, function = node.child_by_field_name("name"), node
+    if node.type in ("variable_declaration", "lexical_declaration") and node.named_child_count == 1:
+        declarator = node.named_children[0]
+        value = declarator.child_by_field_name("value")
+        if value is None or value.type not in _VALUES:
+            return None
+        name, function = declarator.child_by_field_name("name"), value
+    elif node.type != "function_declaration":
+        return None
+    body = function.child_by_field_name("body")
+    parameters = function.child_by_field_name("parameters")
+    if name is None or body is None or parameters is None or body.type != "statement_block":
+        return None
+    names = tuple(text_of(item) for item in parameters.named_children if item.type == "identifier")
+    return Function(text_of(name), names, statements_of(body))
+
+
+def statements_of(node: Node) -> tuple[Node, ...]:
+    """Return the statements, or other parts, in `node`, without comments."""
+    return tuple(child for child in node.named_children if child.type not in _SKIPPED)
+
+
+def part(node: Node, field: str) -> Node:
+    """Return the part of `node` that the grammar says there is."""
+    found = node.child_by_field_name(field)
+    assert found is not None, "the grammar has this part"
+    return found
+
+
+def arguments_of(call: Node) -> tuple[Node, ...]:
+    """Return the arguments of a call."""
+    return statements_of(part(call, "arguments"))
+
+
+def text_of(node: Node) -> str:
+    """Return the text of `node`."""
+    return (node.text or b"").decode()
+
+
+def show(node: Node) -> str:
+    """Return the text of `node` in one short line."""
+    text = " ".join(text_of(node).split())
+    return f"`{text if len(text) <= _SHOWN else f'{text[:_SHOWN]}…'}`"
+
+
+def line_of(node: Node) -> int:
+    """Return the line on which `node` begins, counted from 1."""
+    return node.start_point[0] + 1
+
+
+def string_of(node: Node) -> str | None:
+    """Return the value of a string literal; None if it has escapes that are not JSON's, or parts to compute."""
+    found = ""
+    for child in node.named_children:
+        if child.type == "string_fragment":
+            found += text_of(child)
+        elif child.type == "escape_sequence":
+            text = text_of(child)
+            try:
+                found += json.loads(f'"{text}"') if text not in ("\\'", "\\`") else text[1]
+            except ValueError:
+                return None
+        else:
+            return None
+    return found
+
+
+def returns_of(node: Node) -> Iterator[Node]:
+    """Return every `return` below `node` that is not in a function of its own."""
+    for found in _walk(node, _FUNCTIONS):
+        if found.type == "return_statement":
+            yield found
+
+
+def assigned_in(node: Node) -> set[str]:
+    """Return the names that something below `node` may change."""
+    return {
+        text_of(part(found, "left" if found.type != "variable_declarator" else "name"))
+        for found in _walk(node)
+        if found.type in ("assignment_expression", "augmented_assignment_expression", "variable_declarator")
+    } | {text_of(part(found, "argument")) for found in _walk(node) if found.type == "update_expression"}
+
+
+def always_returns(node: Node) -> bool:
+    """Whether `node` ends the function on every path."""
+    if node.type == "return_statement":
+        return True
+    if node.type == "statement_block":
+        return any(always_returns(child) for child in statements_of(node))
+    if node.type == "if_statement":
+        other = node.child_by_field_name("alternative")
+        return other is not None and always_returns(part(node, "consequence")) and always_returns(_unwrap(other))
+    return False
+
+
+def _unwrap(node: Node) -> Node:
+    """Return the statement in an `else`."""
+    return statements_of(node)[0] if node.type == "else_clause" else node
+
+
+def alternative_of(node: Node) -> Node | None:
+    """Return the statement after `else`, if there is one."""
+    found = node.child_by_field_name("alternative")
+    return None if found is None else _unwrap(found)
+
+
+def _walk(root: Node, skipped: Collection[str] = ()) -> Iterator[Node]:
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        yield node
+        pending += [child for child in reversed(node.children) if child.type not in skipped]
+
+
+def has_jumps(node: Node) -> bool:
+    """Whether a loop's body may leave its round early, other than by `return`."""
+    return any(found.type in ("break_statement", "continue_statement") for found in _walk(node, _FUNCTIONS))
