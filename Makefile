@@ -154,7 +154,7 @@ fmt: $(DEV) ## format the tree and apply the safe fixes of the linter
 .PHONY: pins
 pins: ## resolve the dependencies anew (needs uv); UPGRADE=--upgrade takes newer ones
 	@pin() { $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header "$$@"; }
-	pin $(UPGRADE) --extra demo --extra kubernetes --group dev -o requirements/dev.txt pyproject.toml
+	pin $(UPGRADE) --extra demo --extra kubernetes --extra pac --group dev -o requirements/dev.txt pyproject.toml
 	pin -c requirements/dev.txt -o requirements/runtime.txt pyproject.toml
 	pin -c requirements/dev.txt --extra demo --group build -o requirements/demo.txt pyproject.toml
 	pin -c requirements/dev.txt --extra kubernetes -o requirements/kubernetes.txt pyproject.toml

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from xds.errors import SourceError
-from xds.importers.imported import Home, Imported
+from xds.importers.imported import Home, Imported, Weight
 from xds.importers.no_proxy import split_kinds
 from xds.importers.proxy_urls import ProxyUrl
 from xds.policy.documents import API_VERSION, KIND
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from xds.importers.imported import Changes, Wish
+
+_TOLD = 3
 
 Target = ProxyUrl | str
 """A proxy, or `direct` or `deny`."""
@@ -59,7 +61,8 @@ def build_policy(variables: Variables, wish: Wish, changes: Changes) -> Imported
     """
     proxies = [target for target in (variables.http, variables.https) if isinstance(target, ProxyUrl)]
     if not proxies:
-        told = "; ".join(f"{change.where.key}: {change.message}" for change in changes.found)
+        lost = [change for change in changes.found if change.weight is Weight.LOST]
+        told = "; ".join(f"{change.where.key}: {change.message}" for change in lost[:_TOLD])
         raise SourceError(
             f"{wish.source} names no HTTP proxy{f' ({told})' if told else ''}; import what has httpProxy or httpsProxy"
         )
