@@ -58,4 +58,11 @@ SELECTION = (
         "is in force, or the first by name if both are as old or nobody knows; a pod or its namespace may choose by "
         "the annotation `egress-xds/policy`. Give the one that is meant a higher `priority`.",
     ),
+    warning(
+        "EX409",
+        "A policy is never in force",
+        "For every pod that it selects there is another policy of the same scope that selects as narrowly and has a "
+        "higher priority; a pod gets one policy, and nothing of the others. It does not stand in when the other "
+        "breaks, either. Remove one of them, or narrow the one with the higher priority.",
+    ),
 )

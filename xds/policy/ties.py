@@ -1,9 +1,9 @@
 """
-Ties: policies for the same pods that nothing but their age or name tells apart.
+Ties: policies for the same pods that nothing but their age or name tells apart, or that always come after others.
 
-They are decided as `selection` decides everything, and reported, because nobody wrote down what was meant. Only what is
-sure is reported: what labels and accounts select depends on pods. Policies of one scope are compared, so that nobody
-hears of what stands in other namespaces. Invariant: the order of documents means nothing.
+They are decided as `selection` decides everything, and reported, because nobody wrote down what was meant, or it has no
+effect. Only what is sure is reported: what labels and accounts select depends on pods. Policies of one scope are
+compared, so that nobody hears of what stands in other namespaces. Invariant: the order of documents means nothing.
 """
 
 from __future__ import annotations
@@ -24,14 +24,27 @@ if TYPE_CHECKING:
 
 
 def check_ties(policies: Iterable[Policy]) -> tuple[Diagnostic, ...]:
-    """Report every policy that comes after another one for the same pods, of the same scope, rank and priority."""
+    """
+    Report every policy that never comes into force, and those that only age or name keeps from it somewhere.
+
+    They come after others of the same scope and rank: the former has a lower priority for all its pods, the latter the
+    same one for some.
+    """
     found: list[Diagnostic] = []
-    for _, equals in groupby(sorted(policies, key=lambda item: (_level(item), order_of(item))), key=_level):
-        known = _Known()
-        for policy in equals:
-            winner = known.add(policy)
-            if winner is not None:
-                found.append(_report(policy, winner))
+    ordered = sorted(policies, key=lambda item: (_level(item), order_of(item)))
+    for _, rivals in groupby(ordered, key=lambda item: _level(item)[:2]):
+        higher = _Known()
+        for _, equals in groupby(rivals, key=_level):
+            known, level = _Known(), list(equals)
+            for policy in level:
+                winner, always = known.find(policy), higher.find_for_all(policy)
+                known.add(policy)
+                if always is not None:
+                    found.append(_report_idle(policy, always))
+                elif winner is not None:
+                    found.append(_report(policy, winner))
+            for policy in level:
+                higher.add(policy)
     return tuple(found)
 
 
@@ -41,22 +54,40 @@ def _level(policy: Policy) -> tuple[str, Rank, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """The policies of one level so far, found by whom they are for."""
+    """Some policies of one scope and rank, found by whom they are for; of several the one that was added first."""
 
     by_selector: dict[Selector, Policy] = field(default_factory=dict)
     by_namespace: dict[str, Policy] = field(default_factory=dict)
 
-    def add(self, policy: Policy) -> Policy | None:
-        """Add a policy; return an earlier one that is for some of its pods for sure."""
-        selector = policy.selector
-        if policy.namespace is not None and selector.namespaces and policy.namespace not in selector.namespaces:
-            return None  # It is for nobody, and that is said elsewhere.
-        reached = _namespaces(policy)
-        earlier = [self.by_selector.get(selector), *map(self.by_namespace.get, reached)]
-        self.by_selector.setdefault(selector, policy)
-        for namespace in reached:
-            self.by_namespace.setdefault(namespace, policy)
+    def find(self, policy: Policy) -> Policy | None:
+        """Return a policy that is for some of the pods of `policy` for sure."""
+        if _is_for_nobody(policy):
+            return None
+        earlier = [self.by_selector.get(policy.selector), *map(self.by_namespace.get, _namespaces(policy))]
         return min((item for item in earlier if item is not None), key=order_of, default=None)
+
+    def find_for_all(self, policy: Policy) -> Policy | None:
+        """Return one of those that are for all pods of `policy` together, whatever pods there are."""
+        if _is_for_nobody(policy):
+            return None
+        same = self.by_selector.get(policy.selector)
+        if same is not None:
+            return same
+        reached = policy.selector.namespaces if policy.namespace is None else (policy.namespace,)
+        found = [self.by_namespace.get(namespace) for namespace in reached]
+        return None if None in found else next(iter(found), None)
+
+    def add(self, policy: Policy) -> None:
+        if not _is_for_nobody(policy):
+            self.by_selector.setdefault(policy.selector, policy)
+            for namespace in _namespaces(policy):
+                self.by_namespace.setdefault(namespace, policy)
+
+
+def _is_for_nobody(policy: Policy) -> bool:
+    """Whether `policy` is for other namespaces than the one that it may be for, which is said elsewhere."""
+    selector = policy.selector
+    return policy.namespace is not None and bool(selector.namespaces) and policy.namespace not in selector.namespaces
 
 
 def _namespaces(policy: Policy) -> tuple[str, ...]:
@@ -74,3 +105,11 @@ def _report(policy: Policy, winner: Policy) -> Diagnostic:
         f"priority {policy.priority}; {quote(winner.name)} {reason} and is in force there"
     )
     return Diagnostic("EX408", policy.where, message, "give the one that is meant a higher `priority`")
+
+
+def _report_idle(policy: Policy, winner: Policy) -> Diagnostic:
+    message = (
+        f"{quote(policy.name)} is never in force: {quote(winner.name)} (in {winner.where}) is for its pods, too, with "
+        f"the priority {winner.priority} instead of {policy.priority}"
+    )
+    return Diagnostic("EX409", policy.where, message, "remove one of the two, or give each its own pods by `selector`")

@@ -12,7 +12,7 @@ from xds.diagnostics import Diagnostic, Where
 
 SHORT = "httpProxy: deny\nhttpsProxy: deny\n"
 OF_OTHER_ROOMS = ("EX32", "EX5", "EX9")
-NOT_OF_ONE_TEXT = ("EX319", "EX408")
+NOT_OF_ONE_TEXT = ("EX319", "EX408", "EX409")
 """Inside Kubernetes only, and of several documents only: these have tests of their own."""
 ONE_PROXY = f"default: {{action: tunnel}}\nproxies: {{p: {PROXY[:-1]}"
 

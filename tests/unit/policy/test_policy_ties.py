@@ -57,7 +57,7 @@ def test_what_only_the_name_decides_is_reported(one: Policy, two: Policy) -> Non
 @pytest.mark.parametrize(
     ("one", "two"),
     [
-        pytest.param(A, replace(B, priority=1), id="another priority"),
+        pytest.param(replace(A, selector=TEAM), replace(B, priority=1, selector=LABELLED), id="another priority"),
         pytest.param(A, replace(B, selector=TEAM), id="another rank"),
         pytest.param(replace(A, namespace="team-a"), replace(B, namespace="team-b"), id="other namespaces"),
         pytest.param(replace(A, selector=TEAM), replace(B, selector=Selector(namespaces=("team-b",))), id="other pods"),
@@ -105,3 +105,48 @@ def test_what_is_reported_is_what_is_selected() -> None:
     chosen = select_policy(policies, pod)
     assert chosen is not None
     assert losers == {"a.yaml", "b.yaml", "c.yaml"} - {chosen.where.source}
+
+
+@pytest.mark.parametrize(
+    ("idle", "winner"),
+    [
+        pytest.param(A, replace(B, priority=1), id="all pods of the cluster"),
+        pytest.param(
+            replace(A, namespace="team-a"), replace(B, namespace="team-a", priority=1), id="all pods of a namespace"
+        ),
+        pytest.param(replace(A, selector=TEAM), replace(B, selector=TEAMS, priority=1), id="one of its namespaces"),
+        pytest.param(replace(A, selector=LABELLED), replace(B, selector=LABELLED, priority=1), id="the same labels"),
+        pytest.param(
+            replace(A, selector=Selector(namespaces=("team-a",), namespace_labels=(WEB,))),
+            replace(B, selector=TEAM, priority=1),
+            id="some pods of its namespace",
+        ),
+    ],
+)
+def test_a_policy_that_is_never_in_force_is_reported(idle: Policy, winner: Policy) -> None:
+    for policies in itertools.permutations((idle, winner)):
+        (found,) = check_ties(policies)
+        assert (found.code, found.where, found.is_error) == ("EX409", idle.where, False)
+        assert "`b` (in b.yaml:1) is for its pods, too, with the priority 1 instead of 0" in found.message
+
+
+def test_several_policies_together_may_leave_no_pod_to_another() -> None:
+    others = [replace(B, name=name, selector=Selector(namespaces=(name,)), priority=1) for name in ("team-a", "team-b")]
+
+    (found,) = check_ties((*others, replace(A, selector=TEAMS)))
+
+    assert found.code == "EX409"
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        pytest.param(replace(A, selector=TEAMS), replace(B, selector=TEAM, priority=1), id="for some namespaces only"),
+        pytest.param(replace(A, selector=TEAM), replace(B, priority=1), id="a lower rank"),
+        pytest.param(
+            replace(A, selector=Selector(namespace_labels=(WEB,))), replace(B, selector=TEAM, priority=1), id="labels"
+        ),
+    ],
+)
+def test_a_policy_that_may_be_in_force_is_not_reported(one: Policy, two: Policy) -> None:
+    assert check_ties((one, two)) == ()
