@@ -120,6 +120,7 @@ def judge(text: str) -> Judgement:
 
 def predict(before: str, after: str) -> OpenConnections:
     (change,) = compare_worlds(judge(before), judge(after), {}).policies
+    assert change.connections is not None
     return change.connections
 
 

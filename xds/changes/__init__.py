@@ -7,6 +7,7 @@ and resources, applied to the world before, gives the world after.
 """
 
 from xds.changes.connections import Cause, Drained, OpenConnections
+from xds.changes.decisions import Decision, DecisionSample, Side, sample_decisions
 from xds.changes.rules import FieldChange, Kind, RuleChange, RulePlace
 from xds.changes.settings import SettingChange
 from xds.changes.worlds import (
@@ -22,6 +23,8 @@ from xds.changes.worlds import (
 
 __all__ = [
     "Cause",
+    "Decision",
+    "DecisionSample",
     "Drained",
     "FieldChange",
     "Kind",
@@ -32,9 +35,11 @@ __all__ = [
     "RuleChange",
     "RulePlace",
     "SettingChange",
+    "Side",
     "Standing",
     "Told",
     "WorldChange",
     "compare_snapshots",
     "compare_worlds",
+    "sample_decisions",
 ]

@@ -100,13 +100,12 @@ def compare_fields(
     changes = []
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key, ()), after.get(key, ())
-        if old != new:
-            removed, added = (
-                tuple(item for item in old if item not in set(new)),
-                tuple(item for item in new if item not in set(old)),
-            )
-            # The same values in another order: the whole list is what changed.
-            changes.append(FieldChange(key, removed, added) if removed or added else FieldChange(key, old, new))
+        if old == new:
+            continue
+        was, will = frozenset(old), frozenset(new)
+        removed, added = tuple(item for item in old if item not in will), tuple(item for item in new if item not in was)
+        # The same values in another order: the whole list is what changed.
+        changes.append(FieldChange(key, removed, added) if removed or added else FieldChange(key, old, new))
     return tuple(changes)
 
 

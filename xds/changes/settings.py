@@ -20,13 +20,13 @@ from xds.changes.words import (
     describe_switch,
 )
 from xds.diagnostics import Where
-from xds.policy.model import Proxy, ProxyTls
+from xds.policy.model import Default, Deny, Policy, Proxy, ProxyTls
 from xds.policy.secrets import describe_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from xds.policy.model import HealthCheck, Policy
+    from xds.policy.model import HealthCheck
 
 _Texts = dict[str, tuple[str, ...]]
 
@@ -48,6 +48,8 @@ def compare_settings(before: Policy | None, after: Policy | None) -> tuple[Setti
     """Return which settings differ; of a policy or a proxy that is new or gone, those that are not the default."""
     old = {} if before is None else _describe(before)
     new = {} if after is None else _describe(after)
+    if before is None or after is None:
+        old, new = ({key: value for key, value in side.items() if value != _USUAL.get(key)} for side in (old, new))
     return tuple(
         SettingChange(
             key=change.key,
@@ -142,5 +144,8 @@ def _describe_tls(tls: ProxyTls) -> _Texts:
     }
 
 
+_NOTHING_SAID = Policy(name="", default=Default(action=Deny(), http_action=Deny()), where=Where(""))
+_USUAL = {key: value for key, value in _describe(_NOTHING_SAID).items() if key != "default"}
+"""What a policy has that says nothing but its default."""
 _DEFAULTS = _describe_options(Proxy(name="", endpoints=(), where=Where("")))
 """What a proxy has that says nothing but where it is."""

@@ -59,8 +59,8 @@ class PolicyChange:
     rules: tuple[RuleChange, ...]
     settings: tuple[SettingChange, ...]
     resources: tuple[ResourceChange, ...]
-    connections: OpenConnections
-    """Of pods that have this policy in both worlds."""
+    connections: OpenConnections | None
+    """Of pods that have this policy in both worlds; None: it is not in force in both."""
 
     @property
     def kind(self) -> Kind:
@@ -170,7 +170,7 @@ def _compare_policy(key: PolicyKey, before: Judgement, after: Judgement) -> Poli
         rules=rules,
         settings=settings,
         resources=resources,
-        connections=OpenConnections() if old is None or new is None else predict(old.snapshot, new.snapshot),
+        connections=None if old is None or new is None else predict(old.snapshot, new.snapshot),
     )
 
 

@@ -1,0 +1,199 @@
+"""
+Documents as they would be after an edit: new ones take the place of old ones, others are removed.
+
+A manifest of kind ConfigMap is taken as `kubectl apply` takes it: it replaces the ConfigMap of its name as a whole. A
+bare document replaces the one of the same file name, or else the one that holds the policies that it holds. Nothing
+here judges a document.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+import click
+import yaml
+
+from xds.errors import SourceError
+from xds.policy.config_maps import LABEL, build_document, is_document, object_of
+from xds.policy.parse import Document, parse_document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from xds.judge import SourceRead
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's, where PyYAML was built with it."""
+
+
+_CONFIG_MAP = "ConfigMap"
+
+
+class EditKind(Enum):
+    """What becomes of a document."""
+
+    ADDED = "added"
+    REPLACED = "replaced"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One document that is new, another or gone."""
+
+    kind: EditKind
+    source: str
+    """Of the new document; of the old one if there is no new one."""
+    replaced: Document | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _ConfigMap:
+    """A ConfigMap of a manifest: its documents by key, none if it is no policy."""
+
+    namespace: str
+    name: str
+    documents: tuple[tuple[str, str], ...]
+
+
+def apply_edits(
+    read: SourceRead, new: Iterable[Document], removals: Iterable[str], *, home: str, now: str
+) -> tuple[SourceRead, tuple[Edit, ...]]:
+    """
+    Return what `read` would be, and what was done to it.
+
+    `home` is the control plane's own namespace (empty: there is no cluster), `now` the time in RFC 3339. Raises
+    SourceError for a manifest that can't be taken, and click.UsageError for a removal that removes nothing.
+    """
+    documents = {document.source: document for document in read.documents}
+    edits: list[Edit] = []
+    for name in removals:
+        edits += _remove(name, documents, home)
+    for document in new:
+        manifests = _read_manifests(document, home)
+        if manifests is None:
+            edits.append(_put_document(document, documents, home, now))
+            continue
+        for config_map in manifests:
+            edits += _put_config_map(config_map, documents, home, now)
+    gone = {edit.replaced.source for edit in edits if edit.replaced is not None}
+    gone |= {edit.source for edit in edits}
+    unreadable = tuple(finding for finding in read.unreadable if finding.where.source not in gone)
+    return replace(read, documents=tuple(documents.values()), unreadable=unreadable), tuple(edits)
+
+
+def _remove(name: str, documents: dict[str, Document], home: str) -> list[Edit]:
+    found = [source for source in documents if name in _names_of(source, home)]
+    if not found:
+        offer = ", ".join(sorted(documents)[:5])
+        raise click.UsageError(f"--remove {name}: there is no such document; there are: {offer or 'none'}")
+    return [Edit(EditKind.REMOVED, source, documents.pop(source)) for source in found]
+
+
+def _names_of(source: str, home: str) -> set[str]:
+    """Return what people may call a document."""
+    path = PurePath(source)
+    config_map = object_of(source)
+    if config_map is None:
+        return {source, path.name}
+    namespace, name = config_map
+    called = {source, f"{namespace}/{name}", f"{namespace}/{name}/{path.name}"}
+    return called | {name} if namespace == home else called
+
+
+def _put_document(new: Document, documents: dict[str, Document], home: str, now: str) -> Edit:
+    old = _find_old(new, documents)
+    if old is not None:
+        del documents[old.source]
+        if home:
+            new = replace(old, text=new.text)
+        documents[new.source] = new
+        return Edit(EditKind.REPLACED, new.source, old)
+    if home:
+        path = PurePath(new.source)
+        new = build_document(home, path.stem, path.name, new.text, home=home, created=now)
+    documents[new.source] = new
+    return Edit(EditKind.ADDED, new.source)
+
+
+def _find_old(new: Document, documents: Mapping[str, Document]) -> Document | None:
+    name = PurePath(new.source).name
+    found = [document for source, document in documents.items() if PurePath(source).name == name]
+    if len(found) != 1:
+        held = _policies_of(new)
+        found = [document for document in documents.values() if held and _policies_of(document) == held]
+    return found[0] if len(found) == 1 else None
+
+
+def _policies_of(document: Document) -> frozenset[str]:
+    parsed = parse_document(document)
+    return frozenset([policy.name for policy in parsed.policies] + [policy.name for policy in parsed.held])
+
+
+def _put_config_map(new: _ConfigMap, documents: dict[str, Document], home: str, now: str) -> Iterable[Edit]:
+    place = (new.namespace, new.name)
+    old = {source: documents.pop(source) for source in list(documents) if object_of(source) == place}
+    created = next((document.created for document in old.values()), now)
+    for key, text in new.documents:
+        document = build_document(new.namespace, new.name, key, text, home=home, created=created)
+        documents[document.source] = document
+        known = old.pop(document.source, None)
+        yield Edit(EditKind.ADDED if known is None else EditKind.REPLACED, document.source, known)
+    for source, document in old.items():
+        yield Edit(EditKind.REMOVED, source, document)
+
+
+def _read_manifests(document: Document, home: str) -> tuple[_ConfigMap, ...] | None:
+    """Return the ConfigMaps of a manifest; None: this is none."""
+    if _CONFIG_MAP not in document.text:
+        return None
+    try:
+        parts = list(yaml.load_all(document.text, Loader=_Loader))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None  # whoever reads policies says what is wrong with it
+    objects = [item for part in parts for item in _items(part)]
+    config_maps = [item for item in objects if item.get("kind") == _CONFIG_MAP]
+    if not config_maps:
+        return None
+    return tuple(_read_config_map(item, document.source, home) for item in config_maps)
+
+
+def _items(part: object) -> Iterable[Mapping[str, object]]:
+    match part:
+        case {"kind": "List" | "ConfigMapList", "items": list(items)}:
+            return [item for item in items if isinstance(item, dict)]
+        case dict():
+            return [part]
+        case _:
+            return []
+
+
+def _read_config_map(manifest: Mapping[str, object], source: str, home: str) -> _ConfigMap:
+    metadata = manifest.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(name, str):
+        raise SourceError(f"{source} holds a ConfigMap without a name; give it one: metadata.name")
+    namespace = str(metadata.get("namespace") or home)
+    if not namespace:
+        raise SourceError(
+            f"{source}: the ConfigMap {name} has no namespace, and without --kubernetes there is none to put it in; "
+            "write metadata.namespace"
+        )
+    labels, data = metadata.get("labels"), manifest.get("data")
+    is_policy = isinstance(labels, dict) and labels.get(LABEL) == "true"
+    entries = data if isinstance(data, dict) and is_policy else {}
+    return _ConfigMap(
+        namespace, name, tuple((key, str(text)) for key, text in sorted(entries.items()) if is_document(key))
+    )
+
+
+def rename(read: SourceRead, edits: Iterable[Edit]) -> SourceRead:
+    """Return `read` with the new name of each replaced document: for a judge, who knows what was good by its source."""
+    names = {edit.replaced.source: edit.source for edit in edits if edit.replaced is not None}
+    return replace(
+        read,
+        documents=tuple(replace(item, source=names.get(item.source, item.source)) for item in read.documents),
+    )
