@@ -2,38 +2,55 @@
 A small xDS client: asks a server for what one node gets, once, and returns the bytes.
 
 It speaks delta ADS, because there every resource comes with its name and version, and a name that does not
-exist is answered too. Clusters and listeners are asked for as a whole, everything else by the names that they
-refer to. Each response is acknowledged, as an Envoy would. No exception of grpc leaves this module.
+exist is answered too; a server that serves only the state of the world is asked for that. Clusters and listeners are
+asked for as a whole, everything else by the names that they refer to. Each response is acknowledged, as an Envoy would.
+The server may be anybody's: types and messages that are not known here are no failure. No exception of grpc leaves this
+module.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import grpc
 from google.protobuf.any_pb2 import Any as ProtoAny
 from google.protobuf.message import DecodeError
 
-from xds.errors import UnreachableError
-from xds.gen.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
+from xds.errors import UnreachableError, redact_logins
+from xds.gen.discovery_pb2 import (
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    DiscoveryRequest,
+    DiscoveryResponse,
+    Node,
+)
 from xds.gen.discovery_pb2 import Resource as WireResource
 from xds.names import NodeId, TypeUrl, Version
 from xds.protocol.wire import PERISHABLE_SUFFIX
-from xds.render import render_resource
+from xds.render import redact_text, render_resource
 from xds.resources import RESOURCE_TYPES, Resource, ResourceType
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
-_METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+    from google.protobuf.message import Message
+
+_SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
 _OPTIONS = (("grpc.max_receive_message_length", -1),)
 _ENDED_UNREAD = "Internal error from Core"
 """What grpc.aio says if the server ended the call while the client was still writing; the status is lost then."""
+_NOT_SERVED = re.compile(r"unimplemented|not (?:yet )?(?:implemented|supported)", re.IGNORECASE)
+"""What servers say of a variant that they have no use for, whatever the status."""
+_WRAPPER = "type.googleapis.com/envoy.service.discovery.v3.Resource"
 _WILDCARDS = (ResourceType.CLUSTER, ResourceType.LISTENER)
 
 Name = tuple[ResourceType, str]
+_Request = TypeVar("_Request", DeltaDiscoveryRequest, DiscoveryRequest)
+_Response = TypeVar("_Response", DeltaDiscoveryResponse, DiscoveryResponse)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +60,8 @@ class Identity:
     node_id: NodeId
     labels: tuple[tuple[str, str], ...] = ()
     service_account: str = ""
+    cluster: str = "xds-dump"
+    """`node.cluster`, by which other control planes may choose what to send."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,44 +91,72 @@ class Credentials:
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a server sent."""
+
+    resources: tuple[Resource, ...]
+    """By type and name."""
+    is_delta: bool
+    """Whether versions are those of single resources, and not those of whole answers."""
+    missing: tuple[str, ...] = ()
+    """What resources refer to and the server did not speak of in time, such as `route http`; an Envoy waits for it."""
+
+
 async def fetch_resources(
     server: str, identity: Identity, *, within: float, credentials: Credentials | None = None
-) -> tuple[Resource, ...]:
+) -> Fetched:
     """
-    Return everything that `server` (`host:port`) serves to the node, by type and name.
+    Return everything that `server` (`host:port`) serves to the node, as far as it comes `within` that many seconds.
 
-    Raises UnreachableError if it can't be reached, refuses the node, or has not answered `within` that many seconds.
+    Raises UnreachableError if it can't be reached, refuses the node, or has not told by then of clusters and listeners.
     """
     credentials = credentials or Credentials()
-    fetch = _Fetch(identity, credentials.metadata)
+    fetches: list[_Fetch[DeltaDiscoveryRequest, DeltaDiscoveryResponse] | _Fetch[DiscoveryRequest, DiscoveryResponse]]
+    fetches = [_DeltaFetch(identity, credentials.metadata)]
     try:
         async with asyncio.timeout(within), credentials.open(server) as channel:
-            await fetch.run(channel)
+            try:
+                await fetches[-1].run(channel)
+            except grpc.aio.AioRpcError as error:
+                if not _is_unserved(error):
+                    raise
+                fetches.append(_SotwFetch(identity, credentials.metadata))
+                await fetches[-1].run(channel)
     except TimeoutError as error:
-        raise UnreachableError(
-            f"{server} did not answer completely within {within:g} s: {fetch.describe_gap()}"
-        ) from error
+        if not fetches[-1].is_usable:
+            raise UnreachableError(
+                f"{server} did not answer completely within {within:g} s: {fetches[-1].describe_gap()}"
+            ) from error
     except grpc.aio.AioRpcError as error:
         raise _translate(server, error) from error
     except DecodeError as error:
         raise UnreachableError(f"{server} does not speak xDS; is this the address of `xds serve`?") from error
-    return fetch.resources
+    return fetches[-1].outcome
 
 
 @dataclass(slots=True)
-class _Fetch:
+class _Fetch(ABC, Generic[_Request, _Response]):
     """One exchange: what was asked, and what has come."""
+
+    is_delta: ClassVar[bool]
 
     identity: Identity
     metadata: tuple[tuple[str, str], ...]
     _found: dict[Name, Resource] = field(default_factory=dict)
     _answered: set[ResourceType | Name] = field(default_factory=set)
-    _asked: set[ResourceType | Name] = field(default_factory=set)
+    _asked: dict[ResourceType | Name, None] = field(default_factory=dict)
 
     @property
-    def resources(self) -> tuple[Resource, ...]:
+    def outcome(self) -> Fetched:
         order = list(ResourceType)
-        return tuple(sorted(self._found.values(), key=lambda item: (order.index(item.kind), item.name)))
+        found = sorted(self._found.values(), key=lambda item: (order.index(item.kind), item.name))
+        return Fetched(tuple(found), self.is_delta, tuple(self._missing()))
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether all that is missing is what resources refer to."""
+        return self._answered.issuperset(_WILDCARDS)
 
     def describe_gap(self) -> str:
         """Say what is missing, and why that may be."""
@@ -117,47 +164,86 @@ class _Fetch:
             return "no connection"
         if not self._answered:
             return (
-                f"it says nothing to {self.identity.node_id}, as it does while the policy in force for that pod can't "
-                "be used, and in a cluster without such a pod; see its log, or try: xds validate DIR"
+                f"it says nothing to {redact_logins(self.identity.node_id)}, as it does while the policy in force for "
+                "that pod can't be used, and in a cluster without such a pod; see its log, or try: xds validate DIR"
             )
-        missing = sorted(_describe(item) for item in self._asked - self._answered)
-        return f"missing are {', '.join(missing)}"
+        return f"missing are {', '.join(self._missing())}"
+
+    def _missing(self) -> list[str]:
+        return sorted(_describe(item) for item in self._asked.keys() - self._answered)
 
     async def run(self, channel: grpc.aio.Channel) -> None:
-        requests: asyncio.Queue[DeltaDiscoveryRequest] = asyncio.Queue()
+        requests: asyncio.Queue[_Request] = asyncio.Queue()
         # One after the other, as an Envoy does: a server that refuses the node does so before anything else is
         # written, since a write that meets the end of the call would hide the status.
         self._subscribe(requests, _WILDCARDS[:1])
-        call = channel.stream_stream(
-            _METHOD,
-            request_serializer=DeltaDiscoveryRequest.SerializeToString,
-            response_deserializer=DeltaDiscoveryResponse.FromString,
-        )(_drain(requests), metadata=self.metadata)
+        call = self._open(channel, _drain(requests))
         try:
             async for response in call:
-                requests.put_nowait(DeltaDiscoveryRequest(type_url=response.type_url, response_nonce=response.nonce))
-                self._subscribe(requests, self._receive(response))
+                references = self._receive(response)
+                self._acknowledge(requests, response)
+                self._subscribe(requests, references)
                 self._subscribe(requests, _WILDCARDS)
-                if self._asked <= self._answered:
+                if self._asked.keys() <= self._answered:
                     return
         finally:
             call.cancel()
         raise UnreachableError("the server ended the stream before it had sent everything; try again")
 
-    def _subscribe(self, requests: asyncio.Queue[DeltaDiscoveryRequest], items: Iterable[ResourceType | Name]) -> None:
+    def _subscribe(self, requests: asyncio.Queue[_Request], items: Iterable[ResourceType | Name]) -> None:
         """Ask for what was not asked for yet; the first request of the stream says who is asking."""
+        wanted: dict[ResourceType, list[str]] = {}
         for item in items:
-            if item in self._asked:
-                continue
-            kind, names = (item, ()) if isinstance(item, ResourceType) else (item[0], (item[1],))
+            if item not in self._asked:
+                kind = item if isinstance(item, ResourceType) else item[0]
+                wanted.setdefault(kind, []).extend(() if isinstance(item, ResourceType) else (item[1],))
+        for kind, names in wanted.items():
             node = None if self._asked else _build_node(self.identity)
-            requests.put_nowait(
-                DeltaDiscoveryRequest(node=node, type_url=kind.type_url, resource_names_subscribe=names)
-            )
-            self._asked.add(item)
+            asked: list[ResourceType | Name] = [(kind, name) for name in names]
+            self._asked.update(dict.fromkeys(asked or [kind]))
+            requests.put_nowait(self._build_request(node, kind, names))
+
+    def _keep(self, kind: ResourceType, resource: Resource) -> frozenset[Name]:
+        """Take over one resource; return the names that it refers to."""
+        self._found[kind, resource.name] = resource
+        self._answered.add((kind, resource.name))
+        return find_references(render_resource(resource))
+
+    @abstractmethod
+    def _open(
+        self, channel: grpc.aio.Channel, requests: AsyncIterator[_Request]
+    ) -> grpc.aio.StreamStreamCall[Message, _Response]: ...
+
+    @abstractmethod
+    def _build_request(self, node: Node | None, kind: ResourceType, names: Iterable[str]) -> _Request: ...
+
+    @abstractmethod
+    def _acknowledge(self, requests: asyncio.Queue[_Request], response: _Response) -> None: ...
+
+    @abstractmethod
+    def _receive(self, response: _Response) -> tuple[Name, ...]:
+        """Take over one response; return the names that it refers to."""
+
+
+class _DeltaFetch(_Fetch[DeltaDiscoveryRequest, DeltaDiscoveryResponse]):
+    is_delta = True
+
+    def _open(
+        self, channel: grpc.aio.Channel, requests: AsyncIterator[DeltaDiscoveryRequest]
+    ) -> grpc.aio.StreamStreamCall[Message, DeltaDiscoveryResponse]:
+        return channel.stream_stream(
+            f"{_SERVICE}/DeltaAggregatedResources",
+            request_serializer=DeltaDiscoveryRequest.SerializeToString,
+            response_deserializer=DeltaDiscoveryResponse.FromString,
+        )(requests, metadata=self.metadata)
+
+    def _build_request(self, node: Node | None, kind: ResourceType, names: Iterable[str]) -> DeltaDiscoveryRequest:
+        return DeltaDiscoveryRequest(node=node, type_url=kind.type_url, resource_names_subscribe=names)
+
+    def _acknowledge(self, requests: asyncio.Queue[DeltaDiscoveryRequest], response: DeltaDiscoveryResponse) -> None:
+        requests.put_nowait(DeltaDiscoveryRequest(type_url=response.type_url, response_nonce=response.nonce))
 
     def _receive(self, response: DeltaDiscoveryResponse) -> tuple[Name, ...]:
-        """Take over one response; return the names that it refers to."""
         kind = RESOURCE_TYPES.get(TypeUrl(response.type_url))
         if kind is None:
             return ()
@@ -166,12 +252,60 @@ class _Fetch:
         references: set[Name] = set()
         for body in response.resources:
             wire = WireResource.FromString(body)
-            if not wire.resource:
-                continue  # a heartbeat
-            resource = _decode_resource(kind, wire)
-            self._found[kind, resource.name] = resource
-            self._answered.add((kind, resource.name))
-            references.update(find_references(render_resource(resource)))
+            if wire.resource:  # the others are heartbeats
+                references |= self._keep(kind, _decode_resource(kind, wire))
+        return tuple(sorted(references, key=_describe))
+
+
+class _SotwFetch(_Fetch[DiscoveryRequest, DiscoveryResponse]):
+    """
+    The same with the state of the world.
+
+    Each request of a type holds all its names and, once there was one, repeats the last answer's version and nonce (xDS
+    protocol, "Basic Protocol Overview"). A name that does not exist is never answered.
+    """
+
+    is_delta = False
+
+    def __init__(self, identity: Identity, metadata: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(identity, metadata)
+        self._last: dict[ResourceType, DiscoveryResponse] = {}
+
+    def _open(
+        self, channel: grpc.aio.Channel, requests: AsyncIterator[DiscoveryRequest]
+    ) -> grpc.aio.StreamStreamCall[Message, DiscoveryResponse]:
+        return channel.stream_stream(
+            f"{_SERVICE}/StreamAggregatedResources",
+            request_serializer=DiscoveryRequest.SerializeToString,
+            response_deserializer=DiscoveryResponse.FromString,
+        )(requests, metadata=self.metadata)
+
+    def _build_request(self, node: Node | None, kind: ResourceType, names: Iterable[str]) -> DiscoveryRequest:
+        del names  # all of the type are asked for, with those of before
+        last = self._last.get(kind, DiscoveryResponse())
+        return DiscoveryRequest(
+            node=node,
+            type_url=kind.type_url,
+            resource_names=[item[1] for item in self._asked if isinstance(item, tuple) and item[0] is kind],
+            version_info=last.version_info,
+            response_nonce=last.nonce,
+        )
+
+    def _acknowledge(self, requests: asyncio.Queue[DiscoveryRequest], response: DiscoveryResponse) -> None:
+        kind = RESOURCE_TYPES.get(TypeUrl(response.type_url))
+        if kind is not None:
+            requests.put_nowait(self._build_request(None, kind, ()))
+
+    def _receive(self, response: DiscoveryResponse) -> tuple[Name, ...]:
+        kind = RESOURCE_TYPES.get(TypeUrl(response.type_url))
+        if kind is None:
+            return ()
+        self._last[kind] = response
+        self._answered.add(kind)
+        references: set[Name] = set()
+        for body in response.resources:
+            wire = WireResource(version=response.version_info, resource=body)
+            references |= self._keep(kind, _decode_resource(kind, wire))
         return tuple(sorted(references, key=_describe))
 
 
@@ -200,13 +334,13 @@ def _own_references(message: Mapping[str, object]) -> frozenset[Name]:
     return frozenset(found)
 
 
-async def _drain(requests: asyncio.Queue[DeltaDiscoveryRequest]) -> AsyncIterator[DeltaDiscoveryRequest]:
+async def _drain(requests: asyncio.Queue[_Request]) -> AsyncIterator[_Request]:
     while True:
         yield await requests.get()
 
 
 def _build_node(identity: Identity) -> Node:
-    node = Node(id=identity.node_id, cluster="xds-dump", user_agent_name="xds-dump")
+    node = Node(id=identity.node_id, cluster=identity.cluster, user_agent_name="xds-dump")
     if identity.labels:
         node.metadata.update({"labels": dict(identity.labels)})
     if identity.service_account:
@@ -215,18 +349,55 @@ def _build_node(identity: Identity) -> Node:
 
 
 def _decode_resource(kind: ResourceType, wire: WireResource) -> Resource:
-    """Decode what is in one resource of a response. Raises DecodeError."""
-    content = ProtoAny.FromString(wire.resource)
-    version = Version(wire.version.removesuffix(PERISHABLE_SUFFIX))
-    return Resource(kind=kind, name=wire.name, version=version, body=content.value, any_body=wire.resource)
+    """
+    Decode what is in one resource of a response. Raises DecodeError.
+
+    Either variant may send it wrapped once more (xDS protocol, "TTL"), and without a name; the name is the first field
+    of every message that is a resource.
+    """
+    name, version, any_body = wire.name, wire.version, wire.resource
+    content = ProtoAny.FromString(any_body)
+    if content.type_url == _WRAPPER:
+        inner = WireResource.FromString(content.value)
+        name, version, any_body = inner.name or name, inner.version or version, inner.resource
+        content = ProtoAny.FromString(any_body)
+    return Resource(
+        kind=kind,
+        name=name or _read_first_text(content.value),
+        version=Version(version.removesuffix(PERISHABLE_SUFFIX)),
+        body=content.value,
+        any_body=any_body,
+    )
+
+
+def _read_first_text(body: bytes) -> str:
+    """Read field 1 as text; empty if it is none. An `Any` has one there, too."""
+    try:
+        return ProtoAny.FromString(body).type_url
+    except DecodeError:
+        return ""
 
 
 def _describe(item: ResourceType | Name) -> str:
     return item.name.lower() if isinstance(item, ResourceType) else f"{item[0].name.lower()} {item[1]}"
 
 
+def _is_unserved(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a server may be without delta: each says it in its own way."""
+    details = error.details() or ""
+    match error.code():
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return True
+        case grpc.StatusCode.INTERNAL:
+            return details == _ENDED_UNREAD
+        case grpc.StatusCode.UNAVAILABLE:
+            return False
+        case _:
+            return bool(_NOT_SERVED.search(details))
+
+
 def _translate(server: str, error: grpc.aio.AioRpcError) -> UnreachableError:
-    details = (error.details() or "").partition("\n")[0]
+    details = redact_text((error.details() or "").partition("\n")[0])
     match error.code():
         case grpc.StatusCode.UNAVAILABLE:
             return UnreachableError(
@@ -241,9 +412,9 @@ def _translate(server: str, error: grpc.aio.AioRpcError) -> UnreachableError:
         case grpc.StatusCode.PERMISSION_DENIED:
             return UnreachableError(f"{server} says that {details}; give --node of the pod that the token is for")
         case grpc.StatusCode.UNIMPLEMENTED:
-            return UnreachableError(f"{server} does not serve delta ADS; is this the address of `xds serve`?")
+            return UnreachableError(f"{server} does not serve ADS; is this the address of `xds serve`?")
         case grpc.StatusCode.INTERNAL if details == _ENDED_UNREAD:
-            return UnreachableError(f"{server} ended the call unread; does it serve delta ADS? See its log")
+            return UnreachableError(f"{server} ended the call unread; does it serve ADS? See its log")
         case grpc.StatusCode.INVALID_ARGUMENT:
             return UnreachableError(f"{server} refuses the request: {details}; check --node, --label")
         case code:

@@ -72,7 +72,7 @@ async def serving(handler: Handler | None) -> AsyncIterator[str]:
 @pytest.mark.parametrize(
     ("handler", "within", "message"),
     [
-        pytest.param(None, 10, "serve delta ADS", id="no xDS server"),
+        pytest.param(None, 10, "does not serve ADS", id="no xDS server"),
         pytest.param(end_at_once, 10, "ended the stream", id="one that ends the stream"),
         pytest.param(break_off, 10, "RESOURCE_EXHAUSTED: too many", id="one that is overloaded"),
         pytest.param(send_damage, 10, "does not speak xDS", id="one that sends damage"),

@@ -67,7 +67,7 @@ async def test_served_bytes_are_the_compiled_bytes(policies: Path, identity: Ide
     assert selected.name == policy
 
     async with running_control_plane(policies) as running:
-        fetched = await fetch_resources(running.address, identity, within=10)
+        fetched = (await fetch_resources(running.address, identity, within=10)).resources
 
     compiled = [item for kind in ResourceType for item in world.snapshots[None, policy].of(kind).values()]
     assert {kind for item in fetched if (kind := item.kind) is ResourceType.ROUTE}

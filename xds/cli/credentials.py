@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from xds.bootstrap import check_proofs
-from xds.client import Credentials
-from xds.compile.certificates import read_certificates, read_key
 from xds.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from xds.bootstrap import Authority
+    from xds.client import Credentials
 
 _F = TypeVar("_F", bound="Callable[..., object]")
 
@@ -47,6 +46,9 @@ def read_credentials(given: Mapping[str, object], server: Authority) -> Credenti
 
     What gRPC would not understand is refused here, where the file is known by name.
     """
+    from xds.client import Credentials  # noqa: PLC0415  # gRPC takes long to import, and hardly a command asks a server
+    from xds.compile.certificates import read_certificates, read_key  # noqa: PLC0415  # as above
+
     ca, name, token, certificate, key = (
         str(value) if (value := given.get(field)) is not None else None for field in CREDENTIALS
     )

@@ -1,106 +1,141 @@
-"""`xds dump`: the resources that an Envoy gets, computed from documents or asked of a running server."""
+"""
+`xds dump`: the resources that an Envoy gets, or has.
+
+They are computed from documents or from the cluster, asked of a running server, or read from an Envoy; `--diff`
+compares one of the former with the latter. Nothing is shown before everything is known, and nothing secret at all.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from xds import compile as _compile  # noqa: F401 - registers the matcher messages that `render` unpacks
 from xds.bootstrap import parse_authority, parse_labels, parse_node_id
+from xds.cli.comparison import compare, count_verdicts, render_comparison
 from xds.cli.credentials import CREDENTIALS, credential_options, read_credentials
 from xds.cli.logs import configure_logging
-from xds.cli.options import settings_options
-from xds.cli.output import count_of, render_json, render_table, render_yaml, style_diagnostic
-from xds.cli.places import PATH, check_policies, check_resolv_conf
-from xds.client import Identity, fetch_resources
+from xds.cli.output import style_diagnostic
+from xds.cli.places import PATH
+from xds.cli.progress import working
+from xds.cli.resources import ALL, Filter, render_resources, show_compiled, show_held
+from xds.cli.world import CLUSTER, FACTS, choose_place, world_options
+from xds.errors import SettingsError, quote_value
 from xds.flags import parse_seconds
-from xds.judge import Judge
-from xds.policy.model import HeldPolicy, Policy, Workload
-from xds.policy.selection import select_policy
-from xds.render import render_resource
+from xds.inspection.envoy_admin import ask_envoy, parse_place, read_config_dump
+from xds.names import NodeId
 from xds.resources import ResourceType
 from xds.settings import load_settings
-from xds.sources.directory import read_documents
-from xds.sources.facts import NetworkFacts
-from xds.sources.files import read_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from xds.client import Credentials
-    from xds.judge import Judgement
-    from xds.resources import Resource
+    from xds.cli.expected import Who
+    from xds.cli.resources import Shown
+    from xds.inspection.config_dump import ConfigDump
     from xds.settings import Settings
-    from xds.snapshot import Snapshot
 
-_FACTS = ("listen", "always_direct", "cluster_cidr", "api_server", "ip_families", "resolv_conf", "resolve_timeout")
-"""Settings of `serve` that change what is compiled."""
+_SERVER_ONLY = ("node_cluster", *CREDENTIALS)
+_COMPILED_ONLY = ("policy", "no_resolve", "no_files", *FACTS, *CLUSTER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Choice:
-    """Whose resources are wanted: a pod's, or those of a policy."""
+class _Options:
+    """What was asked for."""
 
-    identity: Identity | None
+    paths: tuple[Path, ...]
+    server: str | None
+    admin: str | None
+    config_dump: str | None
     policy: str | None
+    node: str | None
+    node_cluster: str
+    labels: tuple[str, ...]
+    service_account: str
+    timeout: str
+    no_resolve: bool
+    no_files: bool
+    wanted: Filter
+    settings: Settings
+    flags: Mapping[str, object]
 
     @property
-    def workload(self) -> Workload | None:
-        if self.identity is None:
-            return None
-        pod, _, namespace = self.identity.node_id.rpartition(".")
-        return Workload(
-            pod=pod,
-            namespace=namespace,
-            labels=self.identity.labels,
-            service_account=self.identity.service_account,
-        )
+    def seconds(self) -> float:
+        """How long somebody may take to answer. Raises click.BadParameter."""
+        try:
+            return parse_seconds(self.timeout)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--timeout") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Expected:
+    """One side: what an Envoy should have."""
+
+    shown: tuple[Shown, ...]
+    is_complete: bool
+    """Whether there is nothing to complain about."""
+    is_delta: bool = True
+    """Whether versions are those of single resources."""
 
 
 @click.command(
     name="dump",
     epilog="Examples: xds dump deploy/policies --policy short.  "
     "xds dump --server 127.0.0.1:18000 --node shop-0.payments --type listener -o yaml.  "
-    "Exit code: 0 fine, 1 if a document of DIR has an error, 2 wrong usage, 3 if the server can't be asked; with 2 "
-    "and 3 there is nothing on stdout, whatever -o says.",
+    "xds dump --kubernetes --node web-0.shop.  xds dump --admin 127.0.0.1:15000 --name 'proxy/*'.  "
+    "xds dump --kubernetes --diff --admin 127.0.0.1:15000.  "
+    "Exit code: 0 fine, 1 if a document has an error, something is missing, an Envoy refused something, or --diff "
+    "finds a difference, 2 wrong usage, 3 if somebody can't be asked; with 2 and 3 there is nothing on stdout, "
+    "whatever -o says.",
 )
-@click.argument("policies", metavar="[DIR]", required=False, type=PATH)
-@click.option("--server", metavar="HOST:PORT", help="Ask this server instead of reading DIR.")
-@click.option("--node", metavar="POD.NAMESPACE", help="Whose resources; needed with --server.")
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=PATH)
+@click.option("--server", metavar="HOST:PORT", help="Ask this server, which may be any that serves ADS.")
+@click.option("--admin", metavar="HOST:PORT|SOCKET", help="Ask the Envoy whose admin interface this is.")
+@click.option(
+    "--config-dump", metavar="FILE", help="Read what an Envoy answered to /config_dump?include_eds; - is stdin."
+)
+@click.option("--diff", is_flag=True, help="Compare what an Envoy should have with what it has, of --admin or a file.")
+@click.option("--node", metavar="POD.NAMESPACE", help="Whose resources; of an Envoy that is compared, it knows itself.")
+@click.option("--node-cluster", default="xds-dump", metavar="NAME", help="Its node.cluster, if --server goes by that.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of that pod; repeatable.")
 @click.option("--service-account", default="", metavar="NAME", help="Its service account.")
-@click.option("--policy", metavar="[NAMESPACE/]NAME", help="Show this policy of DIR, whoever it is for.")
+@click.option("--policy", metavar="[NAMESPACE/]NAME", help="Show this policy, whoever it is for.")
 @click.option(
     "--type",
     "kind",
-    type=click.Choice([*(kind.name.lower() for kind in ResourceType), "all"]),
-    default="all",
+    type=click.Choice([*(kind.name.lower() for kind in ResourceType), ALL]),
+    default=ALL,
     help="Show one type only.",
 )
+@click.option("--name", metavar="PATTERN", help="Show what is called so only; * stands for anything.")
 @click.option("-o", "--output", type=click.Choice(["table", "yaml", "json"]), default="table", help="Form.")
-@click.option("--timeout", default="5s", show_default=True, metavar="DURATION", help="How long to wait for --server.")
+@click.option("--timeout", default="5s", show_default=True, metavar="DURATION", help="How long to wait for an answer.")
 @click.option("--no-resolve", is_flag=True, help="Look up no names; the loop guard then covers literal addresses only.")
 @click.option("--no-files", is_flag=True, help="Leave out the files that policies name: they are on another machine.")
 @credential_options
-@settings_options(_FACTS)
+@world_options
 @click.pass_context
 def command(
     ctx: click.Context,
     /,
     *,
-    policies: Path | None,
+    paths: tuple[Path, ...],
     server: str | None,
+    admin: str | None,
+    config_dump: str | None,
+    diff: bool,
     node: str | None,
+    node_cluster: str,
     labels: tuple[str, ...],
     service_account: str,
     policy: str | None,
     kind: str,
+    name: str | None,
     output: str,
     timeout: str,
     no_resolve: bool,
@@ -108,56 +143,81 @@ def command(
     **flags: str | tuple[str, ...] | None,
 ) -> None:
     """
-    Show the resources that an Envoy gets.
+    Show the resources that an Envoy gets, or has.
 
-    They come from the documents in DIR, compiled as `xds serve` would here, or from a running server.
-    Credentials are redacted.
+    They come from the documents in PATH or in the cluster, compiled as `xds serve` would; from a running server; or
+    from an Envoy. Credentials are redacted.
     """
-    if (policies is None) is (server is None):
-        raise click.UsageError("give either DIR or --server HOST:PORT; try: xds dump DIR")
-    _refuse_options_without_effect(ctx)
     settings = load_settings(flags)
+    options = _Options(
+        paths=paths,
+        server=server,
+        admin=admin,
+        config_dump=config_dump,
+        policy=policy,
+        node=node,
+        node_cluster=node_cluster,
+        labels=labels,
+        service_account=service_account,
+        timeout=timeout,
+        no_resolve=no_resolve,
+        no_files=no_files,
+        wanted=Filter(kind=kind, name=name),
+        settings=settings,
+        flags=flags,
+    )
+    _check_sources(options, diff=diff)
+    _refuse_options_without_effect(ctx, options, diff=diff)
     configure_logging(settings)
-    identity = _read_identity(node, labels, service_account)
-    choice = _Choice(identity=identity, policy=policy)
-    if policies is not None:
-        check_policies(policies)
-        check_resolv_conf(settings)
-        judgement = asyncio.run(_judge(policies, settings, resolves=not no_resolve, reads=not no_files))
-        resources, has_findings = _select(judgement, choice), _report(judgement)
+    dump = _read_envoy(options)
+    if diff and dump is not None:
+        ctx.exit(_show_comparison(options, dump, output))
+    if dump is not None:
+        shown = show_held(dump.resources, options.wanted)
+        is_fine = not any(item.held is not None and item.held.refusal is not None for item in shown)
+        _report_refusals(shown)
     else:
-        resources, has_findings = (
-            _fetch(str(server), choice, timeout, read_credentials(flags, parse_authority(str(server)))),
-            False,
+        expected = _expect(options, None)
+        shown, is_fine = expected.shown, expected.is_complete
+    _report_emptiness(shown, options.wanted)
+    click.echo(render_resources(shown, output))
+    ctx.exit(0 if is_fine and (shown or name is None) else 1)
+
+
+def _check_sources(options: _Options, *, diff: bool) -> None:
+    """Raise click.UsageError unless there is one source, or with --diff one of each kind."""
+    held = [item for item in (options.admin, options.config_dump) if item is not None]
+    is_expected = bool(options.paths) or options.server is not None
+    if len(held) > 1:
+        raise click.UsageError("give either --admin or --config-dump: an Envoy is asked, or was")
+    if options.paths and options.server is not None:
+        raise click.UsageError("give either PATH or --server HOST:PORT; try: xds dump PATH")
+    if diff and not held:
+        raise click.UsageError("--diff needs what an Envoy has: add --admin HOST:PORT, or --config-dump FILE")
+    if diff and not is_expected and not options.settings.kubernetes:
+        raise click.UsageError("--diff needs what the Envoy should have: add PATH, --kubernetes or --server HOST:PORT")
+    if held and not diff and is_expected:
+        raise click.UsageError("one thing is shown; to compare what should be with what an Envoy has, add --diff")
+    if not held and not is_expected and not options.settings.kubernetes:
+        raise click.UsageError(
+            "give PATH, --kubernetes, --server HOST:PORT, --admin HOST:PORT or --config-dump FILE; try: xds dump PATH"
         )
-    click.echo(render_resources([item for item in resources if kind in {item.kind.name.lower(), "all"}], output))
-    ctx.exit(1 if has_findings else 0)
 
 
-def render_resources(resources: Iterable[Resource], output: str) -> str:
-    """Return resources in one of the forms of `--output`."""
-    if output == "table":
-        header = ("TYPE", "NAME", "VERSION", "BYTES", "SUMMARY")
-        return render_table(header, [_summarise(resource) for resource in resources])
-    described = [
-        {
-            "type": resource.kind.name.lower(),
-            "name": resource.name,
-            "version": resource.version,
-            "resource": render_resource(resource),
-        }
-        for resource in resources
-    ]
-    return render_json(described) if output == "json" else render_yaml(described)
-
-
-def _refuse_options_without_effect(ctx: click.Context) -> None:
+def _refuse_options_without_effect(ctx: click.Context, options: _Options, *, diff: bool) -> None:
     """Raise click.UsageError for an option that this dump would ignore. Environment variables are for all verbs."""
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    is_held_only = not diff and bool(given & {"admin", "config_dump"})
+    pod = ("labels", "service_account")
+    is_cluster = not options.paths and options.server is None
     cases = [
-        ("server" in given, ("policies", "policy", "no_resolve", *_FACTS), "it is the server that compiles"),
-        ("server" not in given, ("timeout", *CREDENTIALS), "it is for --server"),
-        ("node" not in given, ("labels", "service_account"), "it goes with --node POD.NAMESPACE"),
+        (is_held_only, ("node", *pod, *_SERVER_ONLY, *_COMPILED_ONLY), "an Envoy tells what it has"),
+        ("server" in given, _COMPILED_ONLY, "it is the server that compiles"),
+        ("server" not in given, _SERVER_ONLY, "it is for --server"),
+        (not given & {"server", "admin"}, ("timeout",), "it is for --server and --admin"),
+        (bool(options.paths), CLUSTER, "with PATH, no cluster is asked"),
+        ("node" not in given, pod, "it goes with --node POD.NAMESPACE"),
+        (is_cluster, pod, "the cluster knows that pod"),
         ("policy" in given, ("node",), "--policy shows one policy, whoever it is for"),
     ]
     for applies, fields, reason in cases:
@@ -167,120 +227,109 @@ def _refuse_options_without_effect(ctx: click.Context) -> None:
             raise click.UsageError(f"{flag} is of no use here: {reason}; leave it out")
 
 
-def _read_identity(node: str | None, labels: Iterable[str], service_account: str) -> Identity | None:
-    if node is None:
+def _read_envoy(options: _Options) -> ConfigDump | None:
+    if options.config_dump is not None:
+        return read_config_dump(options.config_dump)
+    if options.admin is None:
         return None
-    sorted_labels = tuple(sorted(parse_labels(labels).items()))
-    return Identity(node_id=parse_node_id(node), labels=sorted_labels, service_account=service_account)
+    place = parse_place(options.admin)
+    with working("asking the Envoy"):
+        return ask_envoy(place, within=options.seconds)
 
 
-def _fetch(server: str, choice: _Choice, timeout: str, credentials: Credentials) -> tuple[Resource, ...]:
-    if choice.identity is None:
-        raise click.UsageError("a server is asked for a pod; add --node POD.NAMESPACE")
-    parse_authority(server)
-    try:
-        seconds = parse_seconds(timeout)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--timeout") from error
-    return asyncio.run(fetch_resources(server, choice.identity, within=seconds, credentials=credentials))
+def _show_comparison(options: _Options, dump: ConfigDump, output: str) -> int:
+    """Print the comparison; return the exit code."""
+    expected = _expect(options, dump)
+    compared = compare(
+        expected.shown,
+        show_held(dump.resources, options.wanted),
+        versions_tell=expected.is_delta is dump.is_delta,
+    )
+    click.echo(render_comparison(compared, output))
+    click.echo(count_verdicts(compared), err=True)
+    return 0 if expected.is_complete and not any(item.is_finding for item in compared) else 1
 
 
-async def _judge(policies: Path, settings: Settings, *, resolves: bool, reads: bool) -> Judgement:
-    """Do what `serve` does at its start."""
-    judge = Judge()
-    results = judge.parse(read_documents(policies))
-    facts = await NetworkFacts(settings).collect(judge.hosts(results) if resolves else frozenset())
-    files = read_files(judge.files(results)) if reads else {}
-    return judge.judge(results, replace(facts, files=files, reads_files=reads, now=time.time()))
+def _expect(options: _Options, dump: ConfigDump | None) -> _Expected:
+    """Find out what the Envoy should have. One that is compared knows itself who it is."""
+    who = None if options.policy is not None else _identify(options, dump)
+    return _ask_server(options, who) if options.server is not None else _compile(options, who)
 
 
-def _report(judgement: Judgement) -> bool:
-    """Print the findings; return whether one is an error."""
-    for finding in judgement.diagnostics:
+def _identify(options: _Options, dump: ConfigDump | None) -> Who | None:
+    from xds.cli.expected import Who  # noqa: PLC0415  # to compile takes long to import, and a dump may be only read
+
+    is_free = options.server is not None
+    if options.node is not None:
+        labels = tuple(sorted(parse_labels(options.labels).items()))
+        return Who(node_id=_parse_node(options.node, is_free), labels=labels, service_account=options.service_account)
+    if dump is None:
+        return None
+    if not dump.node_id:
+        raise click.UsageError("the Envoy does not say who it is; add --node POD.NAMESPACE")
+    return Who(node_id=_parse_node(dump.node_id, is_free), labels=dump.labels, service_account=dump.service_account)
+
+
+def _parse_node(text: str, is_free: bool) -> NodeId:
+    """Read a node id. What a server demands of it, the server says."""
+    if not is_free:
+        return parse_node_id(text)
+    if not text.strip() or not text.isprintable() or "@" in text:
+        raise SettingsError(f"--node {quote_value(text)} is no id of a node; give what that Envoy's bootstrap says")
+    return NodeId(text)
+
+
+def _compile(options: _Options, who: Who | None) -> _Expected:
+    from xds.cli.expected import Choice, compile_expected  # noqa: PLC0415  # as above
+
+    place = choose_place(
+        options.paths, options.settings, resolves=not options.no_resolve, reads_files=not options.no_files
+    )
+    expected = asyncio.run(compile_expected(place, Choice(who=who, policy=options.policy)))
+    if expected.remark:
+        click.echo(expected.remark, err=True)
+    for finding in expected.findings:
         click.echo(style_diagnostic(finding), err=True)
-    return any(finding.is_error for finding in judgement.diagnostics)
+    return _Expected(
+        shown=show_compiled(expected.resources, options.wanted),
+        is_complete=not any(finding.is_error for finding in expected.findings),
+    )
 
 
-def _select(judgement: Judgement, choice: _Choice) -> tuple[Resource, ...]:
-    if choice.policy is not None:
-        return _flatten(_snapshot_of(judgement, choice.policy))
-    if choice.workload is not None:
-        return _select_for(judgement, choice.workload)
-    if len(judgement.served) != 1:
-        raise click.UsageError(f"DIR holds {len(judgement.served)} good policies; choose: {_offer(judgement)}")
-    (served,) = judgement.served.values()
-    return _flatten(served.snapshot)
+def _ask_server(options: _Options, who: Who | None) -> _Expected:
+    from xds import compile as _compile  # noqa: F401, PLC0415  # registers the matcher messages that `render` unpacks
+    from xds.client import Identity, fetch_resources  # noqa: PLC0415  # gRPC, for those who ask a server
+
+    server = str(options.server)
+    if who is None:
+        raise click.UsageError("a server is asked for a pod; add --node POD.NAMESPACE")
+    credentials = read_credentials(options.flags, parse_authority(server))
+    identity = Identity(
+        node_id=who.node_id, labels=who.labels, service_account=who.service_account, cluster=options.node_cluster
+    )
+    seconds = options.seconds
+    with working("asking the server"):
+        fetched = asyncio.run(fetch_resources(server, identity, within=seconds, credentials=credentials))
+    if fetched.missing:
+        click.echo(
+            f"{server} did not send within {seconds:g} s what these resources refer to: {', '.join(fetched.missing)}; "
+            "an Envoy would wait for it. See its log, or give it longer: --timeout",
+            err=True,
+        )
+    return _Expected(
+        shown=show_compiled(fetched.resources, options.wanted),
+        is_complete=not fetched.missing,
+        is_delta=fetched.is_delta,
+    )
 
 
-def _select_for(judgement: Judgement, workload: Workload) -> tuple[Resource, ...]:
-    match select_policy(judgement.world.candidates, workload):
-        case Policy(namespace=namespace, name=name):
-            click.echo(f"policy in force: {_full_name(namespace, name)}", err=True)
-            return _flatten(judgement.served[namespace, name].snapshot)
-        case HeldPolicy(where=where):
-            click.echo(f"the document at {where} can't be used, and this pod may be its: it is told nothing", err=True)
-            return ()
-        case None:
-            click.echo("no policy selects this pod: it is refused everything but what is always direct", err=True)
-            return _flatten(judgement.world.refuse_all)
+def _report_refusals(shown: Iterable[Shown]) -> None:
+    for item in shown:
+        if item.held is not None and item.held.refusal is not None:
+            refusal = item.held.refusal
+            click.echo(f"refused by this Envoy: {item.kind} {item.name} {refusal.version}: {refusal.text}", err=True)
 
 
-def _snapshot_of(judgement: Judgement, policy: str) -> Snapshot:
-    for (namespace, name), served in judgement.served.items():
-        if policy in {_full_name(namespace, name), name}:
-            return served.snapshot
-    raise click.UsageError(f"there is no good policy {policy}; choose: {_offer(judgement)}")
-
-
-def _offer(judgement: Judgement) -> str:
-    names = [f"--policy {_full_name(*key)}" for key in judgement.served]
-    return ", ".join([*names, "--node POD.NAMESPACE"])
-
-
-def _full_name(namespace: str | None, name: str) -> str:
-    return name if namespace is None else f"{namespace}/{name}"
-
-
-def _flatten(snapshot: Snapshot) -> tuple[Resource, ...]:
-    return tuple(resource for kind in ResourceType for resource in snapshot.of(kind).values())
-
-
-def _summarise(resource: Resource) -> tuple[str, str, str, str, str]:
-    kind = resource.kind.name.lower()
-    # The size of a secret tells how long it is.
-    size = "-" if resource.kind is ResourceType.SECRET else str(len(resource.body))
-    return (kind, resource.name, resource.version, size, _describe(render_resource(resource)))
-
-
-def _describe(rendered: Mapping[str, object]) -> str:
-    """Say in a few words what is in a resource."""
-    match rendered:
-        case {"filter_chains": list(chains)}:
-            return f"chains: {', '.join(str(chain.get('name')) for chain in chains)}"
-        case {"virtual_hosts": list(hosts)}:
-            return f"{count_of(sum(len(host['domains']) for host in hosts), 'domain')}"
-        case {"load_assignment": {"endpoints": list(endpoints)}} | {"endpoints": list(endpoints)}:
-            return f"endpoints: {', '.join(_find_addresses(endpoints))}"
-        case {"listener_filters": [{"typed_config": {"server_config": {"inline_dns_table": dict(table)}}}]}:
-            answered = [item for item in table.get("virtual_domains", []) if "address_list" in item["endpoint"]]
-            return f"answers for {count_of(len(answered), 'name')}"
-        case {"type": str(discovery)}:
-            return discovery.lower().replace("_", " ")
-        case _:
-            return ""
-
-
-def _find_addresses(rendered: object) -> Iterable[str]:
-    match rendered:
-        case {"address": str(address), "port_value": int(port)}:
-            yield f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        case {"server_listener_name": str(listener)}:
-            yield f"the listener {listener}"
-        case dict():
-            for value in rendered.values():
-                yield from _find_addresses(value)
-        case list():
-            for item in rendered:
-                yield from _find_addresses(item)
-        case _:
-            pass
+def _report_emptiness(shown: Sequence[Shown], wanted: Filter) -> None:
+    if not shown and wanted.name is not None:
+        click.echo(f"nothing here is called {quote_value(wanted.name)}; see all names without --name", err=True)
