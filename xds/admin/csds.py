@@ -4,7 +4,7 @@ Client status discovery: what each connected client was sent, and what it made o
 Source: envoy/service/status/v3/csds.proto, read as a management server. One `ClientConfig` per node, also while it has
 several streams, with the node's id as `client_scope`, since that is what tools print beside each resource.
 `config_status` says it in the server's words, `client_status` in the client's; tools read the second. What there is no
-field for stands in the node's metadata under one key, `OWN_METADATA`.
+field for stands in the node's metadata under one key, see `xds.admin.own_status`.
 
 This shows configuration, so it must be served to operators only. Invariant: of a secret nothing but its name is shown.
 """
@@ -19,7 +19,7 @@ from google.protobuf.any_pb2 import Any as ProtoAny
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from xds.admin.matching import MatcherError, matches_any
-from xds.clients import OWN_METADATA, InForce, TypeStatus
+from xds.admin.own_status import OwnStatus
 from xds.errors import redact_logins
 from xds.gen.discovery_pb2 import Node
 from xds.gen.status_pb2 import (
@@ -36,20 +36,16 @@ from xds.gen.status_pb2 import (
     ClientStatusResponse,
     UpdateFailureState,
 )
-from xds.policy.model import HeldPolicy
 from xds.resources import ResourceStatus, ResourceType, Standing, encode_varint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from xds.cache import SnapshotCache
     from xds.clients import Client, Clients, Nack
     from xds.gen.status_pb2 import ClientResourceStatus, ConfigStatus
-    from xds.policy.model import Policy, Workload
     from xds.resources import Resource
-    from xds.snapshot import Snapshot
 
-    Told = Mapping[str, str | float | bool | "Told"]
     Context = grpc.aio.ServicerContext[ClientStatusRequest, ClientStatusResponse]
 
 _Status = tuple[ResourceStatus, "Client"]
@@ -64,11 +60,6 @@ gRPC clients refuse responses above 4 MiB unless told otherwise, and a thousand 
 listener. Who wants to see one names its node.
 """
 
-_MAX_TEXT = 1_000
-"""Characters of a refusal that the metadata repeats; the whole of it is said of each resource."""
-
-_NO_STATUS = TypeStatus()
-
 _CLIENTS_PER_TURN = 50
 """Clients that are described before the streams get a turn: an answer about thousands takes a while."""
 
@@ -79,7 +70,7 @@ class ClientStatus:
     def __init__(self, clients: Clients, cache: SnapshotCache, *, replica: str = "") -> None:
         self._clients = clients
         self._cache = cache
-        self._replica = replica
+        self._own = OwnStatus(cache, replica)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a gRPC server needs to serve this."""
@@ -119,57 +110,20 @@ class ClientStatus:
             if matches_any(request.node_matchers, node):
                 config = response.config.add(node=node, client_scope=node.id)
                 statuses = _statuses(streams)
-                contents += self._describe(config, statuses)
-                config.node.metadata.update({OWN_METADATA: self._describe_streams(streams, statuses)})
+                entries = _describe(config, statuses)
+                if not request.exclude_resource_contents:
+                    contents += self._find_contents(entries, statuses)
+                self._own.describe(config.node.metadata, streams, {status.kind for status, _ in statuses})
             if count % _CLIENTS_PER_TURN == 0:
                 await asyncio.sleep(0)
-        if not request.exclude_resource_contents:
-            _fill(contents, MAX_RESPONSE_BYTES - response.ByteSize())
+        _fill(contents, MAX_RESPONSE_BYTES - response.ByteSize())
         return response
 
-    def _describe_streams(self, streams: Sequence[Client], statuses: Iterable[_Status]) -> Told:
-        newest = streams[-1]
-        asked = {status.kind for status, _ in statuses}
-        snapshot = self._cache.snapshot_for(newest.workload)
-        speakers = {kind: client for client in streams for kind in ResourceType if kind in client.types}
-        types = {
-            kind.name.lower(): _describe_type(kind, speakers.get(kind, newest), streams, snapshot)
-            for kind in ResourceType
-            if kind in asked or kind in speakers
-        }
-        return {
-            "replica": self._replica,
-            **self._describe_policy(newest.workload),
-            "since": newest.since,
-            "variant": newest.variant,
-            "types": types,
-        }
-
-    def _describe_policy(self, workload: Workload) -> dict[str, str]:
-        match self._cache.policy_for(workload):
-            case None:
-                return {"standing": InForce.REFUSE_ALL.value}
-            case HeldPolicy() as policy:
-                return {"standing": InForce.HELD.value, "policy": _name(policy)}
-            case policy:
-                return {"standing": InForce.POLICY.value, "policy": _name(policy)}
-
-    def _describe(
-        self, config: ClientConfig, statuses: Iterable[_Status]
+    def _find_contents(
+        self, entries: Iterable[ClientConfig.GenericXdsConfig], statuses: Iterable[_Status]
     ) -> Iterator[tuple[ClientConfig.GenericXdsConfig, Resource]]:
-        """Describe every resource of one node, and yield those whose content is known; it is not filled in yet."""
-        for status, client in statuses:
-            entry = config.generic_xds_configs.add(
-                type_url=status.kind.type_url,
-                name=status.name,
-                version_info=status.version or "",
-                # Tools take it for granted that it is there; it is not known by resource, so it says nothing.
-                last_updated=Timestamp(),
-                config_status=_config_status(status.standing),
-                client_status=_client_status(status.standing),
-            )
-            if status.standing is Standing.REFUSED:
-                _explain(entry, status, client)
+        """Yield those entries whose content is known; it is not filled in yet."""
+        for entry, (status, client) in zip(entries, statuses, strict=True):
             resource = self._find(client, status)
             if resource is not None:
                 yield entry, resource
@@ -188,22 +142,23 @@ def _statuses(streams: Iterable[Client]) -> tuple[_Status, ...]:
     return tuple(found.values())
 
 
-def _describe_type(kind: ResourceType, speaker: Client, streams: Iterable[Client], snapshot: Snapshot | None) -> Told:
-    status = speaker.types.get(kind, _NO_STATUS)
-    is_current = status.is_current if snapshot is None else any(client.is_in_step(kind, snapshot) for client in streams)
-    found: dict[str, str | bool | Told] = {"current": is_current and not status.is_rejected}
-    if status.sent is not None:
-        found["sent"] = status.sent
-    if status.acked is not None:
-        found["acknowledged"] = status.acked
-    if status.is_rejected and status.nack is not None:
-        text = redact_logins(status.nack.text)[:_MAX_TEXT]
-        found["rejected"] = {"version": status.nack.version, "text": text, "at": status.nack.at}
-    return found
-
-
-def _name(policy: Policy | HeldPolicy) -> str:
-    return policy.name if policy.namespace is None else f"{policy.namespace}/{policy.name}"
+def _describe(config: ClientConfig, statuses: Iterable[_Status]) -> list[ClientConfig.GenericXdsConfig]:
+    """Describe every resource of one node, but for its content."""
+    entries = []
+    for status, client in statuses:
+        entry = config.generic_xds_configs.add(
+            type_url=status.kind.type_url,
+            name=status.name,
+            version_info=status.version or "",
+            # Tools take it for granted that it is there; it is not known by resource, so it says nothing.
+            last_updated=Timestamp(),
+            config_status=_config_status(status.standing),
+            client_status=_client_status(status.standing),
+        )
+        if status.standing is Standing.REFUSED:
+            _explain(entry, status, client)
+        entries.append(entry)
+    return entries
 
 
 def _fill(contents: Iterable[tuple[ClientConfig.GenericXdsConfig, Resource]], budget: int) -> None:

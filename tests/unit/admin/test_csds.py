@@ -229,6 +229,20 @@ async def test_a_refused_version_stands_in_the_metadata_with_its_reason_and_with
     assert len(rejected["text"]) == 1_000
 
 
+async def test_sidecars_that_refuse_the_same_have_a_moment_each() -> None:
+    site = Site(resource(LDS, "l"))
+    for number in range(2):
+        played = site.connect(f"web-{number}", LDS)
+        response = played.hear()
+        played.connection.note_nack(LDS, response.version, "no such filter", 1_000.0 + number)
+
+    shown = (await site.status.describe(ClientStatusRequest())).config
+
+    assert [
+        MessageToDict(config.node.metadata)[OWN_METADATA]["types"]["listener"]["rejected"]["at"] for config in shown
+    ] == [1_000, 1_001]
+
+
 async def test_a_login_that_the_end_of_a_long_refusal_cuts_in_two_does_not_show() -> None:
     site = Site(resource(LDS, "l"))
     played = site.connect("web-0", LDS)
