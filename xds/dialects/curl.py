@@ -5,9 +5,9 @@ Follows `proxy_check_noproxy` of lib/proxy.c in curl 8.22 (`Curl_check_noproxy` 
 covers itself and all below it, with or without a dot in front; networks match hosts that are addresses; there are no
 ports and no wildcards, and `*` counts only as the whole value. A length of 0 is taken for the full length.
 
-Older versions differ: before 8.18 text after the slash that is no number counted as 0; before 8.17 the last bits
-of an IPv6 network had to differ where its length is no multiple of 8; before 8.9 a blank separated entries like a
-comma, while nothing after it is read now; before 7.86 networks were not known.
+Older versions differ: before 8.18 an IPv6 host was compared as a name is, as text and without networks, and text after
+a slash counted up to its first letter, or as 0; before 8.9 a blank separated entries like a comma, while nothing
+after it is read now; before 7.86 networks were not known.
 """
 
 from __future__ import annotations

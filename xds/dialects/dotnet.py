@@ -1,9 +1,10 @@
 """
 How .NET's `HttpClient` reads NO_PROXY outside Windows and macOS, and inside them where the variables are set.
 
-Follows `HttpEnvironmentProxy.IsMatchInBypassList` in System.Net.Http of .NET 5 to 10. A name stands for itself alone;
-`.name` for the name and all below it. There are no ports, no wildcards and no `*`. Addresses are compared as text
-with `Uri.Host`: IPv6 in brackets, in the shortest form. Networks are not known; .NET 11 is the first to read them.
+Follows `HttpEnvironmentProxy.IsMatchInBypassList` in System.Net.Http of .NET Core 3.1 to .NET 10. A name stands for
+itself alone; `.name` for the name and all below it. There are no ports, no wildcards and no `*`. Addresses are
+compared as text with `Uri.Host`: IPv6 in brackets, in the shortest form. Networks are not known; .NET 11 is the first
+to read them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """
 How Go programs read NO_PROXY: `net/http` through `golang.org/x/net/http/httpproxy`.
 
-Follows `config.init` and `config.useProxy` of http/httpproxy/proxy.go, as of golang.org/x/net 0.5x; Go has
-bundled the same rules since 1.12. A name covers itself and all below it, `.name` and `*.name` what is below only;
-networks and addresses match hosts that are addresses; ports are compared as text. Brackets belong to a
-port: `[2001:db8::1]` alone is a name that no host has. Loopback goes directly without any entry.
+Follows `config.init` and `config.useProxy` of http/httpproxy/proxy.go, as of golang.org/x/net 0.36 and Go 1.24.1. A
+name covers itself and all below it, `.name` and `*.name` what is below only; networks and addresses match hosts that
+are addresses; ports are compared as text. Brackets belong to a port: `[2001:db8::1]` alone is a name that no host
+has. Loopback goes directly without any entry. Older versions let the end of an address match as that of a name does:
+`*.2.3` and 10.1.2.3.
 """
 
 from __future__ import annotations
