@@ -7,11 +7,20 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType, ClusterEdsClusterConfig
+from envoy_data_plane.envoy.config.core.v3 import AggregatedConfigSource, ConfigSource
+from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager, Rds
+from envoy_data_plane.google.protobuf import Any
 
-from xds.client import Identity, fetch_resources
+from tests.support.other_control_plane import SERVICE, VERSION, OtherControlPlane
+from xds.client import Fetched, Identity, fetch_resources
 from xds.errors import UnreachableError
 from xds.gen.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource
 from xds.names import NodeId
+from xds.render import render_resource
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
@@ -20,7 +29,6 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[DeltaDiscoveryRequest, DeltaDiscoveryResponse]
     Handler = Callable[[AsyncIterator[DeltaDiscoveryRequest], Context], Awaitable[None]]
 
-SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 WHO = Identity(node_id=NodeId("web-0.shop"))
 CLUSTER = ResourceType.CLUSTER.type_url
 
@@ -50,6 +58,11 @@ async def answer_half(requests: AsyncIterator[DeltaDiscoveryRequest], context: C
         pass
 
 
+async def refuse_delta_in_words(requests: AsyncIterator[DeltaDiscoveryRequest], context: Context) -> None:
+    await anext(requests)
+    await context.abort(grpc.StatusCode.UNKNOWN, "delta xDS is not implemented, ask https://me:canary@example/")
+
+
 @asynccontextmanager
 async def serving(handler: Handler | None) -> AsyncIterator[str]:
     server = grpc.aio.server()
@@ -74,6 +87,7 @@ async def serving(handler: Handler | None) -> AsyncIterator[str]:
     [
         pytest.param(None, 10, "does not serve ADS", id="no xDS server"),
         pytest.param(end_at_once, 10, "ended the stream", id="one that ends the stream"),
+        pytest.param(refuse_delta_in_words, 10, "does not serve ADS", id="one that refuses delta and has nothing else"),
         pytest.param(break_off, 10, "RESOURCE_EXHAUSTED: too many", id="one that is overloaded"),
         pytest.param(send_damage, 10, "does not speak xDS", id="one that sends damage"),
         pytest.param(answer_half, 0.5, "missing are listener$", id="one that answers in part"),
@@ -83,3 +97,92 @@ async def test_a_strange_server_is_described(handler: Handler | None, within: fl
     async with serving(handler) as address:
         with pytest.raises(UnreachableError, match=message):
             await fetch_resources(address, WHO, within=within)
+
+
+ADS = ConfigSource(ads=AggregatedConfigSource())
+UNKNOWN = Any(type_url="type.googleapis.com/example.v1.Filter", value=b"\x0a\x06canary")
+
+
+def build_resources(*, has_routes: bool = True) -> dict[ResourceType, dict[str, bytes]]:
+    """Build what refers to each other: a listener with routes and a filter that nobody knows, a cluster, endpoints."""
+    eds = ClusterEdsClusterConfig(eds_config=ADS, service_name="endpoints-of-c")
+    cluster = Cluster(name="c", type=ClusterDiscoveryType.EDS, eds_cluster_config=eds)
+    manager = HttpConnectionManager(stat_prefix="x", rds=Rds(route_config_name="r", config_source=ADS))
+    filters = [Filter(name="odd", typed_config=UNKNOWN), Filter(name="http", typed_config=Any.pack(manager))]
+    listener = Listener(name="l", filter_chains=[FilterChain(filters=filters)])
+    routes = {"r": RouteConfiguration(name="r")} if has_routes else {}
+    packed = {
+        ResourceType.CLUSTER: {"c": cluster},
+        ResourceType.ENDPOINT: {"endpoints-of-c": ClusterLoadAssignment(cluster_name="endpoints-of-c")},
+        ResourceType.LISTENER: {"l": listener},
+        ResourceType.ROUTE: routes,
+    }
+    return {kind: {name: bytes(Any.pack(item)) for name, item in table.items()} for kind, table in packed.items()}
+
+
+def describe(fetched: Fetched) -> list[tuple[str, str, str]]:
+    return [(item.kind.name.lower(), item.name, item.version) for item in fetched.resources]
+
+
+ALL = [
+    ("cluster", "c", VERSION), ("endpoint", "endpoints-of-c", VERSION), ("listener", "l", VERSION),
+    ("route", "r", VERSION),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("server", "is_delta"),
+    [
+        pytest.param(OtherControlPlane(build_resources()), True, id="delta"),
+        pytest.param(OtherControlPlane(build_resources(), names_resources=False), True, id="delta without names"),
+        pytest.param(OtherControlPlane(build_resources(), wraps=True), True, id="delta, wrapped once more"),
+        pytest.param(OtherControlPlane(build_resources(), speaks_delta=False), False, id="the state of the world"),
+        pytest.param(
+            OtherControlPlane(build_resources(), speaks_delta=False, wraps=True), False, id="the same, wrapped"
+        ),
+    ],
+)
+async def test_everything_of_another_control_plane_is_fetched(server: OtherControlPlane, is_delta: bool) -> None:
+    who = Identity(node_id=NodeId("sidecar~192.0.2.1~web-0.shop~cluster.local"), cluster="gateways")
+    async with server.serving() as address:
+        fetched = await fetch_resources(address, who, within=10)
+
+    assert describe(fetched) == ALL
+    assert (fetched.is_delta, fetched.missing) == (is_delta, ())
+    assert [(node.id, node.cluster) for node in server.nodes] == [(who.node_id, "gateways")]
+    for resource in fetched.resources:
+        assert resource.any_body == server.resources[resource.kind][resource.name]
+
+
+async def test_a_filter_that_is_not_known_is_shown_by_its_type_and_size() -> None:
+    async with OtherControlPlane(build_resources()).serving() as address:
+        fetched = await fetch_resources(address, WHO, within=10)
+
+    shown = str([render_resource(resource) for resource in fetched.resources])
+    assert "{'@type': 'type.googleapis.com/example.v1.Filter', 'value': '[8 bytes that are not known here]'}" in shown
+    assert "canary" not in shown
+
+
+@pytest.mark.parametrize("speaks_delta", [True, False], ids=["delta", "sotw"])
+async def test_what_is_referred_to_and_not_sent_is_named_beside_what_was_sent(speaks_delta: bool) -> None:
+    server = OtherControlPlane(build_resources(has_routes=False), speaks_delta=speaks_delta)
+    async with server.serving() as address:
+        fetched = await fetch_resources(address, WHO, within=0.7)
+
+    assert describe(fetched) == ALL[:-1]
+    assert fetched.missing == ("route r",)
+
+
+async def test_what_a_server_says_is_repeated_without_logins() -> None:
+    async def refuse(requests: AsyncIterator[DeltaDiscoveryRequest], context: Context) -> None:
+        await anext(requests)
+        await context.abort(
+            grpc.StatusCode.INTERNAL, "no answer from https://me:canary@example/ for Basic bWU6Y2FuYXJ5"
+        )
+
+    async with serving(refuse) as address:
+        with pytest.raises(UnreachableError, match="INTERNAL") as raised:
+            await fetch_resources(address, WHO, within=10)
+
+    assert "canary" not in str(raised.value)
+    assert "bWU6" not in str(raised.value)
