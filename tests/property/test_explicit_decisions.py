@@ -16,10 +16,11 @@ from xds import names
 from xds.explain.connection import Connection, Fate, Outcome, Protocol
 from xds.explain.explicit import ask
 from xds.facts import Facts
+from xds.policy.model import Direct, DomainPattern
 
 if TYPE_CHECKING:
     from xds.explain.connection import Address
-    from xds.policy.model import Policy
+    from xds.policy.model import Network, Policy
 
 PORT = 15002
 EXAMPLES = max(1, settings().max_examples // 3)
@@ -60,9 +61,11 @@ def expect(policy: Policy, facts: Facts, method: str, authority: str) -> Outcome
     elif (host.lower().removesuffix("."), int(port)) in _proxies(policy):
         return Outcome(Fate.DIRECT, names.DIRECT_BY_NAME_CLUSTER)
     elif method == "CONNECT":
-        outcome = Oracle(_without_networks(policy), Facts()).decide(Connection(NOWHERE, int(port), Protocol.TLS, host))
+        outcome = Oracle(_for_names(policy, facts, method), Facts()).decide(
+            Connection(NOWHERE, int(port), Protocol.TLS, host)
+        )
     else:
-        outcome = Oracle(_without_networks(policy), Facts()).decide(by_name)
+        outcome = Oracle(_for_names(policy, facts, method), Facts()).decide(by_name)
     match outcome.fate:
         case Fate.CLOSED:
             return Outcome(Fate.FORBIDDEN)
@@ -85,16 +88,39 @@ def _proxies(policy: Policy) -> set[tuple[str, int]]:
     return {(endpoint.host, endpoint.port) for proxy in policy.proxies for endpoint in proxy.endpoints}
 
 
-def _without_networks(policy: Policy) -> Policy:
-    """Return what counts for a name that Envoy resolves itself: its rules without networks, the name believed (N20)."""
-    rules = tuple(
-        dataclasses.replace(
-            rule,
-            verify=(),
-            destinations=tuple(
-                item for item in rule.destinations if not isinstance(item.host, (IPv4Network, IPv6Network))
-            ),
-        )
-        for rule in policy.rules
-    )
-    return dataclasses.replace(policy, rules=rules, synthetic_ranges=())
+def _for_names(policy: Policy, facts: Facts, method: str) -> Policy:
+    """
+    Return what counts for a name that Envoy resolves itself: its rules without networks, the name believed (N20).
+
+    But a name that must be at a synthetic address, where nothing is (N10), is nowhere.
+    """
+
+    def is_nowhere(networks: tuple[Network, ...]) -> bool:
+        return bool(networks) and not _without_synthetic(networks, policy.synthetic_ranges)
+
+    rules = []
+    for rule in policy.rules:
+        action = rule.action if method == "CONNECT" else rule.http_action
+        dropped: tuple[type, ...] = (IPv4Network, IPv6Network)
+        if action == Direct() and is_nowhere(rule.verify):
+            dropped = (*dropped, DomainPattern)
+        left = tuple(item for item in rule.destinations if not isinstance(item.host, dropped))
+        rules.append(dataclasses.replace(rule, verify=(), destinations=left))
+    chosen = policy.always_direct
+    inside = chosen.cluster_local and not is_nowhere(facts.cluster_ranges)
+    believed = dataclasses.replace(chosen, cluster_local=inside)
+    return dataclasses.replace(policy, rules=tuple(rules), always_direct=believed, synthetic_ranges=())
+
+
+def _without_synthetic(networks: tuple[Network, ...], synthetic: tuple[Network, ...]) -> list[Network]:
+    """Return those of `networks` that have an address outside of all ranges: looked at from edge to edge."""
+    left = []
+    for network in networks:
+        at = int(network.network_address)
+        while at <= int(network.broadcast_address):
+            inside = [item for item in synthetic if type(network.network_address)(at) in item]
+            if not inside:
+                left.append(network)
+                break
+            at = max(int(item.broadcast_address) for item in inside) + 1
+    return left

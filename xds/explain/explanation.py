@@ -1,0 +1,298 @@
+"""
+`explain`: one question about a connection, answered from the compiled resources, with the policy's words beside it.
+
+What happens is what the walk of the resources says. Why is what a naive reading of the policy says, and only if both
+agree; where they don't, the decision carries the contradiction, for that is a bug. Where the answer depends on an
+address that nobody has told, there is one decision per part of the address space. No value of a secret is ever part
+of an explanation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING
+
+from xds import names
+from xds.explain.cause import Cause, Reading, Verdict
+from xds.explain.connection import Arrival, Connection, Fate, Protocol
+from xds.explain.dns import names_at, resolve
+from xds.explain.explicit import CONNECT, ask
+from xds.explain.explicit_cause import find_explicit
+from xds.explain.no_proxy import ClientAnswer, NoProxy, ask_clients, choose_no_proxy
+from xds.explain.regions import MOST, Region, find_regions
+from xds.explain.walk import Envoy
+from xds.explain.written import Place, Written
+from xds.facts import Facts
+from xds.policy.model import DnsMode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xds.explain.connection import Address
+    from xds.policy.model import Policy, Proxy
+    from xds.snapshot import Snapshot
+
+HTTP_PORT = 80
+ADDRESS = "ADDRESS"
+"""Stands for an address that nobody has told, in what a proxy is asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """
+    A connection to `host`, a name or an address, as an application means it.
+
+    `shown` is the server name or the Host that the client sends; None: what a client sends that wants `host`.
+    `addresses` are what a name leads to, if that is known. `is_explicit` asks for a request to the listener for
+    applications that know of a proxy.
+    """
+
+    host: str
+    port: int
+    protocol: Protocol
+    shown: str | None = None
+    addresses: tuple[Address, ...] = ()
+    path: str = "/"
+    is_explicit: bool = False
+
+    @property
+    def literal(self) -> Address | None:
+        """The address that `host` is, if it is one."""
+        try:
+            return ip_address(self.host)
+        except ValueError:
+            return None
+
+    @property
+    def authority(self) -> str:
+        """Host and port as requests write them."""
+        return f"{self._bracketed}:{self.port}"
+
+    @property
+    def claimed(self) -> str:
+        """What the client shows."""
+        if self.shown is not None:
+            return self.shown
+        match self.protocol:
+            case Protocol.TLS:
+                # An address is no server name (RFC 6066, section 3).
+                return self.host if self.literal is None else ""
+            case Protocol.OTHER:
+                return ""
+            case _:
+                return self._bracketed if self.port == HTTP_PORT else self.authority
+
+    @property
+    def _bracketed(self) -> str:
+        return f"[{self.host}]" if isinstance(self.literal, IPv6Address) else self.host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is asked: resources, and the policy that they were compiled from, with its text and facts."""
+
+    snapshot: Snapshot
+    policy: Policy
+    facts: Facts = field(default_factory=Facts)
+    text: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """
+    What becomes of one connection, and why.
+
+    `target` is what the proxy is asked for, or the address that is dialled; empty if it goes nowhere. `contradiction`
+    says that the policy's reading comes to something else than the resources; empty: both agree.
+    """
+
+    arrival: Arrival
+    verdict: Verdict
+    target: str
+    proxy: Proxy | None
+    cause: Cause
+    place: Place
+    contradiction: str = ""
+
+    @property
+    def fate(self) -> Fate:
+        """What Envoy does."""
+        return self.arrival.outcome.fate
+
+    @property
+    def cluster(self) -> str:
+        """Where it goes, in Envoy's words; empty: nowhere."""
+        return self.arrival.outcome.cluster
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """A decision and the addresses or networks for which it is taken; none: for any other address."""
+
+    addresses: tuple[str, ...]
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """
+    The answer.
+
+    `branches` has the usual decision first. `synthetic` is what the pod is told of the host, if its names are captured;
+    `is_partial` says that the policy knows too many networks to look at each.
+    """
+
+    question: Question
+    policy: Policy
+    branches: tuple[Branch, ...]
+    synthetic: tuple[Address, ...] = ()
+    is_partial: bool = False
+    no_proxy: NoProxy = field(default_factory=NoProxy)
+    clients: tuple[ClientAnswer, ...] = ()
+
+    @property
+    def decision(self) -> Decision:
+        """The usual one."""
+        return self.branches[0].decision
+
+    @property
+    def contradictions(self) -> tuple[str, ...]:
+        """All that must never be."""
+        found = [branch.decision.contradiction for branch in self.branches]
+        return tuple(dict.fromkeys(text for text in found if text))
+
+
+def explain(subject: Subject, question: Question) -> Explanation:
+    """
+    Answer a question.
+
+    Raises UnknownConfigurationError if the resources hold something that is not known here. Any other exception is a
+    bug.
+    """
+    written = Written.read(subject.policy, subject.text)
+    inspector = _Inspector(subject, question, written, Envoy(subject.snapshot))
+    synthetic = () if question.is_explicit or question.literal else resolve(subject.snapshot, question.host)
+    is_partial = False
+    if question.is_explicit:
+        branches = [Branch(addresses=(), decision=inspector.ask())]
+    elif known := (question.addresses or synthetic or ((question.literal,) if question.literal else ())):
+        branches = _group((str(address), inspector.take(address)) for address in known)
+    else:
+        regions = find_regions(subject.policy, subject.facts)
+        is_partial = len(regions) > MOST
+        branches = inspector.take_regions(_largest(regions) if is_partial else regions)
+    no_proxy = choose_no_proxy(subject.policy, written.no_proxy)
+    scheme = "http" if question.protocol.is_http else "https"
+    return Explanation(
+        question=question,
+        policy=subject.policy,
+        branches=tuple(branches),
+        synthetic=synthetic,
+        is_partial=is_partial,
+        no_proxy=no_proxy,
+        clients=ask_clients(no_proxy, question.host, question.port, scheme),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Inspector:
+    subject: Subject
+    question: Question
+    written: Written
+    envoy: Envoy
+
+    def take(self, address: Address) -> Decision:
+        """Decide for one address."""
+        asked, policy = self.question, self.subject.policy
+        connection = Connection(address, asked.port, asked.protocol, asked.claimed, asked.path)
+        stands_for = names_at(self.subject.snapshot, address) if policy.dns_mode is DnsMode.CAPTURE else ()
+        host = "" if asked.literal is not None else asked.host.lower().removesuffix(".")
+        causes = Reading(policy, self.subject.facts).find(connection, host, stands_for)
+        arrival = self.envoy.take(connection)
+        target = connection.dialled if arrival.outcome.fate is Fate.DIRECT else arrival.outcome.target
+        return self._decide(arrival, target, causes)
+
+    def ask(self) -> Decision:
+        """Decide a request of explicit mode."""
+        asked = self.question
+        method = "GET" if asked.protocol.is_http else CONNECT
+        arrival = ask(self.subject.snapshot, method, asked.authority, asked.path)
+        host = asked.authority.rpartition(":")[0]
+        cause = find_explicit(self.subject.policy, self.subject.facts, method, host, asked.port)
+        target = asked.authority if arrival.outcome.fate is Fate.DIRECT else arrival.outcome.target
+        return self._decide(arrival, target, (cause,))
+
+    def take_regions(self, regions: Iterable[Region]) -> list[Branch]:
+        """Decide for every part of the address space, the usual decision first."""
+        found = []
+        for region in regions:
+            label = f"any other IPv{region.address.version} address" if region.network is None else str(region.network)
+            decision = self.take(region.address)
+            dialled = Connection(region.address, self.question.port, self.question.protocol).dialled
+            found.append((label, replace(decision, target=decision.target.replace(dialled, self._unknown))))
+        branches = _group(found)
+        if len(branches) == 1:
+            return [replace(branches[0], addresses=())]
+        return [replace(branches[0], addresses=()), *branches[1:]]
+
+    @property
+    def _unknown(self) -> str:
+        return f"{ADDRESS}:{self.question.port}"
+
+    def _decide(self, arrival: Arrival, target: str, causes: tuple[Cause, ...]) -> Decision:
+        outcome = arrival.outcome
+        proxies = {names.proxy_cluster(proxy.name): proxy for proxy in self.subject.policy.proxies}
+        proxy = proxies.get(outcome.cluster)
+        verdict = _verdict(outcome.fate)
+        wanted = proxy.name if proxy is not None else ""
+        agreeing = [item for item in causes if item.verdict is verdict and (not wanted or item.proxy == wanted)]
+        cause = (agreeing or causes)[0]
+        return Decision(
+            arrival=arrival,
+            verdict=verdict,
+            target=target,
+            proxy=proxy,
+            cause=cause,
+            place=self._place(cause),
+            contradiction="" if agreeing else _contradict(arrival, cause),
+        )
+
+    def _place(self, cause: Cause) -> Place:
+        if cause.is_built_in:
+            return Place(cause.where)
+        if cause.destination is None:
+            return self.written.find_default(is_http=self.question.protocol.is_http)
+        name = (
+            self.question.claimed if self.question.protocol is Protocol.TLS else self.question.claimed.partition(":")[0]
+        )
+        return self.written.find_rule(cause, name.lower().removesuffix("."), self.question.port)
+
+
+def _verdict(fate: Fate) -> Verdict:
+    if fate.is_refused:
+        return Verdict.REFUSED
+    return Verdict.DIRECT if fate is Fate.DIRECT else Verdict.PROXY
+
+
+def _contradict(arrival: Arrival, cause: Cause) -> str:
+    what = f"{arrival.outcome.fate.value} by the chain {arrival.chain}"
+    policy = f"{cause.verdict.value}{f' {cause.proxy}' if cause.proxy else ''} ({cause.rule}: {cause.reason})"
+    return f"the resources say: {what}; the policy says: {policy}. This is a bug of the compiler or of this explanation"
+
+
+def _group(decided: Iterable[tuple[str, Decision]]) -> list[Branch]:
+    """Join what is decided alike, in the order given."""
+    groups: dict[object, tuple[list[str], Decision]] = {}
+    for label, decision in decided:
+        key = (decision.arrival.chain, decision.fate, decision.cluster, decision.cause.rule, decision.contradiction)
+        groups.setdefault(key, ([], decision))[0].append(label)
+    return [Branch(addresses=tuple(dict.fromkeys(labels)), decision=item) for labels, item in groups.values()]
+
+
+def _largest(regions: Iterable[Region]) -> tuple[Region, ...]:
+    """Return the largest region of each family."""
+    first: dict[int, Region] = {}
+    for region in regions:
+        first.setdefault(region.address.version, region)
+    return tuple(first.values())

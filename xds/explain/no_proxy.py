@@ -1,0 +1,102 @@
+"""
+The list that clients would be given as NO_PROXY in place of a policy, and what each would make of it.
+
+Nothing here reads a list; that is the room of the clients' dialects. Invariant: a list that is not written in the
+policy is offered only where it says what the policy says, read as Go reads it; else there is a reason why not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xds.dialects.clients import CLIENTS, decide
+from xds.policy.model import Deny, Direct, DomainPattern, Tunnel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xds.policy.model import Destination, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class NoProxy:
+    """The list, or why there is none; `origin` says where it comes from."""
+
+    entries: tuple[str, ...] = ()
+    origin: str = ""
+    missing: str = ""
+
+    @property
+    def text(self) -> str:
+        """The value of the variable."""
+        return ",".join(self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAnswer:
+    """What one client would do with the list."""
+
+    client: str
+    title: str
+    goes_direct: bool
+    why: str
+
+
+def choose_no_proxy(policy: Policy, written: tuple[str, ...] | None) -> NoProxy:
+    """Return the list of a policy; `written` are the entries of `noProxy`, if its document has that form."""
+    if written is not None:
+        return NoProxy(written, origin="noProxy")
+    missing = _why_none(policy)
+    if missing:
+        return NoProxy(missing=missing)
+    found = [_entries(item) for rule in policy.rules if rule.action == Direct() for item in rule.destinations]
+    return NoProxy(tuple(text for texts in found for text in texts or ()), origin="the policy's direct rules")
+
+
+def ask_clients(no_proxy: NoProxy, host: str, port: int, scheme: str) -> tuple[ClientAnswer, ...]:
+    """Return what every client that is known would do."""
+    if no_proxy.missing:
+        return ()
+    answers = {name: decide(name, no_proxy.text, host, port, scheme=scheme) for name in CLIENTS}
+    return tuple(
+        ClientAnswer(name, CLIENTS[name].title, answer.goes_direct, answer.why) for name, answer in answers.items()
+    )
+
+
+def _why_none(policy: Policy) -> str:
+    """Return why no list says what the policy's rules say; empty: one does."""
+    if not isinstance(policy.default.action, Tunnel) or not isinstance(policy.default.http_action, Tunnel):
+        return "its default is not the proxy, which no NO_PROXY can say"
+    is_past_direct = False
+    for rule in policy.rules:
+        if rule.action != rule.http_action and Direct() in (rule.action, rule.http_action):
+            return f"rule {rule.name} treats plain HTTP differently"
+        if rule.action != Direct():
+            is_past_direct = True
+        elif is_past_direct:
+            return f"rule {rule.name} sends direct what earlier rules may not, and a NO_PROXY has no order"
+        elif any(_entries(item) is None for item in rule.destinations):
+            return f"rule {rule.name} lists what no entry of a NO_PROXY says"
+    if any(Deny() in (rule.action, rule.http_action) for rule in policy.rules):
+        return "it refuses some connections, which no NO_PROXY can say"
+    return ""
+
+
+def _entries(destination: Destination) -> Iterable[str] | None:
+    """Return a destination as entries that Go reads so; None: there are none."""
+    match destination.host:
+        case DomainPattern(name, apex=True, subdomains=True):
+            text = name
+        case DomainPattern(name, apex=False):
+            text = f".{name}"
+        case None | DomainPattern():
+            return None
+        case network:
+            is_host = network.prefixlen == network.max_prefixlen
+            if destination.ports and not is_host:
+                return None
+            text = str(network.network_address) if is_host else str(network)
+            if destination.ports and network.version == 6:  # noqa: PLR2004 - the family
+                text = f"[{text}]"
+    return [f"{text}:{port}" for port in destination.ports] or [text]
