@@ -75,6 +75,8 @@ class Faults:
     """Resources (plural) that this server does not have."""
     forbidden: set[tuple[str, str]] = field(default_factory=set)
     """Verb and resource, as `("list", "pods")`; `*` is every verb."""
+    forbidden_everywhere: set[tuple[str, str]] = field(default_factory=set)
+    """The same, but only for requests about all namespaces at once."""
     user: str = "system:serviceaccount:egress-system:egress-xds"
     """Who is refused, in the texts of 403."""
     tokens: set[str] | None = None
@@ -259,7 +261,8 @@ class ApiServerEmulation:
             plural = f"{plural}/{PORT_FORWARD}"
         if plural in faults.absent:
             raise Refused(404, "NotFound", "the server could not find the requested resource", details={})
-        if faults.forbidden & {(verb, plural), ("*", plural)}:
+        forbidden = faults.forbidden | (set() if target.namespace else faults.forbidden_everywhere)
+        if forbidden & {(verb, plural), ("*", plural)}:
             named = f' "{target.name}"' if target.name else ""
             scope = f'in the namespace "{target.namespace}"' if target.namespace else "at the cluster scope"
             details = ({"name": target.name} if target.name else {}) | ({"group": group} if group else {})

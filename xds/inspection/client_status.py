@@ -9,11 +9,11 @@ no text of it is passed on with a login in it. Invariant: a replica that can't b
 from __future__ import annotations
 
 import asyncio
+import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 import grpc
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
 from xds.clients import OWN_METADATA, InForce
@@ -38,9 +38,11 @@ from xds.resources import RESOURCE_TYPES, ResourceType
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from google.protobuf.struct_pb2 import Struct
+    from google.protobuf.struct_pb2 import Struct, Value
 
     from xds.gen.status_pb2 import ClientConfig
+
+    Call = grpc.aio.UnaryUnaryMultiCallable[ClientStatusRequest, bytes]
 
 _METHOD = "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus"
 _OPTIONS = (
@@ -89,23 +91,22 @@ class StatusReader:
     async def read(self, replica: str, address: str, *, within: float) -> tuple[SidecarStatus, ...]:
         """Return the sidecars of one replica, by node. Raises UnreachableError."""
         try:
-            response = await self._fetch(address, within)
+            answer = await self._fetch(address, within)
+            found = await asyncio.to_thread(_read, answer, replica)
         except grpc.aio.AioRpcError as error:
             raise _translate(replica, error, within) from error
         except DecodeError as error:
             raise UnreachableError(
                 f"{replica} does not speak client status; is this an address of xds serve --admin-listen?"
             ) from error
-        found = await asyncio.to_thread(lambda: [read_config(config, replica) for config in response.config])
         return tuple(sorted(found, key=lambda sidecar: sidecar.node))
 
-    async def _fetch(self, address: str, within: float) -> ClientStatusResponse:
+    async def _fetch(self, address: str, within: float) -> bytes:
+        """Return the answer undecoded: gRPC would swallow what is wrong with it, and it may be large."""
         if address not in self._channels:
             self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        call = self._channels[address].unary_unary(
-            _METHOD,
-            request_serializer=ClientStatusRequest.SerializeToString,
-            response_deserializer=ClientStatusResponse.FromString,
+        call: Call = self._channels[address].unary_unary(
+            _METHOD, request_serializer=ClientStatusRequest.SerializeToString
         )
         matchers = [NodeMatcher(node_id=StringMatcher(prefix=prefix)) for prefix in self._prefixes]
         try:
@@ -117,6 +118,10 @@ class StatusReader:
                 raise
         # Not every server can choose; what is too much is left out by whoever asked.
         return await call(ClientStatusRequest(exclude_resource_contents=True), timeout=within)
+
+
+def _read(answer: bytes, replica: str) -> list[SidecarStatus]:
+    return [read_config(config, replica) for config in ClientStatusResponse.FromString(answer).config]
 
 
 def read_config(config: ClientConfig, replica: str) -> SidecarStatus:
@@ -228,11 +233,22 @@ def _standing(told: Mapping[str, object]) -> InForce | None:
 
 
 def _decode(struct: Struct) -> dict[str, object]:
-    try:
-        told: dict[str, object] = MessageToDict(struct)
-    except ValueError:  # a number that is none
-        return {}
-    return told
+    """Read what our own server may say, several times faster than the library reads everything."""
+    return {key: _decode_value(value) for key, value in struct.fields.items()}
+
+
+def _decode_value(value: Value) -> object:
+    match value.WhichOneof("kind"):
+        case "string_value":
+            return value.string_value
+        case "struct_value":
+            return _decode(value.struct_value)
+        case "bool_value":
+            return value.bool_value
+        case "number_value" if math.isfinite(value.number_value):
+            return value.number_value
+        case _:
+            return None
 
 
 def _text(told: Mapping[str, object], key: str) -> str:
@@ -242,7 +258,7 @@ def _text(told: Mapping[str, object], key: str) -> str:
 
 def _number(told: Mapping[str, object], key: str) -> float | None:
     found = told.get(key)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+    return found if isinstance(found, float) else None
 
 
 def _translate(replica: str, error: grpc.aio.AioRpcError, within: float) -> UnreachableError:
