@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING
 
 import click
 
+from xds.cli.documents import Gathered, Standing, read_policies
 from xds.cli.edits import Edit, EditKind, apply_edits, rename
 from xds.cli.options import settings_options
 from xds.cli.output import render_json
 from xds.cli.places import PATH, check_policies
 from xds.cli.world import CLUSTER, FACTS, choose_place, open_world
 from xds.judge import Judge, SourceRead
+from xds.policy.config_maps import object_of
 from xds.settings import load_settings
-from xds.sources.directory import read_documents
 
 if TYPE_CHECKING:
     from xds.cli.world import OpenWorld
     from xds.facts import Facts
     from xds.judge import Judgement
+    from xds.policy.parse import Document
 
 _FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -34,6 +36,8 @@ class _Versions:
     before: SourceRead
     after: SourceRead
     edits: tuple[Edit, ...]
+    gathered: Gathered
+    """Where the new documents were read."""
 
 
 @click.command(
@@ -94,16 +98,12 @@ def command(
     if is_pair and (settings.kubernetes or len(paths) != len(("before", "after"))):
         raise click.UsageError("give -f NEW or --remove NAME and what they would change, or two PATHs to compare")
     place = choose_place(paths, settings, resolves=not no_resolve, reads_files=not no_files)
-    new = [document for path in files for document in _read(path).documents]
+    for path in files:
+        check_policies(path)
 
     async def run() -> tuple[OpenWorld, _Versions, Judgement, Judgement]:
         async with open_world(place) as world:
-            if is_pair:
-                versions = _compare_paths(*(_read(path) for path in paths))
-            else:
-                now = time.strftime(_FORMAT, time.gmtime())
-                after, edits = apply_edits(world.read, new, removals, home=world.home, now=now)
-                versions = _Versions(world.read, after, edits)
+            versions = _compare_paths(paths) if is_pair else _edit(world, files, removals)
             facts = await _collect(world, versions)
             before, after_judgement = await asyncio.to_thread(_judge, versions, facts)
             return replace(world, pods=dict(world.pods)), versions, before, after_judgement
@@ -113,7 +113,7 @@ def command(
     from xds.cli.diff_report import Report, describe  # noqa: PLC0415  # as said
     from xds.cli.diff_text import render  # noqa: PLC0415  # as said
 
-    report = Report.build(world, versions.edits, before, after)
+    report = Report.build(world, versions.edits, before, after, versions.gathered)
     if output == "json":
         click.echo(render_json(describe(report, shows_resources=resources)))
     else:
@@ -122,26 +122,38 @@ def command(
     ctx.exit(1 if report.change or report.errors else 0)
 
 
-def _read(path: Path) -> SourceRead:
-    check_policies(path)
-    return read_documents(path)
+def _edit(world: OpenWorld, files: tuple[Path, ...], removals: tuple[str, ...]) -> _Versions:
+    """Return what is there, and what would be. Raises SourceError."""
+    standing = Standing(home=world.home) if world.home else Standing()
+    gathered = read_policies(files, standing) if files else Gathered(SourceRead(()))
+    now = time.strftime(_FORMAT, time.gmtime())
+    after, edits = apply_edits(world.read, gathered.read.documents, removals, home=world.home, now=now)
+    after = replace(after, unreadable=(*after.unreadable, *gathered.read.unreadable))
+    return _Versions(world.read, after, edits, gathered)
 
 
-def _compare_paths(before: SourceRead, after: SourceRead) -> _Versions:
-    """Take two paths for versions of the same place: a file replaces that of the same name."""
+def _compare_paths(paths: tuple[Path, ...]) -> _Versions:
+    """Take two paths for versions of the same place: a file replaces that of the same name. Raises SourceError."""
+    gathered = [read_policies((path,)) for path in paths]
+    before, after = (item.read for item in gathered)
     if len(before.documents) == len(after.documents) == 1:
         (old,), (new,) = before.documents, after.documents
         is_other = old.text != new.text
-        return _Versions(before, after, (Edit(EditKind.REPLACED, new.source, old),) * is_other)
-    known = {PurePath(document.source).name: document for document in before.documents}
+        return _Versions(before, after, (Edit(EditKind.REPLACED, new.source, old),) * is_other, gathered[1])
+    known = {_name(document): document for document in before.documents}
     edits = []
     for document in after.documents:
-        old_one = known.pop(PurePath(document.source).name, None)
+        old_one = known.pop(_name(document), None)
         if old_one is None or old_one.text != document.text:
             kind = EditKind.ADDED if old_one is None else EditKind.REPLACED
             edits.append(Edit(kind, document.source, old_one))
     edits += [Edit(EditKind.REMOVED, document.source, document) for document in known.values()]
-    return _Versions(before, after, tuple(edits))
+    return _Versions(before, after, tuple(edits), gathered[1])
+
+
+def _name(document: Document) -> str:
+    """Return what tells a document from others of its path: its file's name, or the ConfigMap and key."""
+    return PurePath(document.source).name if object_of(document.source) is None else document.source
 
 
 async def _collect(world: OpenWorld, versions: _Versions) -> Facts:

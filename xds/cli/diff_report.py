@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         RulePlace,
         WorldChange,
     )
+    from xds.cli.documents import Gathered
     from xds.cli.edits import Edit
     from xds.cli.world import OpenWorld
     from xds.diagnostics import Diagnostic
@@ -41,27 +42,33 @@ class Report:
     before: Judgement
     after: Judgement
     findings: tuple[Diagnostic, ...]
-    """Those of documents that are new or another, and others that were not there before."""
+    """Those that were not there before, and all errors of documents that are new or another."""
     counts_sidecars: bool
     """Whether only pods count that are known to have a sidecar."""
     decisions: Mapping[tuple[Told, Told], DecisionSample]
     """Of each policy and each group of pods, by what they were told and would be."""
 
     @classmethod
-    def build(cls, world: OpenWorld, edits: tuple[Edit, ...], before: Judgement, after: Judgement) -> Report:
+    def build(
+        cls, world: OpenWorld, edits: tuple[Edit, ...], before: Judgement, after: Judgement, gathered: Gathered
+    ) -> Report:
         """Compare both judgements."""
         nodes = world.injected or frozenset(world.pods)
         pods = {node: world.pods[node].workload for node in sorted(nodes) if node in world.pods}
         change = compare_worlds(before, after, pods)
-        known = set(before.diagnostics)
+        known = {(finding.code, finding.message) for finding in before.diagnostics}
         touched = {edit.source for edit in edits}
+        findings = [*gathered.findings, *after.diagnostics]
         return cls(
             change=change,
             edits=edits,
             before=before,
             after=after,
             findings=tuple(
-                finding for finding in after.diagnostics if finding not in known or finding.where.source in touched
+                gathered.locate(finding).finding
+                for finding in findings
+                if (finding.code, finding.message) not in known
+                or (finding.is_error and finding.where.source in touched)
             ),
             counts_sidecars=bool(world.injected),
             decisions=_sample(change, before, after),

@@ -1,9 +1,9 @@
 """
 Documents as they would be after an edit: new ones take the place of old ones, others are removed.
 
-A manifest of kind ConfigMap is taken as `kubectl apply` takes it: it replaces the ConfigMap of its name as a whole. A
-bare document replaces the one of the same file name, or else the one that holds the policies that it holds. Nothing
-here judges a document.
+A ConfigMap is taken as `kubectl apply` takes its manifest: it replaces the one of its name as a whole. A bare document
+replaces the one of the same file name, or else the one that holds the policies that it holds. Nothing here judges a
+document.
 """
 
 from __future__ import annotations
@@ -14,22 +14,15 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import click
-import yaml
 
-from xds.errors import SourceError
-from xds.policy.config_maps import LABEL, build_document, is_document, object_of
-from xds.policy.parse import Document, parse_document
+from xds.policy.config_maps import build_document, object_of
+from xds.policy.parse import parse_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from xds.judge import SourceRead
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's, where PyYAML was built with it."""
-
-
-_CONFIG_MAP = "ConfigMap"
+    from xds.policy.parse import Document
 
 
 class EditKind(Enum):
@@ -50,15 +43,6 @@ class Edit:
     replaced: Document | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _ConfigMap:
-    """A ConfigMap of a manifest: its documents by key, none if it is no policy."""
-
-    namespace: str
-    name: str
-    documents: tuple[tuple[str, str], ...]
-
-
 def apply_edits(
     read: SourceRead, new: Iterable[Document], removals: Iterable[str], *, home: str, now: str
 ) -> tuple[SourceRead, tuple[Edit, ...]]:
@@ -66,21 +50,22 @@ def apply_edits(
     Return what `read` would be, and what was done to it.
 
     `home` is the control plane's own namespace (empty: there is no cluster), `now` the time in RFC 3339. Raises
-    SourceError for a manifest that can't be taken, and click.UsageError for a removal that removes nothing.
+    click.UsageError for a removal that removes nothing.
     """
     documents = {document.source: document for document in read.documents}
     edits: list[Edit] = []
     for name in removals:
         edits += _remove(name, documents, home)
+    config_maps: dict[tuple[str, str], list[Document]] = {}
     for document in new:
-        manifests = _read_manifests(document, home)
-        if manifests is None:
+        place = object_of(document.source)
+        if place is None:
             edits.append(_put_document(document, documents, home, now))
-            continue
-        for config_map in manifests:
-            edits += _put_config_map(config_map, documents, home, now)
-    gone = {edit.replaced.source for edit in edits if edit.replaced is not None}
-    gone |= {edit.source for edit in edits}
+        else:
+            config_maps.setdefault(place, []).append(document)
+    for place, held in config_maps.items():
+        edits += _put_config_map(place, held, documents, now)
+    gone = {edit.source for edit in edits} | {edit.replaced.source for edit in edits if edit.replaced is not None}
     unreadable = tuple(finding for finding in read.unreadable if finding.where.source not in gone)
     return replace(read, documents=tuple(documents.values()), unreadable=unreadable), tuple(edits)
 
@@ -133,61 +118,17 @@ def _policies_of(document: Document) -> frozenset[str]:
     return frozenset([policy.name for policy in parsed.policies] + [policy.name for policy in parsed.held])
 
 
-def _put_config_map(new: _ConfigMap, documents: dict[str, Document], home: str, now: str) -> Iterable[Edit]:
-    place = (new.namespace, new.name)
+def _put_config_map(
+    place: tuple[str, str], new: Iterable[Document], documents: dict[str, Document], now: str
+) -> Iterable[Edit]:
     old = {source: documents.pop(source) for source in list(documents) if object_of(source) == place}
     created = next((document.created for document in old.values()), now)
-    for key, text in new.documents:
-        document = build_document(new.namespace, new.name, key, text, home=home, created=created)
-        documents[document.source] = document
+    for document in new:
+        documents[document.source] = replace(document, created=created)
         known = old.pop(document.source, None)
         yield Edit(EditKind.ADDED if known is None else EditKind.REPLACED, document.source, known)
     for source, document in old.items():
         yield Edit(EditKind.REMOVED, source, document)
-
-
-def _read_manifests(document: Document, home: str) -> tuple[_ConfigMap, ...] | None:
-    """Return the ConfigMaps of a manifest; None: this is none."""
-    if _CONFIG_MAP not in document.text:
-        return None
-    try:
-        parts = list(yaml.load_all(document.text, Loader=_Loader))
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return None  # whoever reads policies says what is wrong with it
-    objects = [item for part in parts for item in _items(part)]
-    config_maps = [item for item in objects if item.get("kind") == _CONFIG_MAP]
-    if not config_maps:
-        return None
-    return tuple(_read_config_map(item, document.source, home) for item in config_maps)
-
-
-def _items(part: object) -> Iterable[Mapping[str, object]]:
-    match part:
-        case {"kind": "List" | "ConfigMapList", "items": list(items)}:
-            return [item for item in items if isinstance(item, dict)]
-        case dict():
-            return [part]
-        case _:
-            return []
-
-
-def _read_config_map(manifest: Mapping[str, object], source: str, home: str) -> _ConfigMap:
-    metadata = manifest.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    if not isinstance(metadata, dict) or not isinstance(name, str):
-        raise SourceError(f"{source} holds a ConfigMap without a name; give it one: metadata.name")
-    namespace = str(metadata.get("namespace") or home)
-    if not namespace:
-        raise SourceError(
-            f"{source}: the ConfigMap {name} has no namespace, and without --kubernetes there is none to put it in; "
-            "write metadata.namespace"
-        )
-    labels, data = metadata.get("labels"), manifest.get("data")
-    is_policy = isinstance(labels, dict) and labels.get(LABEL) == "true"
-    entries = data if isinstance(data, dict) and is_policy else {}
-    return _ConfigMap(
-        namespace, name, tuple((key, str(text)) for key, text in sorted(entries.items()) if is_document(key))
-    )
 
 
 def rename(read: SourceRead, edits: Iterable[Edit]) -> SourceRead:
