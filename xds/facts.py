@@ -81,6 +81,9 @@ class Facts:
     is compiled has empty secrets and must not be served.
     """
 
+    reads_secrets: bool = True
+    """The same of Secrets: false where documents are judged that stand in no cluster yet."""
+
     now: float | None = None
     """The time in seconds since the epoch, coarsely, for the end of certificates; None: nobody looks at it."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xds.catalogue.entry import error
+from xds.catalogue.entry import error, warning
 
 SOURCES = (
     error(
@@ -16,5 +16,18 @@ SOURCES = (
         "The program stumbled over the document",
         "This is a mistake of the program, not of the document; the other documents are not affected. What was "
         "in force stays so. Please report it with the document, without its credentials.",
+    ),
+    error(
+        "EX903",
+        "A ConfigMap is given twice",
+        "Two manifests describe the same object, so that whichever is applied last replaces the other. Which of them "
+        "is meant can't be known, and neither is judged. Leave one of the two out, or give it a name of its own.",
+    ),
+    warning(
+        "EX904",
+        "A ConfigMap without the label of policies",
+        "The control plane looks at ConfigMaps with the label `egress-xds/policy`, its value being `true`, and at no "
+        "others. This one holds what looks like a policy and would not be in force. Add the label, or remove the text "
+        "if it is not meant to be one.",
     ),
 )

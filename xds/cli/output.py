@@ -26,8 +26,13 @@ _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 def style_diagnostic(finding: Diagnostic) -> str:
     """Return the line of `str(finding)`, coloured."""
-    severity = click.style(f"{finding.severity.value}[{finding.code}]", fg=_COLOURS[finding.severity], bold=True)
-    return f"{click.style(str(finding.where), bold=True)}: {severity}: {finding.message}; {finding.hint}"
+    place = click.style(str(finding.where), bold=True)
+    return f"{place}: {style_severity(finding)}: {finding.message}; {finding.hint}"
+
+
+def style_severity(finding: Diagnostic) -> str:
+    """Return how bad a finding is, and its code, coloured."""
+    return click.style(f"{finding.severity.value}[{finding.code}]", fg=_COLOURS[finding.severity], bold=True)
 
 
 def describe_diagnostic(finding: Diagnostic) -> dict[str, object]:

@@ -9,7 +9,6 @@ world.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -18,19 +17,20 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import click
 
+from xds.cli.documents import read_policies
 from xds.cli.logs import configure_logging
 from xds.cli.options import settings_options
 from xds.cli.places import check_policies, check_resolv_conf
 from xds.cli.progress import working
-from xds.errors import SettingsError, SourceError, UnreachableError
+from xds.errors import SettingsError, UnreachableError
 from xds.judge import Judge, SourceRead
 from xds.names import NodeId
-from xds.sources.directory import read_documents
+from xds.policy.secrets import read_secret_path
 from xds.sources.facts import NetworkFacts
 from xds.sources.files import read_files
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
     from xds.facts import Facts, File
@@ -116,7 +116,13 @@ class OpenWorld:
             results = judge.parse(self.read if read is None else read)
             facts = await self._facts.collect(judge.hosts(results) if self.place.resolves else frozenset())
             files = await self._files.collect(judge.files(results)) if self.place.reads_files else {}
-            facts = replace(facts, files=files, reads_files=self.place.reads_files, now=time.time())
+            facts = replace(
+                facts,
+                files=files,
+                reads_files=self.place.reads_files,
+                reads_secrets=self.place.is_cluster,
+                now=time.time(),
+            )
             return judge.judge(results, facts), facts
 
 
@@ -132,36 +138,14 @@ async def open_world(place: Place) -> AsyncIterator[OpenWorld]:
         async with _open_cluster(place) as world:
             yield world
     else:
-        read = await asyncio.to_thread(read_all, place.paths)
-        yield OpenWorld(place=place, read=read, _facts=NetworkFacts(place.settings), _files=_FilesOfMachine())
+        gathered = await asyncio.to_thread(read_policies, place.paths)
+        yield OpenWorld(place=place, read=gathered.read, _facts=NetworkFacts(place.settings), _files=_FilesOfMachine())
 
 
 class _FilesOfMachine:
     async def collect(self, paths: frozenset[str]) -> Mapping[str, File]:
-        return await asyncio.to_thread(read_files, paths)
-
-
-def read_all(paths: Iterable[Path]) -> SourceRead:
-    """
-    Read every path once, however it is spelled.
-
-    Raises SourceError if one is missing, or if there is not a single document.
-    """
-    places = list({_identity(path): path for path in paths}.values())
-    for place in places:
-        check_policies(place)
-    reads = [read_documents(path) for path in places]
-    documents = {_identity(document.source): document for read in reads for document in read.documents}
-    unreadable = {finding.where.source: finding for read in reads for finding in read.unreadable}
-    if not documents and not unreadable:
-        where = ", ".join(map(str, places))
-        raise SourceError(f"{where} holds no policy document; documents are files named *.yaml or *.yml")
-    return SourceRead(tuple(documents.values()), tuple(unreadable.values()))
-
-
-def _identity(path: Path | str) -> str:
-    """Return where a path really leads; `Path.resolve` would raise for a link that leads to itself (Python < 3.13)."""
-    return os.path.realpath(path)
+        # What ConfigMaps that stand in no cluster yet name is not looked at.
+        return await asyncio.to_thread(read_files, (path for path in paths if read_secret_path(path) is None))
 
 
 @asynccontextmanager

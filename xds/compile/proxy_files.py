@@ -182,7 +182,7 @@ class _Reader:
                 self._add("EX321", where, f"{empty} is empty", "write what is wanted into it")
             case FileProblem(message, hint):
                 self._add("EX320", where, f"{what}: {message}", hint)
-            case None if self.facts.reads_files:
+            case None if self.facts.reads_files and (part is None or self.facts.reads_secrets):
                 self._add("EX320", where, f"{what} was not read", "look into the log")
             case None:
                 pass

@@ -1,0 +1,160 @@
+"""
+Kubernetes manifests as text: which of them are policies, and where in the text the documents in these stand.
+
+What `kubectl apply -f` takes is read, and `kubectl get -o yaml` writes: several objects, lists of objects, YAML or
+JSON. Nothing here judges a policy or opens a file. Invariant: text that is not recognised as a manifest is left as it
+is, line by line, so that its mistakes are found by whoever reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from xds.policy.config_maps import LABEL, is_document
+from xds.policy.documents import KIND
+from xds.policy.findings import Findings
+from xds.policy.yaml_lines import Fields, Items, Scalar, child, read_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from xds.policy.yaml_lines import Node
+
+_CONFIG_MAP = "ConfigMap"
+_LIST, _CONFIG_MAPS = "List", "ConfigMapList"
+_HINT = re.compile(r"""kind["']?\s*:\s*["']?(?:ConfigMap|List)""")
+"""Without it a text holds no ConfigMap, so that it need not be read an extra time."""
+_BORDER = re.compile(r"^---(?=\s|$)", re.MULTILINE)
+"""Begins a document of YAML: inside of one no line begins so (YAML 1.2, `c-forbidden`)."""
+_KIND = re.compile(r"""^kind:[ \t]*["']?(\w+)""", re.MULTILINE)
+_VERSION = re.compile(r"^apiVersion:[ \t]*\S", re.MULTILINE)
+_OURS = re.compile(r"^(?:apiVersion:\s*egress-xds/|https?Proxy:)", re.MULTILINE)
+"""How policies look that stand in ConfigMaps."""
+_LITERAL = re.compile(r"\|[-+0-9]*\s*(?:#.*)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One document in a ConfigMap; its first line is `first_line` of the manifest, or None if lines do not match."""
+
+    key: str
+    text: str
+    first_line: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigMapText:
+    """A ConfigMap, as its manifest has it; `namespace` is empty if that does not say."""
+
+    namespace: str
+    name: str
+    line: int
+    entries: tuple[Entry, ...]
+    is_policy: bool = True
+    """Whether it has the label that makes it one; without, it is of interest only for what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """What was found in one text."""
+
+    config_maps: tuple[ConfigMapText, ...]
+    """Those that are policies, or look as if they should be."""
+    rest: str
+    """The text without objects of Kubernetes, its lines where they were; empty if nothing is left."""
+
+
+def has_config_map(text: str) -> bool:
+    """Whether `text` may hold a ConfigMap, at a glance."""
+    return _HINT.search(text) is not None
+
+
+def has_other_objects(text: str) -> bool:
+    """Whether `text` holds objects that are no policies, at a glance."""
+    return any(match[1] != KIND for match in _KIND.finditer(text))
+
+
+def find_manifests(text: str) -> Manifests:
+    """Take the objects of Kubernetes out of `text`; what can't be read stays."""
+    config_maps: list[ConfigMapText] = []
+    rest: list[str] = []
+    line = 0
+    for part in _split(text):
+        objects = _objects(part)
+        if objects is None:
+            rest.append(part)
+        else:
+            rest.append("\n" * part.count("\n"))
+            lines = part.split("\n")
+            config_maps += [found for item in objects if (found := _read(item, lines, line)) is not None]
+        line += part.count("\n")
+    left = "".join(rest)
+    return Manifests(tuple(config_maps), left if _has_value(left) else "")
+
+
+def _split(text: str) -> Iterable[str]:
+    starts = [0, *(match.start() for match in _BORDER.finditer(text) if match.start()), len(text)]
+    return (text[start:end] for start, end in pairwise(starts))
+
+
+def _has_value(text: str) -> bool:
+    lines = (line.removeprefix("---").strip() for line in text.split("\n"))
+    return any(line and not line.startswith("#") for line in lines)
+
+
+def _objects(part: str) -> list[Fields] | None:
+    """Return the objects in one document of YAML; None: it is none of Kubernetes."""
+    documents = list(read_yaml(part, Findings("")))
+    if len(documents) != 1 or not isinstance(documents[0], Fields):
+        # What is nested too deeply, as definitions of resources are, is known by how it begins.
+        kind = _KIND.search(part)
+        is_foreign = kind is not None and kind[1] != KIND and _VERSION.search(part) is not None
+        return [] if is_foreign else None
+    document = documents[0]
+    kind_text = _text(document, "kind")
+    if not kind_text or kind_text == KIND or not _text(document, "apiVersion"):
+        return None
+    if kind_text not in {_LIST, _CONFIG_MAPS}:
+        return [document] if kind_text == _CONFIG_MAP else []
+    items = child(document, "items")
+    found = [item for item in items.items if isinstance(item, Fields)] if isinstance(items, Items) else []
+    return [item for item in found if kind_text == _CONFIG_MAPS or _text(item, "kind") == _CONFIG_MAP]
+
+
+def _read(config_map: Fields, lines: list[str], before: int) -> ConfigMapText | None:
+    """Read a ConfigMap that stands in `lines`, which come after `before` others; None: it has nothing to do with us."""
+    is_policy = _text(config_map, "metadata", "labels", LABEL) == "true"
+    data = child(config_map, "data")
+    entries = []
+    for key, node in data.fields.items() if isinstance(data, Fields) else ():
+        if is_document(key) and isinstance(node, Scalar):
+            first = before + node.line + 1 if _is_literal(node, lines) else None
+            entries.append(Entry(key, node.text, first))
+    if not is_policy and not any(_OURS.search(entry.text) for entry in entries):
+        return None
+    return ConfigMapText(
+        namespace=_text(config_map, "metadata", "namespace"),
+        name=_text(config_map, "metadata", "name"),
+        line=before + config_map.line,
+        entries=tuple(entries),
+        is_policy=is_policy,
+    )
+
+
+def _is_literal(node: Scalar, lines: list[str]) -> bool:
+    """Whether the text of `node` stands line by line below its key."""
+    if _LITERAL.search(lines[node.line - 1].rstrip()) is None:
+        return False
+    written = lines[node.line : node.line + node.text.count("\n") + 1]
+    return all(line.rstrip("\r").endswith(text) for text, line in zip(node.text.split("\n"), written, strict=False))
+
+
+def _text(node: Node, *path: str) -> str:
+    """Return the text at `path`; empty if there is none."""
+    found: Node | None = node
+    for part in path:
+        found = None if found is None else child(found, part)
+    return found.text if isinstance(found, Scalar) else ""
