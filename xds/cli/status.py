@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import click
 
-from xds.cli.options import settings_options
 from xds.cli.output import render_json
 from xds.cli.progress import working
 from xds.errors import SettingsError, UnreachableError
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 FINDINGS, UNREACHABLE = 1, 3
 
-_CLUSTER = ("kubernetes", "kubeconfig", "context", "namespace")
 _LISTING = 10.0
 """Seconds for which a list of pods is good enough, as long as none of them is missing."""
 _HOME, _LINE_END, _REST = "\x1b[H", "\x1b[K\n", "\x1b[J"
@@ -65,7 +63,15 @@ _HOME, _LINE_END, _REST = "\x1b[H", "\x1b[K\n", "\x1b[J"
 @click.option("-w", "--watch", is_flag=True, help="Look again and again; off a terminal, print what changes.")
 @click.option("--interval", default="2s", show_default=True, metavar="DURATION", help="From one look to the next.")
 @click.option("--timeout", default="10s", show_default=True, metavar="DURATION", help="How long a replica may take.")
-@settings_options(_CLUSTER)
+@click.option(
+    "--kubernetes",
+    flag_value="on",
+    default=None,
+    help="Find the replicas in a cluster, and forward their ports.  [EGRESS_XDS_KUBERNETES]",
+)
+@click.option("--kubeconfig", metavar="FILE", help="How to reach its API server.  [EGRESS_XDS_KUBECONFIG]")
+@click.option("--context", metavar="NAME", help="The context of the kubeconfig.  [EGRESS_XDS_CONTEXT]")
+@click.option("--namespace", metavar="NAME", help="Where the control plane runs.  [EGRESS_XDS_NAMESPACE]")
 @click.pass_context
 def command(
     ctx: click.Context,
