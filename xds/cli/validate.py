@@ -49,7 +49,11 @@ _GUTTER = 6
     "-o", "--output", type=click.Choice(["table", "json", "sarif"]), default="table", help="Form of the findings."
 )
 @click.option("--strict", is_flag=True, help="Let warnings fail, too.")
-@click.option("--no-files", is_flag=True, help="Leave out the files and Secrets that policies name.")
+@click.option(
+    "--no-files",
+    is_flag=True,
+    help="Leave out files and Secrets that policies name: they are elsewhere, or not to be read by you.",
+)
 @click.option(
     "--as-configmaps",
     metavar="NAMESPACE",
@@ -197,7 +201,7 @@ def _print(report: _Report, output: str) -> None:
         from xds.cli.sarif import render_sarif  # noqa: PLC0415  # seldom wanted
 
         click.echo(render_json(render_sarif(report.located(), version=_find_version(), directory=Path.cwd())))
-    elif sys.stdout.isatty():
+    elif _is_terminal():
         _print_groups(report.located())
     else:
         for item in report.located():
@@ -214,6 +218,10 @@ def _find_version() -> str:
         return ""
 
 
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
 def _print_groups(located: Iterable[Located]) -> None:
     """Write the findings for people, under the names of their files; programs get a line for each instead."""
     for source, items in groupby(located, key=lambda item: item.finding.where.source):
@@ -225,10 +233,10 @@ def _print_groups(located: Iterable[Located]) -> None:
 
 def _render_for_people(finding: Diagnostic) -> str:
     line = "" if finding.where.line is None else str(finding.where.line)
-    head = f"{line:>{_GUTTER}}  {style_severity(finding)}  {click.style(finding.where.key, bold=True)}"
+    key = f"  {click.style(finding.where.key, bold=True)}" if finding.where.key else ""
     hint = click.style(f"→ {finding.hint}", dim=True)
     indent = " " * (_GUTTER + 2)
-    return f"{head.rstrip()}\n{indent}{finding.message}\n{indent}{hint}"
+    return f"{line:>{_GUTTER}}  {style_severity(finding)}{key}\n{indent}{finding.message}\n{indent}{hint}"
 
 
 def _describe_refusal(error: SourceError, paths: Iterable[Path]) -> dict[str, object]:

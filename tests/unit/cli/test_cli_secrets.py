@@ -44,6 +44,8 @@ PLACES = [
     pytest.param(["serve", "DIR", "--api-server", "{}"], id="serve --api-server"),
     pytest.param(["serve", "DIR", "--always-direct", "{}"], id="serve --always-direct"),
     pytest.param(["capture", "--exclude-cidr", "{}"], id="capture --exclude-cidr"),
+    pytest.param(["validate", "DIR", "--namespace", "{}"], id="validate --namespace"),
+    pytest.param(["validate", "DIR", "--as-configmaps", "{}"], id="validate --as-configmaps"),
 ]
 
 ODD_PLACES = [
