@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from xds.cache import World
-from xds.compile import Compilation, compile_snapshot, narrow_moment, renew_files
+from xds.compile import Compilation, check_policy, compile_snapshot, narrow_moment, renew_files
 from xds.compile.refuse import REFUSE_ALL
 from xds.diagnostics import Diagnostic, Where
 from xds.policy.files import files_of
@@ -23,6 +23,7 @@ from xds.policy.findings import sort_diagnostics
 from xds.policy.model import HeldPolicy, Policy
 from xds.policy.parse import Document, ParseResult, check_names, hold, parse_document
 from xds.policy.ties import check_ties
+from xds.snapshot import build_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -103,7 +104,14 @@ class Judge:
     must not run at the same time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, builds: bool = True) -> None:
+        """
+        Build what pods get, or only find all that is wrong with the documents, in a tenth of the time.
+
+        Unless it `builds`, what the judge finds is the same, and every snapshot of its world is empty: nobody may be
+        served from it.
+        """
+        self._builds = builds
         self._parsed: dict[str, tuple[Document, ParseResult]] = {}
         self._compiled: dict[PolicyKey, tuple[Policy, Facts, Compilation]] = {}
         self._good: Mapping[str, tuple[Policy, ...]] = {}
@@ -210,6 +218,9 @@ class Judge:
         return compilation
 
     def _compile_anew(self, policy: Policy, needed: Facts) -> Compilation:
+        if not self._builds:
+            checked = check_policy(policy, needed)
+            return Compilation(build_snapshot(()) if checked.is_good else None, checked.diagnostics)
         known = self._compiled.get(_key(policy))
         if known is None or known[0] != policy or known[2].snapshot is None:
             return compile_snapshot(policy, needed)

@@ -11,9 +11,9 @@ from tests.support.policies import CORP, compile_good, default, endpoint, policy
 from tests.support.validation import complaints_of_envoy
 from xds import names
 from xds.compile import compile_snapshot
+from xds.compile.check import MAX_SEGMENTS
 from xds.compile.clusters import build_proxy_cluster
 from xds.compile.proxy_files import Material
-from xds.compile.snapshot import MAX_SEGMENTS
 from xds.facts import Facts
 from xds.policy.model import Deny, Direct, ProxyTls, Tunnel, UnknownName
 from xds.resources import ResourceType, build_resource

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from difflib import unified_diff
 from typing import TYPE_CHECKING
 
-from xds import compile as _compile  # noqa: F401 - registers the matcher messages that `render` unpacks
 from xds.changes import Side, Standing, Told, compare_worlds, sample_decisions
 from xds.cli.edits import EditKind
 from xds.cli.output import describe_diagnostic, render_yaml
+from xds.compile import matcher_messages  # noqa: F401  # registers the messages that `render` unpacks
 from xds.render import render_resource
 
 if TYPE_CHECKING:

@@ -297,8 +297,8 @@ def _compile(options: _Options, who: Who | None) -> _Expected:
 
 
 def _ask_server(options: _Options, who: Who | None) -> _Expected:
-    from xds import compile as _compile  # noqa: F401, PLC0415  # registers the matcher messages that `render` unpacks
     from xds.client import Identity, fetch_resources  # noqa: PLC0415  # gRPC, for those who ask a server
+    from xds.compile import matcher_messages  # noqa: F401, PLC0415  # registers those that `render` unpacks, too
 
     server = str(options.server)
     if who is None:

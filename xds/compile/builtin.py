@@ -12,7 +12,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
-from xds.compile.proxy_tls import is_address
+from xds.compile.hosts import is_address
 from xds.diagnostics import Where
 from xds.policy.coverage import LINK_LOCAL, LOOPBACK
 from xds.policy.model import Destination, Direct, DomainPattern, Endpoint, Policy, Rule

@@ -45,10 +45,11 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 )
 
 from xds import names
+from xds.compile.hosts import is_address
 from xds.compile.http import build_http1_options
 from xds.compile.proxy_files import Material
 from xds.compile.proxy_protocol import build_protocol_options
-from xds.compile.proxy_tls import build_tls_criteria, build_transport_sockets, is_address
+from xds.compile.proxy_tls import build_tls_criteria, build_transport_sockets
 from xds.compile.resilience import add_resilience
 from xds.compile.wire import pack
 

@@ -23,7 +23,18 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
 from typing import TYPE_CHECKING, assert_never
 
-from xds.policy.model import Action, Destination, Direct, DomainPattern, Network, Rule, Tunnel
+from xds.policy.model import (
+    Action,
+    Deny,
+    Destination,
+    Direct,
+    DomainPattern,
+    Network,
+    Policy,
+    Rule,
+    Tunnel,
+    UnknownName,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -322,3 +333,18 @@ def _with_ancestors(
             around.pop()
         around.append(network)
         yield network, [entry for outer in around for entry in entries[outer]]
+
+
+def unknown_action(policy: Policy, default: Action) -> Action:
+    """Return what happens to a connection that names no host and that no rule decides (N18)."""
+    if not isinstance(default, Tunnel):
+        return default
+    match policy.default.on_unknown_name:
+        case UnknownName.CONNECT_IP:
+            return default
+        case UnknownName.DENY:
+            return Deny()
+        case UnknownName.DIRECT:
+            return Direct()
+        case other:
+            assert_never(other)

@@ -12,9 +12,8 @@ Invariant: what the proxy is asked for is what was decided on.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv6Network
 from typing import TYPE_CHECKING, assert_never
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
@@ -61,7 +60,6 @@ from xds import names
 from xds.compile.access_log import build_explicit_log, build_filter_state_value
 from xds.compile.asked import ASKED_BY_NAME, build_asked
 from xds.compile.clusters import CONNECT_TIMEOUT, build_http1, no_limits
-from xds.compile.decisions import Plan, build_plan
 from xds.compile.hosts import HOST, HOST_AT_PLAIN_PORT, PORT_OR_80, UNBRACKETED
 from xds.compile.http import (
     build_filter,
@@ -74,7 +72,6 @@ from xds.compile.http import (
 )
 from xds.compile.listener import build_loopback
 from xds.compile.matchers import ADDRESS_KEY, METHOD, PORT_KEY, build_map, spellings
-from xds.compile.proxy_tls import is_address
 from xds.compile.routes import (
     DENY,
     DIRECT,
@@ -87,7 +84,6 @@ from xds.compile.routes import (
     build_refusal,
     find_proxy,
     match_port,
-    unknown_action,
 )
 from xds.compile.virtual_hosts import (
     Claim,
@@ -101,17 +97,17 @@ from xds.compile.virtual_hosts import (
     steps_of,
 )
 from xds.compile.wire import pack
-from xds.diagnostics import Where
-from xds.policy.model import Action, Deny, Destination, Direct, DnsMode, DomainPattern, Policy, Rule, Tunnel
+from xds.policy.model import Action, Deny, Direct, Policy, Tunnel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
     from envoy_data_plane.envoy.extensions.filters.http.set_filter_state.v3 import Config as SetFilterState
     from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
-    from xds.policy.model import Network
+    from xds.compile.decisions import Plan
+    from xds.compile.explicit_plans import ExplicitPlans
 
 _CONNECT = "CONNECT"
 _NAMESPACE = HOST_METADATA[0]
@@ -120,78 +116,8 @@ _AUTHORITY_HEADER = "x-egress-xds-authority"
 _PORT = f"%DYNAMIC_METADATA({_NAMESPACE}:port)%"
 _ASKED = f"{HOST_OF_METADATA}:{_PORT}"
 _REQUESTS = Requests(_ASKED, _PORT, names.DIRECT_BY_NAME_CLUSTER, kept_back=("proxy-authorization",))
-_MAPPED = IPv6Network("::ffff:0:0/96")
-"""IPv4 as IPv6 writes it (RFC 4291, section 2.5.5.2): no rule for the IPv4 network would match it (N7)."""
 _MAX_HOSTS = 65536
 """Names that Envoy remembers; each is forgotten when nothing has asked for it for five minutes."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExplicitPlans:
-    """What decides CONNECT, and what decides plain HTTP."""
-
-    connect: Plan
-    http: Plan
-
-    def for_names(self) -> ExplicitPlans:
-        """Return what is left for requests that name a host, whose address nobody knows."""
-        return ExplicitPlans(self.connect.without_addresses(), self.http.without_addresses())
-
-    def for_addresses(self, policy: Policy) -> ExplicitPlans:
-        """Return what is left for requests that name no host (N18)."""
-        return ExplicitPlans(
-            *(plan.without_names(unknown_action(policy, plan.default)) for plan in (self.connect, self.http))
-        )
-
-
-def build_explicit_plans(rules: Sequence[Rule], policy: Policy) -> ExplicitPlans:
-    """Put the loop guard before `rules`."""
-    is_captured = policy.dns_mode is DnsMode.CAPTURE
-    refused = [_MAPPED, *(policy.synthetic_ranges if is_captured else ())]
-    guarded = [*_guards(policy), _refuse_networks(refused), *rules]
-    shields = () if is_captured else policy.synthetic_ranges
-    return ExplicitPlans(
-        build_plan(guarded, lambda rule: rule.action, policy.default.action, shields),
-        build_plan(guarded, lambda rule: rule.http_action, policy.default.http_action, shields),
-    )
-
-
-def _guards(policy: Policy) -> list[Rule]:
-    """
-    Build the rules against going round in circles.
-
-    A name that leads to this host can't be told from others, so that nothing is reached at the listener's own port.
-    """
-    assert policy.explicit_port is not None
-    own = Rule(
-        name="built-in: this listener",
-        destinations=(Destination(None, (policy.explicit_port,)),),
-        action=Deny(),
-        http_action=Deny(),
-        where=Where("built-in"),
-    )
-    proxies = {
-        (endpoint.host, endpoint.port)
-        for proxy in policy.proxies
-        for endpoint in proxy.endpoints
-        if not is_address(endpoint.host)
-    }
-    if not proxies:
-        return [own]
-    by_name = tuple(
-        Destination(DomainPattern(host.rstrip("."), subdomains=False), (port,)) for host, port in sorted(proxies)
-    )
-    direct = replace(
-        own, name="built-in: the proxy itself", destinations=by_name, action=Direct(), http_action=Direct()
-    )
-    return [own, direct]
-
-
-def _refuse_networks(networks: Iterable[Network]) -> Rule:
-    """Refuse addresses that stand for names: whoever asks for one knew the name. And other spellings of IPv4."""
-    ranges = tuple(Destination(network) for network in networks)
-    where = Where("built-in")
-    return Rule(name="built-in: no such address", destinations=ranges, action=Deny(), http_action=Deny(), where=where)
 
 
 def build_explicit_listener(policy: Policy, *, has_ipv6: bool) -> Listener:

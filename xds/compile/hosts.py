@@ -10,6 +10,8 @@ Invariant: no text is both a name and an address. The patterns are RE2's, to be 
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 _LABEL = "[a-z0-9_-]+"
 _LAST_LABEL = "(?:[a-z_-]|[0-9]+[a-wyz_-]|[1-9][0-9]*x)[a-z0-9_-]*"
 """Never a number, decimal or 0x: the last label is what makes a text an address (WHATWG URL, "ends in a number")."""
@@ -47,3 +49,12 @@ UNBRACKETED = r"^(?:\[([^\]]*)\]|([^:\[]*))(?::[0-9]+)?$"
 
 UNNAMED_HOST = "0.0.0.0"  # noqa: S104 - no socket is bound to it
 """Stands for the Host that an HTTP/1.0 request may leave out."""
+
+
+def is_address(host: str) -> bool:
+    """Whether `host` is an IP address rather than a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

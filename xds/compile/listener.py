@@ -30,7 +30,7 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 
 from xds import names
 from xds.compile.access_log import build_refusal_log
-from xds.compile.decisions import AddressSegment, Aspect, Plan, Segment
+from xds.compile.decisions import AddressSegment, Aspect, Plan, Segment, unknown_action
 from xds.compile.hosts import NAME, SERVER_NAME_ADDRESS
 from xds.compile.http import build_http_chain
 from xds.compile.matchers import (
@@ -45,7 +45,7 @@ from xds.compile.matchers import (
     build_patterns,
     build_segments,
 )
-from xds.compile.routes import takes_plain_http, unknown_action
+from xds.compile.routes import takes_plain_http
 from xds.compile.synthetic_chains import admit, build_synthetic_chains, by_synthetic_address, divert
 from xds.compile.tunnels import build_deny_chain, build_tcp_chain
 from xds.compile.wire import pack

@@ -7,7 +7,6 @@ certificate is always verified, against a name and against authorities.
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, assert_never
 
 from envoy_data_plane.envoy.config.cluster.v3 import ClusterTransportSocketMatch
@@ -26,6 +25,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any, Struct, Value
 
 from xds import names
+from xds.compile.hosts import is_address
 from xds.compile.secrets import build_secret_config
 from xds.policy.model import ProxyProtocol, TlsVersion
 
@@ -35,15 +35,6 @@ if TYPE_CHECKING:
 
 SYSTEM_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 """Where Debian, Ubuntu, Alpine and Envoy's own images keep them; on the machine of the Envoy, not on this one."""
-
-
-def is_address(host: str) -> bool:
-    """Whether `host` is an IP address rather than a name."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def build_tls_criteria() -> Struct:

@@ -32,7 +32,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
 from envoy_data_plane.envoy.type.matcher.v3 import FilterStateMatcher, StringMatcher
 
 from xds import names
-from xds.compile.decisions import Aspect, Plan
+from xds.compile.decisions import Aspect, Plan, unknown_action
 from xds.compile.matchers import PORT_KEY, spellings
 from xds.compile.virtual_hosts import (
     KEPT_PROTO,
@@ -46,7 +46,7 @@ from xds.compile.virtual_hosts import (
     build_virtual_host,
     steps_of,
 )
-from xds.policy.model import Action, Deny, Direct, PlainHttp, Policy, Proxy, TlsOrigination, Tunnel, UnknownName
+from xds.policy.model import Action, Deny, Direct, PlainHttp, Policy, Proxy, TlsOrigination, Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -146,21 +146,6 @@ def build_hosts(plan: Plan, policy: Policy) -> list[VirtualHost]:
         build_virtual_host(spellings(nodes), Decision(plan, steps, plan.default, Claim.NAME, ends))
         for steps, nodes in sorted(groups.items(), key=lambda group: group[1][0])
     ]
-
-
-def unknown_action(policy: Policy, default: Action) -> Action:
-    """Return what happens to a connection that names no host and that no rule decides (N18)."""
-    if not isinstance(default, Tunnel):
-        return default
-    match policy.default.on_unknown_name:
-        case UnknownName.CONNECT_IP:
-            return default
-        case UnknownName.DENY:
-            return Deny()
-        case UnknownName.DIRECT:
-            return Direct()
-        case other:
-            assert_never(other)
 
 
 def takes_plain_http(policy: Policy, name: str) -> bool:

@@ -6,67 +6,41 @@ Pure: no clock, network, environment, randomness or logging. Equal arguments giv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from xds import names
-from xds.compile.builtin import builtin_rules
+from xds.compile.check import Checked, Compilation, check_policy
 from xds.compile.clusters import build_direct_cluster, build_proxy_cluster
-from xds.compile.decisions import Plan, build_plan
 from xds.compile.dns import build_dns_listeners
 from xds.compile.explicit import (
     build_direct_by_name_cluster,
     build_explicit_listener,
-    build_explicit_plans,
     build_explicit_routes,
 )
 from xds.compile.http_tunnels import build_http_tunnels
 from xds.compile.listener import build_listener
 from xds.compile.proxy_files import FILE_CODES, read_material
-from xds.compile.proxy_tls import is_address
 from xds.compile.routes import build_routes
 from xds.compile.secrets import build_secrets, logins_of, secrets_of
-from xds.compile.synthetic import Synthetic, build_synthetic, check_synthetic
 from xds.compile.synthetic_chains import build_synthetic_routes
 from xds.compile.wire import encode
-from xds.diagnostics import Diagnostic
-from xds.policy.model import DnsMode
 from xds.resources import Reference, Resource, ResourceType, build_resource
 from xds.snapshot import build_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from xds.compile.explicit_plans import ExplicitPlans
     from xds.facts import Facts
     from xds.policy.model import Policy, Proxy
-    from xds.snapshot import Snapshot
-
-MAX_SEGMENTS = 40
-"""Each look-up nests two messages deeper, and protobuf parsers stop at a hundred."""
-
-
-@dataclass(frozen=True, slots=True)
-class Compilation:
-    """The result: `snapshot` is None exactly if a diagnostic is an error."""
-
-    snapshot: Snapshot | None
-    diagnostics: tuple[Diagnostic, ...]
 
 
 def compile_snapshot(policy: Policy, facts: Facts) -> Compilation:
     """Compile one policy for all the pods that it is in force for."""
-    rules = builtin_rules(policy, facts) + policy.rules
-    shields = policy.synthetic_ranges
-    plan = build_plan(rules, lambda rule: rule.action, policy.default.action, shields)
-    http_plan = build_plan(rules, lambda rule: rule.http_action, policy.default.http_action, shields)
-    synthetic = build_synthetic(policy, rules, plan, http_plan)
-    diagnostics = tuple(_check(policy, facts, (plan, http_plan)))
-    if synthetic is not None:
-        diagnostics += tuple(check_synthetic(synthetic, policy, builtin_rules(policy, facts)))
-    if any(diagnostic.is_error for diagnostic in diagnostics):
-        return Compilation(None, diagnostics)
-    return Compilation(build_snapshot(_build_resources(policy, facts, plan, http_plan, synthetic)), diagnostics)
+    checked = check_policy(policy, facts)
+    snapshot = build_snapshot(_build_resources(policy, facts, checked)) if checked.is_good else None
+    return Compilation(snapshot, checked.diagnostics)
 
 
 def renew_files(known: Compilation, policy: Policy, facts: Facts) -> Compilation:
@@ -92,9 +66,8 @@ def renew_files(known: Compilation, policy: Policy, facts: Facts) -> Compilation
     return Compilation(build_snapshot([*kept, *renewed]), diagnostics)
 
 
-def _build_resources(
-    policy: Policy, facts: Facts, plan: Plan, http_plan: Plan, synthetic: Synthetic | None
-) -> Iterable[Resource]:
+def _build_resources(policy: Policy, facts: Facts, checked: Checked) -> Iterable[Resource]:
+    plan, http_plan, synthetic = checked.plan, checked.http_plan, checked.synthetic
     proxies = [names.proxy_cluster(proxy.name) for proxy in policy.proxies]
     clusters = [Reference(ResourceType.CLUSTER.type_url, name) for name in (names.DIRECT_CLUSTER, *proxies)]
     routes = list(build_routes(http_plan.split_leading()[1], policy))
@@ -116,8 +89,8 @@ def _build_resources(
     listener = build_listener(policy, plan, http_plan, has_ipv6=facts.has_ipv6, synthetic=synthetic)
     references = [*clusters, *routes_references, *logins]
     yield build_resource(ResourceType.LISTENER, names.OUTBOUND_LISTENER, encode(listener), references)
-    if policy.explicit_port is not None:
-        yield from _build_explicit(policy, facts, clusters)
+    if checked.explicit is not None:
+        yield from _build_explicit(policy, facts, checked.explicit, clusters)
     for configuration in routes:
         yield build_resource(ResourceType.ROUTE, configuration.name, encode(configuration), clusters)
 
@@ -127,16 +100,10 @@ def _build_direct() -> Resource:
     return build_resource(ResourceType.CLUSTER, names.DIRECT_CLUSTER, encode(build_direct_cluster()))
 
 
-def _explicit_plans(policy: Policy, facts: Facts) -> tuple[Plan, ...]:
-    if policy.explicit_port is None:
-        return ()
-    plans = build_explicit_plans(builtin_rules(policy, facts) + policy.rules, policy)
-    return plans.connect, plans.http
-
-
-def _build_explicit(policy: Policy, facts: Facts, clusters: list[Reference]) -> Iterable[Resource]:
+def _build_explicit(
+    policy: Policy, facts: Facts, plans: ExplicitPlans, clusters: list[Reference]
+) -> Iterable[Resource]:
     """Build the listener for applications that know of a proxy, its routes and its cluster."""
-    plans = build_explicit_plans(builtin_rules(policy, facts) + policy.rules, policy)
     direct = Reference(ResourceType.CLUSTER.type_url, names.DIRECT_BY_NAME_CLUSTER)
     routes = Reference(ResourceType.ROUTE.type_url, names.EXPLICIT_CHAIN)
     listener = build_explicit_listener(policy, has_ipv6=facts.has_ipv6)
@@ -151,26 +118,3 @@ def _build_proxy(name: str, proxy: Proxy, facts: Facts) -> Iterable[Resource]:
     material, _ = read_material(proxy, facts)
     yield build_resource(ResourceType.CLUSTER, name, encode(build_proxy_cluster(proxy, material)), secrets_of(proxy))
     yield from build_secrets(proxy, material)
-
-
-def _check(policy: Policy, facts: Facts, plans: Iterable[Plan]) -> Iterable[Diagnostic]:
-    deepest = max(len(plan.segments) for plan in (*plans, *_explicit_plans(policy, facts)))
-    # Two more look-ups are for the addresses that stand for names.
-    most = MAX_SEGMENTS - 2 * (policy.dns_mode is DnsMode.CAPTURE)
-    if deepest > most:
-        yield Diagnostic(
-            "EX501",
-            policy.where,
-            f"the rules change between names, addresses and ports {deepest} times; {most} is the most",
-            "put rules with the same action next to each other, addresses before names",
-        )
-    for proxy in policy.proxies:
-        yield from read_material(proxy, facts)[1]
-        for endpoint in proxy.endpoints:
-            if endpoint.tls and is_address(endpoint.host) and proxy.tls.server_name is None:
-                yield Diagnostic(
-                    "EX502",
-                    proxy.where,
-                    f"proxy {proxy.name!r} is reached by TLS at an address, so its certificate names an unknown host",
-                    "write the proxy's name in its URL, or the name in its certificate as tls.serverName",
-                )

@@ -32,7 +32,7 @@ from xds.compile.decisions import (
     first_match,
     lineage,
 )
-from xds.compile.proxy_tls import is_address
+from xds.compile.hosts import is_address
 from xds.diagnostics import Diagnostic
 from xds.policy.model import Deny, Direct, DnsMode, DomainPattern, Network, Policy, Rule
 

@@ -16,8 +16,8 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOpti
 from tests.support.policies import endpoint, proxy
 from xds import names
 from xds.compile.clusters import build_direct_cluster, build_proxy_cluster
+from xds.compile.hosts import is_address
 from xds.compile.proxy_files import Material
-from xds.compile.proxy_tls import is_address
 from xds.explain.messages import unpack, unpack_as
 from xds.policy.model import ProxyTls
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.policies import CORP, compile_good, default, endpoint, policy, proxy, rule
 from xds import names
 from xds.compile import compile_snapshot
-from xds.compile.snapshot import MAX_SEGMENTS
+from xds.compile.check import MAX_SEGMENTS
 from xds.diagnostics import Where
 from xds.explain.connection import Connection, Fate, Protocol
 from xds.explain.walk import Envoy
