@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.no_proxy_cases import draw
+from xds.dialects.addresses import inet_aton
 from xds.dialects.clients import CLIENTS, decide
 
 ALL = frozenset(CLIENTS)
@@ -195,6 +196,34 @@ def test_clients_are_named_and_only_java_needs_a_translation() -> None:
     ]
     assert all(client.name == name and client.title and client.source for name, client in CLIENTS.items())
     assert [name for name, client in CLIENTS.items() if not client.reads_environment] == ["java"]
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("10.1.2.3", "10.1.2.3"),
+        ("10.1.515", "10.1.2.3"),
+        ("10.66051", "10.1.2.3"),
+        ("167838211", "10.1.2.3"),
+        ("0xa010203", "10.1.2.3"),
+        ("012.1.2.3", "10.1.2.3"),
+        ("256.1.2.3", None),
+        ("10.1.65536", None),
+        ("08.1.2.3", None),
+        ("1.2.3.4.5", None),
+        ("1..3", None),
+        ("x", None),
+        ("", None),
+    ],
+)
+def test_old_notations_of_addresses(text: str, address: str | None) -> None:
+    found = inet_aton(text)
+    assert (None if found is None else str(found)) == address
+
+
+def test_a_zone_and_a_name_that_has_no_punycode_match_nothing() -> None:
+    assert not _direct("fe80::/10,fe80::1", "fe80::1%eth0")
+    assert not _direct("x.example", f"{'ü' * 70}.example")
 
 
 def test_an_unknown_client_is_refused() -> None:

@@ -41,13 +41,11 @@ def _decide(no_proxy: str, target: Target) -> Answer:
 
 def _entries(no_proxy: str) -> Iterator[str]:
     """Yield the entries up to the first that no comma follows."""
-    position = 0
-    while match := _ENTRY.match(no_proxy, position):
+    for match in _ENTRY.finditer(no_proxy):
         if match[1]:
             yield match[1]
         if not match[2]:
             return
-        position = match.end()
 
 
 def _matched_name(entry: str, host: str) -> str | None:

@@ -13,8 +13,8 @@ from xds.dialects.addresses import parse_address, parse_network, to_ascii, unmap
 from xds.dialects.answers import Answer, Target
 
 _SEPARATORS = re.compile(r"[,\s|;]+")
-_BRACKETED = re.compile(r"\[([^\[\]]*)\](?::([0-9]+))?")
-_WITH_PORT = re.compile(r"([^:]+):([0-9]+)")
+_BRACKETED = re.compile(r"\[([^\[\]]*)\](?::([0-9]{1,9}))?")
+_WITH_PORT = re.compile(r"([^:]+):([0-9]{1,9})")
 _NOTHING = "no entry matches"
 
 

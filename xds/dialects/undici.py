@@ -16,7 +16,7 @@ from xds.dialects.answers import Answer, Client, Target, direct
 from xds.dialects.misses import miss
 
 SEPARATORS = re.compile(r"[,\s]")
-_WITH_PORT = re.compile(r"(.+):([0-9]+)")
+_WITH_PORT = re.compile(r"(.+):([0-9]{1,9})")
 _PREFIX = re.compile(r"\A\*?\.")
 
 
