@@ -34,8 +34,12 @@ The key of a node's metadata under which operators are told what client status (
 `replica`: who answers. `policy`: the one in force, as `namespace/name`, without the first where policies have no
 namespace. `standing`: a value of `InForce`. `since`: when the stream was opened, in seconds since the epoch. `variant`:
 `sotw` or `delta`. `types`: for each type that the client asks for, by the name of its `ResourceType` in lower case,
-whether it runs what it is to run (`current`), the versions `sent` and `acknowledged` on this stream, and, if its last
-answer was a refusal, `rejected` with the `version`, the `text` and the moment (`at`).
+whether it runs what it is to run (`current`), how many `resources` it subscribes to or was sent, the versions `sent`
+and `acknowledged` on this stream, and, if its last answer was a refusal, `rejected` with the `version`, the `text` and
+the moment (`at`).
+
+Who has this key in the metadata of the node that makes a request is told nothing else about each client: of thousands,
+that is a small part of what there is to say.
 """
 
 

@@ -12,6 +12,7 @@ This shows configuration, so it must be served to operators only. Invariant: of 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING, assert_never
 
 import grpc
@@ -20,6 +21,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from xds.admin.matching import MatcherError, matches_any
 from xds.admin.own_status import OwnStatus
+from xds.clients import OWN_METADATA
 from xds.errors import redact_logins
 from xds.gen.discovery_pb2 import Node
 from xds.gen.status_pb2 import (
@@ -102,18 +104,19 @@ class ClientStatus:
         matches_any(request.node_matchers, Node())  # refused whether somebody is connected or not
         response = ClientStatusResponse()
         contents: list[tuple[ClientConfig.GenericXdsConfig, Resource]] = []
+        is_brief = OWN_METADATA in request.node.metadata.fields
         by_node: dict[str, list[Client]] = {}
-        for client in self._clients.connected():
+        for client in sorted(self._clients, key=lambda client: client.node_id):
             by_node.setdefault(client.node_id, []).append(client)
         for count, streams in enumerate(by_node.values(), start=1):
             node = _describe_node(streams[-1])
             if matches_any(request.node_matchers, node):
                 config = response.config.add(node=node, client_scope=node.id)
                 statuses = _statuses(streams)
-                entries = _describe(config, statuses)
+                entries = () if is_brief else _describe(config, statuses)
                 if not request.exclude_resource_contents:
                     contents += self._find_contents(entries, statuses)
-                self._own.describe(config.node.metadata, streams, {status.kind for status, _ in statuses})
+                self._own.describe(config.node.metadata, streams, Counter(status.kind for status, _ in statuses))
             if count % _CLIENTS_PER_TURN == 0:
                 await asyncio.sleep(0)
         _fill(contents, MAX_RESPONSE_BYTES - response.ByteSize())
@@ -123,7 +126,7 @@ class ClientStatus:
         self, entries: Iterable[ClientConfig.GenericXdsConfig], statuses: Iterable[_Status]
     ) -> Iterator[tuple[ClientConfig.GenericXdsConfig, Resource]]:
         """Yield those entries whose content is known; it is not filled in yet."""
-        for entry, (status, client) in zip(entries, statuses, strict=True):
+        for entry, (status, client) in zip(entries, statuses, strict=False):
             resource = self._find(client, status)
             if resource is not None:
                 yield entry, resource

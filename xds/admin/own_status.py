@@ -18,7 +18,7 @@ from xds.policy.model import HeldPolicy
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from xds.cache import SnapshotCache
     from xds.clients import Client
@@ -40,21 +40,21 @@ class OwnStatus:
         self._cache = cache
         self._replica = replica
 
-    def describe(self, metadata: Struct, streams: Sequence[Client], asked: Collection[ResourceType]) -> None:
-        """Add to `metadata` where the node of these `streams` stands, of which it `asked` for some types."""
+    def describe(self, metadata: Struct, streams: Sequence[Client], resources: Mapping[ResourceType, int]) -> None:
+        """Add to `metadata` where the node of these `streams` stands, which has so many `resources` of each type."""
         newest = streams[-1]
         snapshot = self._cache.snapshot_for(newest.workload)
         speakers = {kind: client for client in streams for kind in client.types}
         types = tuple(
-            (kind, status, _is_current(kind, status, streams, snapshot))
+            (kind, status, resources.get(kind, 0), _is_current(kind, status, streams, snapshot))
             for kind in ResourceType
-            if kind in asked or kind in speakers
+            if kind in resources or kind in speakers
             for status in (speakers.get(kind, newest).types.get(kind, _NO_STATUS),)
         )
         own = metadata.fields[OWN_METADATA].struct_value
         own.CopyFrom(_build(self._replica, self._in_force(newest.workload), newest.variant, types))
         own.fields["since"].number_value = newest.since
-        for kind, status, _ in types:
+        for kind, status, *_ in types:
             if status.is_rejected and status.nack is not None:
                 told = own.fields["types"].struct_value.fields[kind.name.lower()].struct_value
                 told.fields["rejected"].struct_value.fields["at"].number_value = status.nack.at
@@ -81,7 +81,7 @@ def _build(
     replica: str,
     in_force: tuple[InForce, str],
     variant: str,
-    types: tuple[tuple[ResourceType, TypeStatus, bool], ...],
+    types: tuple[tuple[ResourceType, TypeStatus, int, bool], ...],
 ) -> Struct:
     """Build what stands alike share; whoever takes it copies it."""
     standing, policy = in_force
@@ -89,13 +89,16 @@ def _build(
     struct.update({"replica": replica, "standing": standing.value, "variant": variant})
     if policy:
         struct.update({"policy": policy})
-    told = {kind.name.lower(): _tell(status, is_current=is_current) for kind, status, is_current in types}
+    told = {
+        kind.name.lower(): _tell(status, resources, is_current=is_current)
+        for kind, status, resources, is_current in types
+    }
     struct.update({"types": told})
     return struct
 
 
-def _tell(status: TypeStatus, *, is_current: bool) -> Told:
-    found: dict[str, str | bool | Told] = {"current": is_current}
+def _tell(status: TypeStatus, resources: int, *, is_current: bool) -> Told:
+    found: dict[str, str | float | bool | Told] = {"current": is_current, "resources": resources}
     if status.sent is not None:
         found["sent"] = status.sent
     if status.acked is not None:

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from xds.clients import OWN_METADATA, InForce
 from xds.errors import UnreachableError, redact_logins
+from xds.gen.discovery_pb2 import Node
 from xds.gen.status_pb2 import (
     ACKED,
     CLIENT_RESOURCE_UNKNOWN,
@@ -108,16 +109,18 @@ class StatusReader:
         call: Call = self._channels[address].unary_unary(
             _METHOD, request_serializer=ClientStatusRequest.SerializeToString
         )
+        # Our own server then leaves out what it says of each resource; others do not know it.
+        caller = Node()
+        caller.metadata.update({OWN_METADATA: True})
         matchers = [NodeMatcher(node_id=StringMatcher(prefix=prefix)) for prefix in self._prefixes]
         try:
-            return await call(
-                ClientStatusRequest(node_matchers=matchers, exclude_resource_contents=True), timeout=within
-            )
+            request = ClientStatusRequest(node=caller, node_matchers=matchers, exclude_resource_contents=True)
+            return await call(request, timeout=within)
         except grpc.aio.AioRpcError as error:
             if not matchers or error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
                 raise
         # Not every server can choose; what is too much is left out by whoever asked.
-        return await call(ClientStatusRequest(exclude_resource_contents=True), timeout=within)
+        return await call(ClientStatusRequest(node=caller, exclude_resource_contents=True), timeout=within)
 
 
 def _read(answer: bytes, replica: str) -> list[SidecarStatus]:
@@ -128,9 +131,8 @@ def read_config(config: ClientConfig, replica: str) -> SidecarStatus:
     """Read what is said of one node; of a server that is not ours, from what is said of each resource."""
     own = config.node.metadata.fields.get(OWN_METADATA)
     told = {} if own is None else _decode(own.struct_value)
-    counted = _count(config.generic_xds_configs)
     said = told.get("types")
-    types = _read_types(said, counted) if isinstance(said, dict) else _judge_types(config)
+    types = _read_types(said) if isinstance(said, dict) else _judge_types(config)
     standing = _standing(told)
     return SidecarStatus(
         node=config.node.id or config.client_scope,
@@ -152,16 +154,16 @@ def _state(standing: InForce | None, types: Mapping[str, TypeReport]) -> State:
     return State.CURRENT if types and all(report.is_current for report in types.values()) else State.PENDING
 
 
-def _read_types(told: Mapping[str, object], counted: Mapping[str, int]) -> dict[str, TypeReport]:
+def _read_types(told: Mapping[str, object]) -> dict[str, TypeReport]:
     """Read what our own server says."""
-    return {name: _read_type(report, counted.get(name, 0)) for name, report in told.items() if isinstance(report, dict)}
+    return {name: _read_type(report) for name, report in told.items() if isinstance(report, dict)}
 
 
-def _read_type(told: Mapping[str, object], resources: int) -> TypeReport:
+def _read_type(told: Mapping[str, object]) -> TypeReport:
     rejected = told.get("rejected")
     return TypeReport(
         is_current=told.get("current") is True,
-        resources=resources,
+        resources=int(_number(told, "resources") or 0),
         sent=_text(told, "sent"),
         acknowledged=_text(told, "acknowledged"),
         refusal=None
@@ -207,14 +209,6 @@ def _read_refusal(entry: ClientConfig.GenericXdsConfig) -> Refusal:
     state = entry.error_state
     at = state.last_update_attempt.ToMilliseconds() / 1000 if state.HasField("last_update_attempt") else None
     return Refusal(state.version_info, redact_logins(state.details), at)
-
-
-def _count(entries: Iterable[ClientConfig.GenericXdsConfig]) -> Mapping[str, int]:
-    found: dict[str, int] = {}
-    for entry in entries:
-        name = _name(entry.type_url)
-        found[name] = found.get(name, 0) + 1
-    return found
 
 
 def _name(type_url: str) -> str:

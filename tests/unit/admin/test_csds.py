@@ -15,6 +15,7 @@ from xds.cache import SnapshotCache, World
 from xds.clients import MAX_NACK_TEXT, OWN_METADATA, Clients
 from xds.compile.refuse import REFUSE_ALL
 from xds.diagnostics import Where
+from xds.gen.discovery_pb2 import Node
 from xds.gen.status_pb2 import (
     ACKED,
     DOES_NOT_EXIST,
@@ -196,10 +197,23 @@ async def test_the_metadata_says_who_answers_since_when_and_which_versions_count
         "variant": "delta",
         "types": {},
     }
-    assert sent["types"] == {"cluster": {"current": False, "sent": response.version}}
+    assert sent["types"] == {"cluster": {"current": False, "resources": 1, "sent": response.version}}
     assert acknowledged["types"] == {
-        "cluster": {"current": True, "sent": response.version, "acknowledged": response.version}
+        "cluster": {"current": True, "resources": 1, "sent": response.version, "acknowledged": response.version}
     }
+
+
+async def test_who_asks_for_the_metadata_is_told_of_no_resources() -> None:
+    site = Site(resource(CDS, "c"), resource(CDS, "d"))
+    played = site.connect("web-0", CDS)
+    played.answer(played.hear())
+    caller = Node()
+    caller.metadata.update({OWN_METADATA: True})
+
+    (config,) = (await site.status.describe(ClientStatusRequest(node=caller))).config
+
+    assert not config.generic_xds_configs
+    assert MessageToDict(config.node.metadata)[OWN_METADATA]["types"]["cluster"]["resources"] == 2
 
 
 async def test_a_client_that_acknowledged_everything_is_not_current_once_there_is_something_newer() -> None:
