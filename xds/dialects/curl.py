@@ -4,6 +4,7 @@ How curl and programs with libcurl read NO_PROXY.
 Follows `proxy_check_noproxy` of lib/proxy.c in curl 8.22 (`Curl_check_noproxy` of lib/noproxy.c before 8.21). A name
 covers itself and all below it, with or without a dot in front; networks match hosts that are addresses; there are no
 ports and no wildcards, and `*` counts only as the whole value. A length of 0 is taken for the full length.
+Hosts are compared in punycode, entries as they are written; a curl without IDN leaves the host as it is too.
 
 Older versions differ: before 8.18 an IPv6 host was compared as a name is, as text and without networks, and text after
 a slash counted up to its first letter, or as 0; before 8.9 a blank separated entries like a comma, while nothing
