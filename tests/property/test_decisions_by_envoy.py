@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-from typing import TYPE_CHECKING
-
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -12,11 +9,8 @@ from hypothesis import strategies as st
 from tests.support import strategies
 from tests.support.oracle import Oracle
 from tests.support.policies import compile_good
-from tests.support.real_envoy import run_envoy, without_logins
+from tests.support.real_envoy import can_be_announced, run_envoy, without_logins
 from xds.explain.walk import Envoy
-
-if TYPE_CHECKING:
-    from xds.explain.connection import Connection
 
 EXAMPLES = settings().max_examples // 10
 """Each starts an Envoy of its own."""
@@ -42,9 +36,3 @@ def test_a_real_envoy_does_what_the_walk_says(data: st.DataObject, tmp_path_fact
 
             assert walk.take(connection).outcome == outcome, connection
             assert oracle.accepts(connection, outcome), connection
-
-
-def can_be_announced(connection: Connection) -> bool:
-    """Whether the PROXY protocol takes the address: nobody dials the others anyway."""
-    address = connection.address
-    return not (address.is_unspecified or address.is_multicast or address == ip_address("255.255.255.255"))

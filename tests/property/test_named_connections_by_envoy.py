@@ -11,18 +11,16 @@ from hypothesis import strategies as st
 
 from tests.support import strategies
 from tests.support.named import NamedOracle
-from tests.support.real_envoy import run_envoy, without_logins
-from xds import names
+from tests.support.real_envoy import has_room, run_envoy, without_logins, without_names
 from xds.compile import compile_snapshot
 from xds.explain.dns import resolve
 from xds.explain.walk import Envoy
 from xds.policy.model import DomainPattern
-from xds.resources import ResourceType
-from xds.snapshot import Snapshot, build_snapshot
 
 if TYPE_CHECKING:
-    from xds.explain.connection import Address, Connection
+    from xds.explain.connection import Address
     from xds.policy.model import Policy
+    from xds.snapshot import Snapshot
 
 EXAMPLES = settings().max_examples // 20
 """Each starts an Envoy of its own."""
@@ -63,15 +61,3 @@ def answers(snapshot: Snapshot, policy: Policy) -> list[tuple[str, Address]]:
     known = sorted({host.name for host in hosts if isinstance(host, DomainPattern)})
     asked = [name for host in known for name in (host, f"www.{host}")]
     return [(name, address) for name in asked for address in resolve(snapshot, name)]
-
-
-def has_room(connection: Connection) -> bool:
-    """Whether its claim is one that a client can write in a ClientHello."""
-    return len(connection.name) < 200
-
-
-def without_names(snapshot: Snapshot) -> Snapshot:
-    """Leave out the listeners that answer for names: their port is for one Envoy of a machine."""
-    kinds = (snapshot.of(kind).values() for kind in ResourceType)
-    answering = {names.DNS_LISTENER, names.DNS_LISTENER_6}
-    return build_snapshot(item for items in kinds for item in items if item.name not in answering)

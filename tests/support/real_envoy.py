@@ -16,6 +16,7 @@ import subprocess
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from queue import SimpleQueue
 from socket import create_connection
 from typing import TYPE_CHECKING, ClassVar
@@ -33,10 +34,12 @@ from envoy_data_plane.envoy.config.listener.v3 import Listener, ListenerFilter
 from envoy_data_plane.envoy.extensions.filters.listener.proxy_protocol.v3 import ProxyProtocol
 from envoy_data_plane.google.protobuf import Any
 
+from tests.support.access_log import write_log
 from tests.support.validation import find_envoy, inline_routes, internal_listeners
 from xds import names
 from xds.explain.connection import Connection, Fate, Outcome, Protocol
 from xds.resources import ResourceType
+from xds.snapshot import Snapshot, build_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,8 +47,9 @@ if TYPE_CHECKING:
     from socket import socket
 
     from xds.policy.model import Policy
-    from xds.snapshot import Snapshot
 
+SOURCE_PORT = 50000
+"""Where connections are said to come from, unless they are to be told from one another."""
 PATIENCE = 20.0
 """Seconds until something that should have happened counts as never happening."""
 _LOOPBACK = "127.0.0.1"
@@ -86,11 +90,12 @@ class RealEnvoy:
 
     port: int
     seen: SimpleQueue[Outcome]
+    log: Path
 
-    def take(self, connection: Connection) -> Outcome:
-        """Make `connection` and wait for its end; say what became of it."""
+    def take(self, connection: Connection, source_port: int = SOURCE_PORT) -> Outcome:
+        """Make `connection` and wait for its end; say what became of it. Its lines in the log have the source port."""
         with create_connection((_LOOPBACK, self.port), PATIENCE) as client:
-            client.sendall(announce(connection) + first_bytes(connection))
+            client.sendall(announce(connection, source_port) + first_bytes(connection))
             answer = read_all(client)
         if not self.seen.empty():
             outcome = self.seen.get()
@@ -119,10 +124,10 @@ def is_whole_answer(answer: bytes) -> bool:
     return bool(end) and length is not None and len(body) >= int(length[1])
 
 
-def announce(connection: Connection) -> bytes:
+def announce(connection: Connection, source_port: int = SOURCE_PORT) -> bytes:
     """Say what was dialled (PROXY protocol, version 1)."""
     family, source = ("TCP4", "192.0.2.99") if connection.address.version == 4 else ("TCP6", "2001:db8:99::99")
-    return f"PROXY {family} {source} {connection.address} 50000 {connection.port}\r\n".encode()
+    return f"PROXY {family} {source} {connection.address} {source_port} {connection.port}\r\n".encode()
 
 
 def first_bytes(connection: Connection) -> bytes:
@@ -162,6 +167,24 @@ def without_logins(policy: Policy) -> Policy:
     return replace(policy, proxies=tuple(replace(proxy, login=None) for proxy in policy.proxies))
 
 
+def can_be_announced(connection: Connection) -> bool:
+    """Whether the PROXY protocol takes the address: nobody dials the others anyway."""
+    address = connection.address
+    return not (address.is_unspecified or address.is_multicast or address == ip_address("255.255.255.255"))
+
+
+def has_room(connection: Connection) -> bool:
+    """Whether its claim is one that a client can write in a ClientHello."""
+    return len(connection.name) < 200
+
+
+def without_names(snapshot: Snapshot) -> Snapshot:
+    """Leave out the listeners that answer for names: their port is for one Envoy of a machine."""
+    kinds = (snapshot.of(kind).values() for kind in ResourceType)
+    answering = {names.DNS_LISTENER, names.DNS_LISTENER_6}
+    return build_snapshot(item for items in kinds for item in items if item.name not in answering)
+
+
 @contextmanager
 def run_envoy(snapshot: Snapshot, directory: Path) -> Iterator[RealEnvoy]:
     """Run an Envoy on `snapshot` until the block is left."""
@@ -178,15 +201,16 @@ def run_envoy(snapshot: Snapshot, directory: Path) -> Iterator[RealEnvoy]:
             ports[cluster] = server.server_address[1]
         config, admin = directory / "bootstrap.pb", directory / "admin.txt"
         admin.unlink(missing_ok=True)
-        config.write_bytes(build_bootstrap(snapshot, ports))
+        access_log = directory / "access.log"
+        access_log.unlink(missing_ok=True)
+        config.write_bytes(build_bootstrap(snapshot, ports, access_log))
         log = stack.enter_context((directory / "envoy.log").open("wb"))
         command = [find_envoy(), "--config-path", str(config), "--admin-address-path", str(admin)]
-        process = subprocess.Popen(
-            [*command, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warn"], stdout=log, stderr=log
-        )
+        options = "--disable-hot-restart --concurrency 1 --log-level warn --file-flush-interval-msec 50"
+        process = subprocess.Popen([*command, *options.split()], stdout=log, stderr=log)
         stack.callback(process.wait, PATIENCE)
         stack.callback(process.kill)
-        yield RealEnvoy(await_listener(admin), seen)
+        yield RealEnvoy(await_listener(admin), seen, access_log)
 
 
 def await_listener(admin: Path) -> int:
@@ -214,7 +238,7 @@ def ask_admin(address: str, path: str) -> str:
         connection.close()
 
 
-def build_bootstrap(snapshot: Snapshot, ports: dict[str, int]) -> bytes:
+def build_bootstrap(snapshot: Snapshot, ports: dict[str, int], access_log: Path) -> bytes:
     """Serialise a bootstrap with the snapshot's listener and routes, and clusters that lead to `ports`."""
     listener = Listener.parse(snapshot.of(ResourceType.LISTENER)[names.OUTBOUND_LISTENER].body)
     inline_routes(listener, snapshot)
@@ -227,6 +251,8 @@ def build_bootstrap(snapshot: Snapshot, ports: dict[str, int]) -> bytes:
     clusters += [Cluster.parse(resource.body) for name, resource in served.items() if name not in ports]
     inside = snapshot.of(ResourceType.LISTENER).values()
     listeners = [Listener.parse(resource.body) for resource in inside if resource.name != listener.name]
+    for item in (listener, *listeners):
+        write_log(item, access_log)
     static = BootstrapStaticResources(listeners=[listener, *listeners], clusters=clusters)
     return bytes(
         Bootstrap(

@@ -1,29 +1,161 @@
-"""`xds explain`: what a diagnostic's code means."""
+"""`xds explain`: which way a connection goes, and why; and what a diagnostic's code means."""
 
 from __future__ import annotations
 
+import asyncio
+import re
+import socket
 import textwrap
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from xds.catalogue import CATALOGUE, RETIRED
-from xds.cli.output import render_table
+from xds.cli.options import settings_options
+from xds.cli.output import render_json, render_table, style_diagnostic
+from xds.errors import UnreachableError, quote_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from xds.cli.subjects import Found
+    from xds.cli.targets import Target
+    from xds.explain.connection import Protocol
+    from xds.explain.explanation import Explanation, Question, Subject
 
 _WIDTH = 100
 _SUGGESTIONS = 3
 _MEANINGFUL = 3
 """Characters that two codes share if they are of one kind: `EX` and a digit."""
+_CODE = re.compile(r"[A-Za-z]{2}[0-9]+")
+
+PLACE = (
+    *("kubernetes", "kubeconfig", "context", "namespace", "namespaced_policies", "discover_networks"),
+    *("listen", "always_direct", "cluster_cidr", "api_server", "ip_families", "resolv_conf", "resolve_timeout"),
+)
+"""The settings of `xds.cli.world`, which takes long to import: a code is explained without it."""
 
 
-@click.command(name="explain", epilog="Example: xds explain EX101. Findings come from: xds validate DIR.")
-@click.argument("code", required=False)
-def command(code: str | None) -> None:
-    """Tell more about the diagnostic CODE; without one, list them all."""
-    if code is None:
-        rows = [(entry.code, entry.severity.value, entry.title) for entry in CATALOGUE.values()]
-        click.echo(render_table(("CODE", "SEVERITY", "TITLE"), rows))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    """What was typed about the connection."""
+
+    policy: str | None
+    labels: tuple[str, ...]
+    service_account: str
+    addresses: tuple[str, ...]
+    protocol: str | None
+    sni: str | None
+    http_host: str | None
+    explicit: bool
+    resolve: bool | None
+    no_files: bool
+
+    @property
+    def names_connection(self) -> bool:
+        """Whether anything was typed that says nothing of a code."""
+        return any((self.labels, self.service_account, self.addresses, self.protocol, self.sni, self.http_host))
+
+
+@click.command(
+    name="explain",
+    epilog="Examples: xds explain web-0.shop api.example.com:443 -f policies.  "
+    "xds explain web-0.shop https://api.example.com/ --kubernetes.  "
+    "xds explain --policy corp 203.0.113.7:5432 --protocol tcp policies.  xds explain EX101.  "
+    "Exit code: 0 explained, 1 if a document has an error, no policy selects the pod, or what is compiled contradicts "
+    "the policy, 2 wrong usage, 3 if the cluster can't be read.",
+)
+@click.argument("words", metavar="[CODE | POD.NAMESPACE HOST:PORT [PATH]...]", nargs=-1)
+@click.option("--policy", metavar="[NAMESPACE/]NAME", help="A policy instead of a pod; HOST:PORT then comes first.")
+@click.option(
+    "-f",
+    "--policies",
+    "paths",
+    multiple=True,
+    metavar="PATH",
+    type=click.Path(readable=False, path_type=Path),
+    help="A directory or document of policies, as PATH; repeatable.",
+)
+@click.option("--address", "addresses", multiple=True, metavar="IP", help="What HOST resolves to; repeatable.")
+@click.option(
+    "--resolve/--no-resolve", default=None, help="Look HOST up here. --no-resolve: not even the names of proxies."
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["tls", "http", "tcp"]),
+    help="What is spoken; by default by URL or port, and for other ports than 80 and 443 both tls and tcp.",
+)
+@click.option("--sni", metavar="NAME", help="The server name that the client sends, if it is not HOST; '' for none.")
+@click.option("--http-host", metavar="HOST", help="The Host that the client sends, if it is another one.")
+@click.option("--explicit", is_flag=True, help="The application knows of the proxy on loopback, and asks that.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the pod; repeatable.")
+@click.option("--service-account", default="", metavar="NAME", help="Its service account.")
+@click.option("--no-files", is_flag=True, help="Leave out the files that policies name: they are on another machine.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="Form.")
+@settings_options(PLACE)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    *,
+    words: tuple[str, ...],
+    policy: str | None,
+    paths: tuple[Path, ...],
+    addresses: tuple[str, ...],
+    resolve: bool | None,
+    protocol: str | None,
+    sni: str | None,
+    http_host: str | None,
+    explicit: bool,
+    labels: tuple[str, ...],
+    service_account: str,
+    no_files: bool,
+    output: str,
+    **flags: str | tuple[str, ...] | None,
+) -> None:
+    """
+    Say which way a connection goes, and why.
+
+    The connection is one of the pod to HOST:PORT (or [IPv6]:PORT, or a URL). What happens to it is read from the
+    resources that the pod's Envoy gets; the rule that caused it, from the policy. What clients would do with the same
+    NO_PROXY stands below. With a CODE, tell more about that diagnostic; without anything, list them all.
+    """
+    options = _Options(
+        policy=policy,
+        labels=labels,
+        service_account=service_account,
+        addresses=addresses,
+        protocol=protocol,
+        sni=sni,
+        http_host=http_host,
+        explicit=explicit,
+        resolve=resolve,
+        no_files=no_files,
+    )
+    if policy is None and len(words) < len(("POD", "HOST:PORT")):
+        _explain_code(words, options)
         return
-    click.echo(render_entry(code))
+    whose, rest = (words[0], words[1:]) if policy is None else (None, words)
+    if not rest:
+        raise click.UsageError("say where the connection goes: xds explain --policy NAME HOST:PORT PATH")
+    ctx.exit(_explain_connection(whose, rest[0], (*paths, *map(Path, rest[1:])), options, flags, output))
+
+
+def _explain_code(words: Sequence[str], options: _Options) -> None:
+    if options.names_connection or options.explicit or (words and not _CODE.fullmatch(words[0])):
+        given = quote_value(words[0]) if words else "nothing"
+        raise click.UsageError(
+            f"{given} is neither a code, such as EX101, nor a pod and where it connects to: "
+            "xds explain POD.NAMESPACE HOST:PORT PATH"
+        )
+    if words:
+        click.echo(render_entry(words[0]))
+        return
+    rows = [(entry.code, entry.severity.value, entry.title) for entry in CATALOGUE.values()]
+    click.echo(render_table(("CODE", "SEVERITY", "TITLE"), rows))
 
 
 def render_entry(code: str) -> str:
@@ -44,3 +176,162 @@ def _suggest(code: str) -> str:
         if close:
             return f"did you mean {' or '.join(close[:_SUGGESTIONS])}? Or "
     return ""
+
+
+def _explain_connection(
+    pod: str | None,
+    text: str,
+    paths: tuple[Path, ...],
+    options: _Options,
+    flags: Mapping[str, str | tuple[str, ...] | None],
+    output: str,
+) -> int:
+    """Print the answers; return the exit code."""
+    # What a connection needs, a code need not wait for.
+    from xds.bootstrap import parse_labels, parse_node_id  # noqa: PLC0415  # as said
+    from xds.cli.logs import configure_logging  # noqa: PLC0415  # as said
+    from xds.cli.subjects import Asked, find_subject  # noqa: PLC0415  # as said
+    from xds.cli.targets import parse_target  # noqa: PLC0415  # as said
+    from xds.cli.world import choose_place  # noqa: PLC0415  # as said
+    from xds.settings import load_settings  # noqa: PLC0415  # as said
+
+    settings = load_settings(flags)
+    configure_logging(settings)
+    asked = Asked(
+        node_id=None if pod is None else parse_node_id(pod),
+        labels=tuple(sorted(parse_labels(options.labels).items())),
+        service_account=options.service_account,
+        policy=options.policy or "",
+    )
+    if (asked.labels or asked.service_account) and (pod is None or settings.kubernetes):
+        raise click.UsageError("--label and --service-account are for a pod that no cluster knows; leave them out")
+    target = parse_target(text)
+    addresses = _read_addresses(target, options)
+    _check_shown(target, options)
+    place = choose_place(paths, settings, resolves=options.resolve is not False, reads_files=not options.no_files)
+    found = asyncio.run(find_subject(place, asked))
+    errors = [finding for finding in found.findings if finding.is_error]
+    for finding in errors:
+        click.echo(style_diagnostic(finding), err=True)
+    if found.remark:
+        click.echo(found.remark, err=True)
+    answers = [] if found.subject is None else _answer(found.subject, target, options, addresses)
+    _print(answers, found, asked.words, pod, output)
+    return 1 if errors or not found.is_in_force or any(item.contradictions for item in answers) else 0
+
+
+def _read_addresses(target: Target, options: _Options) -> tuple[IPv4Address | IPv6Address, ...]:
+    """Return what HOST resolves to, as far as that is known. Raises UnreachableError if it does not resolve here."""
+    is_literal = _parse_address(target.host) is not None
+    if options.explicit and (options.addresses or options.resolve):
+        raise click.UsageError("--address and --resolve are of no use here: explicit mode decides by name")
+    if is_literal and (options.addresses or options.resolve):
+        raise click.UsageError(f"{target.host} is an address; leave out --address and --resolve")
+    if options.addresses and options.resolve:
+        raise click.UsageError("give either --address or --resolve")
+    found = []
+    for text in options.addresses:
+        address = _parse_address(text)
+        if address is None:
+            raise click.UsageError(f"--address {quote_value(text)} is no IP address; give e.g. 192.0.2.7")
+        found.append(address)
+    return tuple(found) if found or not options.resolve else _look_up(target.host)
+
+
+def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def _look_up(host: str) -> tuple[IPv4Address | IPv6Address, ...]:
+    try:
+        answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise UnreachableError(f"{host} does not resolve on this machine; give --address IP") from error
+    found = {_parse_address(str(sockaddr[0])) for *_, sockaddr in answers}
+    return tuple(sorted((item for item in found if item is not None), key=lambda item: (item.version, int(item))))
+
+
+def _check_shown(target: Target, options: _Options) -> None:
+    """Raise click.UsageError for options about what the client sends that contradict one another."""
+    if options.sni is not None and (options.protocol not in (None, "tls") or target.scheme == "http"):
+        raise click.UsageError("--sni is for TLS; leave it out, or add --protocol tls")
+    if options.http_host is not None and (options.protocol not in (None, "http") or target.scheme == "https"):
+        raise click.UsageError("--http-host is for plain HTTP; leave it out, or add --protocol http")
+    if options.sni is not None and options.http_host is not None:
+        raise click.UsageError("give either --sni or --http-host: a connection is TLS or plain HTTP")
+    if options.explicit and (options.sni is not None or options.http_host is not None):
+        raise click.UsageError("--sni and --http-host are of no use here: explicit mode decides by what is asked for")
+    if "@" in f"{options.sni or ''}{options.http_host or ''}":
+        raise click.UsageError("--sni and --http-host take a host, without a login")
+
+
+def _answer(
+    subject: Subject, target: Target, options: _Options, addresses: tuple[IPv4Address | IPv6Address, ...]
+) -> list[Explanation]:
+    """Explain every protocol that may be meant; if all go the same way, the first is enough."""
+    from xds.explain.explanation import Question, explain  # noqa: PLC0415  # a code need not wait for it
+    from xds.explain.explicit import has_explicit  # noqa: PLC0415  # as said
+
+    if options.explicit and not has_explicit(subject.snapshot):
+        raise click.UsageError(
+            f"the policy {subject.policy.name} has no listener for explicit mode; add `explicit: {{port: 15002}}` to it"
+        )
+
+    def ask(protocol: Protocol) -> Question:
+        return Question(
+            host=target.host,
+            port=target.port,
+            protocol=protocol,
+            shown=options.sni if options.sni is not None else options.http_host,
+            addresses=addresses,
+            path=target.path,
+            is_explicit=options.explicit,
+        )
+
+    is_silent = target.port in subject.policy.server_first_ports
+    answers = [explain(subject, ask(item)) for item in _protocols(target, options, is_silent=is_silent)]
+    first, *others = answers
+    return [first, *(item for item in others if _way(item) != _way(first))]
+
+
+def _protocols(target: Target, options: _Options, *, is_silent: bool) -> Iterable[Protocol]:
+    from xds.explain.connection import Protocol  # noqa: PLC0415  # a code need not wait for it
+
+    words = {"tls": Protocol.TLS, "http": Protocol.HTTP_11, "tcp": Protocol.OTHER}
+    chosen = options.protocol or {"http": "http", "https": "tls"}.get(target.scheme)
+    if chosen is None and (options.sni is not None or options.http_host is not None):
+        chosen = "http" if options.sni is None else "tls"
+    if chosen is None:
+        chosen = {80: "http", 443: "tls"}.get(target.port)
+    if chosen is not None:
+        return [words[chosen]]
+    if options.explicit:
+        return [Protocol.TLS]
+    return [Protocol.OTHER] if is_silent else [Protocol.TLS, Protocol.OTHER]
+
+
+def _way(explanation: Explanation) -> object:
+    return [
+        (branch.addresses, branch.decision.verdict, branch.decision.target, branch.decision.cause.rule)
+        for branch in explanation.branches
+    ]
+
+
+def _print(answers: Sequence[Explanation], found: Found, whose: str, pod: str | None, output: str) -> None:
+    from xds.cli.explained import describe_explanation, describe_policy, render_explanation  # noqa: PLC0415  # as said
+
+    if output == "json":
+        policy = found.subject.policy if found.subject is not None and found.is_in_force else None
+        described = {
+            "pod": pod,
+            "policy": describe_policy(policy),
+            "remark": found.remark,
+            "answers": [describe_explanation(item) for item in answers],
+        }
+        click.echo(render_json(described))
+        return
+    for index, item in enumerate(answers):
+        click.echo(("\n" if index else "") + render_explanation(item, whose))

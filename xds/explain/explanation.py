@@ -9,8 +9,9 @@ of an explanation.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from xds import names
@@ -20,14 +21,14 @@ from xds.explain.dns import names_at, resolve
 from xds.explain.explicit import CONNECT, ask
 from xds.explain.explicit_cause import find_explicit
 from xds.explain.no_proxy import ClientAnswer, NoProxy, ask_clients, choose_no_proxy
-from xds.explain.regions import MOST, Region, find_regions
+from xds.explain.regions import MOST, Region, find_regions, is_within
 from xds.explain.walk import Envoy
 from xds.explain.written import Place, Written
 from xds.facts import Facts
 from xds.policy.model import DnsMode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from xds.explain.connection import Address
     from xds.policy.model import Policy, Proxy
@@ -226,15 +227,18 @@ class _Inspector:
     def take_regions(self, regions: Iterable[Region]) -> list[Branch]:
         """Decide for every part of the address space, the usual decision first."""
         found = []
+        shields = self.subject.policy.synthetic_ranges if self.subject.policy.dns_mode is DnsMode.CAPTURE else ()
         for region in regions:
+            if any(region.address in item for item in shields):
+                # No name server answers with what stands for names.
+                continue
             label = f"any other IPv{region.address.version} address" if region.network is None else str(region.network)
             decision = self.take(region.address)
             dialled = Connection(region.address, self.question.port, self.question.protocol).dialled
             found.append((label, replace(decision, target=decision.target.replace(dialled, self._unknown))))
-        branches = _group(found)
-        if len(branches) == 1:
-            return [replace(branches[0], addresses=())]
-        return [replace(branches[0], addresses=()), *branches[1:]]
+        usual, *others = _group(found)
+        others.sort(key=lambda branch: branch.decision.cause.is_built_in)
+        return [replace(usual, addresses=()), *(replace(item, addresses=_widest(item.addresses)) for item in others)]
 
     @property
     def _unknown(self) -> str:
@@ -283,11 +287,29 @@ def _contradict(arrival: Arrival, cause: Cause) -> str:
 
 def _group(decided: Iterable[tuple[str, Decision]]) -> list[Branch]:
     """Join what is decided alike, in the order given."""
-    groups: dict[object, tuple[list[str], Decision]] = {}
+    groups: dict[object, list[tuple[str, Decision]]] = defaultdict(list)
     for label, decision in decided:
         key = (decision.arrival.chain, decision.fate, decision.cluster, decision.cause.rule, decision.contradiction)
-        groups.setdefault(key, ([], decision))[0].append(label)
-    return [Branch(addresses=tuple(dict.fromkeys(labels)), decision=item) for labels, item in groups.values()]
+        groups[key].append((label, decision))
+    return [_join([label for label, _ in found], [item for _, item in found]) for found in groups.values()]
+
+
+def _join(labels: Sequence[str], decisions: Sequence[Decision]) -> Branch:
+    """Take the first decision for all; where several entries of a rule made them, the rule's own place."""
+    first = decisions[0]
+    is_one = all(item.place == first.place for item in decisions)
+    place = first.place if is_one else Place(first.cause.where)
+    return Branch(addresses=tuple(dict.fromkeys(labels)), decision=replace(first, place=place))
+
+
+def _widest(labels: Sequence[str]) -> tuple[str, ...]:
+    """Leave out networks that lie in another one of the list: what lies in between is decided alike."""
+    networks = {label: ip_network(label) for label in labels if "/" in label}
+    return tuple(
+        label
+        for label in labels
+        if label not in networks or not any(is_within(networks[label], other) for other in networks.values())
+    )
 
 
 def _largest(regions: Iterable[Region]) -> tuple[Region, ...]:

@@ -72,3 +72,9 @@ def _split(address: Callable[[int], Address], bits: int, networks: Iterable[Netw
         around += sorted(opened[start], key=lambda item: item.prefixlen)
         regions.append(Region(around[-1] if around else None, address(start), end - start))
     return sorted(regions, key=lambda item: -item.size)
+
+
+def is_within(network: Network, outer: Network) -> bool:
+    """Whether `network` is a smaller part of `outer`."""
+    is_inside = network.version == outer.version and network.network_address in outer
+    return is_inside and network.prefixlen > outer.prefixlen

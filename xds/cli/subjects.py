@@ -1,0 +1,110 @@
+"""
+Finds what `xds explain` is asked about: the policy that is in force for a pod, or one by name, with its resources.
+
+Nothing here walks them. Invariant: a subject's resources are those that `xds serve` would send.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+import click
+
+from xds.cli.world import open_world
+from xds.compile.refuse import REFUSE_ALL
+from xds.explain.explanation import Subject
+from xds.policy.model import HeldPolicy, Policy, Workload
+from xds.policy.selection import select_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xds.cli.world import OpenWorld, Place
+    from xds.diagnostics import Diagnostic
+    from xds.facts import Facts
+    from xds.judge import Judgement
+    from xds.names import NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Whose connection it is: a pod's (what the cluster knows of it counts, where it is asked), or any of a policy."""
+
+    node_id: NodeId | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    service_account: str = ""
+    policy: str = ""
+    """Name, or namespace and name."""
+
+    @property
+    def words(self) -> str:
+        """Who that is, for people."""
+        return f"a pod of {self.policy}" if self.node_id is None else self.node_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """
+    What was found.
+
+    `subject` is None where nobody knows what such a pod has: its document can't be used. `is_in_force` says that a
+    policy is for the pod; `remark` says what is not as usual.
+    """
+
+    subject: Subject | None
+    findings: tuple[Diagnostic, ...]
+    is_in_force: bool = True
+    remark: str = ""
+
+
+async def find_subject(place: Place, asked: Asked) -> Found:
+    """Raise click.UsageError if there is no such policy or pod, and else what `open_world` raises."""
+    async with open_world(place) as world:
+        judgement, facts = await world.judge()
+        workload = None if asked.node_id is None else _find_workload(world, asked, asked.node_id)
+        texts = {document.source: document.text for document in world.read.documents}
+    chosen = _find_policy(judgement, asked.policy) if workload is None else _select(judgement, workload)
+    findings = judgement.diagnostics
+    match chosen:
+        case Policy() as policy:
+            return Found(subject=_subject(judgement, policy, facts, texts), findings=findings)
+        case HeldPolicy(where=where):
+            remark = f"the document at {where} can't be used, and this pod may be its: it is told nothing new"
+            return Found(subject=None, findings=findings, is_in_force=False, remark=remark)
+        case None:
+            subject = Subject(snapshot=judgement.world.refuse_all, policy=REFUSE_ALL, facts=facts)
+            remark = "no policy selects this pod: it is refused everything but what is always direct"
+            return Found(subject=subject, findings=findings, is_in_force=False, remark=remark)
+        case other:
+            assert_never(other)
+
+
+def _find_workload(world: OpenWorld, asked: Asked, node_id: NodeId) -> Workload:
+    pod, _, namespace = node_id.rpartition(".")
+    if not world.place.is_cluster:
+        return Workload(pod=pod, namespace=namespace, labels=asked.labels, service_account=asked.service_account)
+    known = world.pods.get(node_id)
+    if known is None:
+        raise click.UsageError(
+            f"the cluster has no running pod {node_id}; see: kubectl get pods --namespace {namespace}"
+        )
+    return known.workload
+
+
+def _select(judgement: Judgement, workload: Workload) -> Policy | HeldPolicy | None:
+    return select_policy(judgement.world.candidates, workload)
+
+
+def _find_policy(judgement: Judgement, name: str) -> Policy | HeldPolicy:
+    known = judgement.world.candidates
+    for policy in known:
+        full = policy.name if policy.namespace is None else f"{policy.namespace}/{policy.name}"
+        if name in {full, policy.name}:
+            return policy
+    raise click.UsageError(f"there is no policy {name}; there are: {', '.join(item.name for item in known) or 'none'}")
+
+
+def _subject(judgement: Judgement, policy: Policy, facts: Facts, texts: Mapping[str, str]) -> Subject:
+    snapshot = judgement.served[policy.namespace, policy.name].snapshot
+    return Subject(snapshot=snapshot, policy=policy, facts=facts, text=texts.get(policy.where.source, ""))
