@@ -153,7 +153,11 @@ class DestinationSet:
 
     def _note_form(self, entry: Entry, text: str, node: Scalar, kinds: Kinds) -> None:
         # A list of networks is no client's; a name in a rule may well have come from one.
-        if entry.form in _FORMS_OF_NAMES or (kinds is Kinds.BOTH and entry.form is Form.CIDR):
+        is_network = kinds is Kinds.BOTH and entry.form is Form.CIDR
+        if is_network and entry.port is not None:
+            self._lints.note(Lint.NETWORK_PORT, node, text)
+            return
+        if entry.form in _FORMS_OF_NAMES or is_network:
             self._lints.note(entry.form, node, text)
         if kinds is Kinds.BOTH and entry.port is not None:
             self._lints.note(Lint.PORT, node, text)

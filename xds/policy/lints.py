@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, assert_never
 
 from xds.policy.findings import quote
-from xds.policy.patterns import CLIENTS, READINGS, Form, Reading
+from xds.policy.patterns import CLIENT_READINGS, CLIENTS, READINGS, Form, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,7 @@ class Lint(Enum):
     """The kinds of warning beside those about an entry's form."""
 
     PORT = "port"
+    NETWORK_PORT = "port of a network"
     SINGLE_LABEL = "single label"
     LOCALHOST = "localhost"
     REPEAT = "repeat"
@@ -98,7 +99,11 @@ class Lints:
                         )
                 case Lint.PORT:
                     if not is_dialect_given:
-                        what = "read here with the port, but by curl not at all"
+                        what = "read here with the port, but by curl and .NET not at all"
+                        _add(findings, "EX220", tally, what, f"write `dialect: {dialect.value}` {_SURE}")
+                case Lint.NETWORK_PORT:
+                    if not is_dialect_given:
+                        what = "read here as a network on that port, but by no client at all"
                         _add(findings, "EX220", tally, what, f"write `dialect: {dialect.value}` {_SURE}")
                 case Lint.SINGLE_LABEL:
                     _add(findings, "EX221", tally, "a name without a dot never shows on the wire", _SINGLE_LABEL_HINT)
@@ -127,8 +132,8 @@ def _compare(dialect: Dialect, form: Form) -> str:
         return "read here as networks, but by Python, .NET and Node.js not at all"
     own = READINGS[dialect][form]
     others: dict[Reading, list[str]] = {}
-    for other, readings in READINGS.items():
-        if readings[form] != own:
+    for other, readings in CLIENT_READINGS.items():
+        if other is not dialect and readings[form] != own:
             others.setdefault(readings[form], []).append(CLIENTS[other])
     differing = "; ".join(f"by {_join(clients)} as {_words(reading)}" for reading, clients in others.items())
     return f"read here as {_words(own)}, but {differing}"

@@ -57,6 +57,15 @@ READINGS: Mapping[Dialect, Mapping[Form, Reading]] = MappingProxyType(
 )
 """What each dialect takes the forms of names for (N2)."""
 
+CLIENT_READINGS: Mapping[Dialect, Mapping[Form, Reading]] = MappingProxyType(
+    {
+        **READINGS,
+        Dialect.DOTNET: {**READINGS[Dialect.DOTNET], Form.DOTTED: _ALL},
+        Dialect.NODE: {**READINGS[Dialect.NODE], Form.DOTTED: _ALL},
+    }
+)
+"""What the clients take them for, which a dialect may be stricter than."""
+
 CLIENTS: Mapping[Dialect, str] = MappingProxyType(
     {
         Dialect.GO: "Go",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.policy.policy_texts import PROXY, codes, good, long_form, only, parse, to_rule
-from xds.policy.model import Destination, DomainPattern
+from xds.dialects.clients import decide
+from xds.policy.model import Destination, Dialect, DomainPattern
+from xds.policy.patterns import CLIENT_READINGS, Form, Reading
 
 SHORT = "httpProxy: deny\nhttpsProxy: deny\n"
 BELIEVING = f"{SHORT}noProxyVerify: none\n"
@@ -15,7 +17,7 @@ BELIEVING = f"{SHORT}noProxyVerify: none\n"
     ("dialect", "entry", "says"),
     [
         ("go", "a.example", "the name and all below it, but by .NET and Node.js as the name alone"),
-        ("go", ".a.example", "all below the name, but by curl and Python as the name and all below it"),
+        ("go", ".a.example", "all below the name, but by curl, Python, .NET and Node.js as the name and all below it"),
         ("go", "'*.a.example'", "all below the name, but by curl, Python and .NET as nothing"),
         ("go", "10.0.0.0/8", "networks, but by Python, .NET and Node.js not at all"),
     ],
@@ -33,8 +35,41 @@ def test_an_entry_that_clients_read_differently_is_a_warning_that_names_them(
 
 def test_a_port_in_no_proxy_is_a_warning_too() -> None:
     found = parse(f"{SHORT}noProxy: ['a.example:443', '192.0.2.7:443']\n").diagnostics
-    (port,) = [item for item in found if "with the port, but by curl not at all" in item.message]
+    (port,) = [item for item in found if "with the port, but by curl and .NET not at all" in item.message]
     assert "and 1 more" in port.message
+
+
+def test_a_network_with_a_port_is_one_warning_and_known_to_no_client() -> None:
+    text = f"{SHORT}noProxy: ['192.0.2.0/24:8443']\n"
+
+    assert "by no client at all" in only(parse(text)).message
+    assert not any(decide(client, "192.0.2.0/24:8443", "192.0.2.7", 8443).goes_direct for client in _CLIENTS)
+
+
+_CLIENTS = ("go", "curl", "python-urllib", "python-requests", "dotnet", "node")
+_CLIENTS_OF = {
+    Dialect.GO: ("go",),
+    Dialect.CURL: ("curl",),
+    Dialect.PYTHON: ("python-urllib", "python-requests"),
+    Dialect.DOTNET: ("dotnet",),
+    Dialect.NODE: ("node",),
+}
+
+
+@pytest.mark.parametrize("form", [Form.NAME, Form.DOTTED, Form.STARRED])
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_what_a_warning_says_of_a_client_is_what_the_client_does(dialect: Dialect, form: Form) -> None:
+    for client in _CLIENTS_OF[dialect]:
+        hosts = ("name.example", "a.name.example")
+        real = Reading(*(decide(client, form.value, host, 443).goes_direct for host in hosts))
+        assert CLIENT_READINGS[dialect][form] == real
+
+
+@pytest.mark.parametrize("entry", ["name.example:8443", "192.0.2.7:8443"])
+def test_those_that_are_said_to_know_no_ports_know_none(entry: str) -> None:
+    host = entry.removesuffix(":8443")
+    told = {client for client in _CLIENTS if not decide(client, entry, host, 8443).goes_direct}
+    assert {"curl", "dotnet"} <= told <= {"curl", "dotnet", "python-requests"}
 
 
 def test_a_rule_is_warned_of_names_but_not_of_networks_and_ports() -> None:
