@@ -12,7 +12,7 @@ import re
 from xds.dialects.addresses import parse_address, parse_network, to_ascii, unmapped, unmapped_network
 from xds.dialects.answers import Answer, Target
 
-_SEPARATORS = re.compile(r"[,\s|;]+")
+_OTHER_SEPARATORS = re.compile(r"[\s|;]+")
 _BRACKETED = re.compile(r"\[([^\[\]]*)\](?::([0-9]{1,9}))?")
 _WITH_PORT = re.compile(r"([^:]+):([0-9]{1,9})")
 _NOTHING = "no entry matches"
@@ -20,10 +20,13 @@ _NOTHING = "no entry matches"
 
 def miss(no_proxy: str, target: Target) -> Answer:
     """Return the answer that no entry of `no_proxy` matches `target`, with the closest entry if there is one."""
-    for entry in _SEPARATORS.split(no_proxy):
-        why = _nearly(entry, target) if entry else None
-        if why is not None:
-            return Answer(goes_direct=False, entry=None, why=why)
+    for part in no_proxy.split(","):
+        entries = [entry for entry in _OTHER_SEPARATORS.split(part) if entry]
+        for entry in entries:
+            why = _nearly(entry, target)
+            if why is not None:
+                joined = f"`{entry}` is not parted from its neighbour by a comma"
+                return Answer(goes_direct=False, entry=None, why=joined if len(entries) > 1 else why)
     return Answer(goes_direct=False, entry=None, why=_NOTHING)
 
 
@@ -64,13 +67,14 @@ def _nearly_name(entry: str, host: str, target: Target) -> str | None:
     suffix = _normal(host.removeprefix("*").lstrip("."))
     if not suffix or (name != suffix and not name.endswith(f".{suffix}")):
         return None
+    if target.host.endswith(".") != host.endswith("."):
+        return f"`{entry}` differs by a trailing dot"
+    if name == suffix:
+        covers = "the name itself" if host.startswith(("*", ".")) else "a name that is written in another way"
+        return f"`{entry}` does not cover {covers}"
     if host.startswith("*"):
-        return (
-            f"`{entry}` stands for what is below the name only" if name == suffix else f"`{entry}` is no wildcard here"
-        )
-    if host.startswith("."):
-        return f"`{entry}` stands for what is below the name only" if name == suffix else f"`{entry}` is no suffix here"
-    return f"`{entry}` is not written as the name is" if name == suffix else f"`{entry}` stands for that name alone"
+        return f"`{entry}` is no wildcard here"
+    return f"`{entry}` is no suffix here" if host.startswith(".") else f"`{entry}` stands for that name alone"
 
 
 def _normal(name: str) -> str:
