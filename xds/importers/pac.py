@@ -3,7 +3,8 @@ PAC files: FindProxyForURL, as far as rules can say it.
 
 `https` stands for TLS and all other TCP, `http` for plain HTTP: the file is compiled once for each, and both lists
 become rules with one action for each. What rules can't say is hedged and told. Invariant: a connection is direct only
-where the file says so whatever the unknown conditions are, but for names that resolve into a direct network.
+where the file says so whatever the unknown conditions are. Three readings are looser, and told: patterns for addresses
+also match what a name resolves to, ends of names begin at a dot, and patterns for URLs do not look into paths.
 """
 
 from __future__ import annotations

@@ -1,0 +1,378 @@
+"""PAC files as companies have them become policies; what rules can't say is told, and makes nothing direct."""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.imported import DENY, DIRECT, decide, messages, read_policy
+from xds.errors import SourceError
+from xds.importers.imported import Imported, Weight, Wish
+from xds.importers.pac import import_pac
+from xds.importers.pac_regions import EVERYTHING, Region, Rows, always, choose, covers, intersect, multiply
+from xds.policy.model import DomainPattern
+
+CORP = "http://192.0.2.1:3128"
+BANK = "https://192.0.2.3:3129"
+WISH = Wish(source="proxy.pac", name="pac")
+
+SIMPLE = """
+// Generated 2019-03-01. Ask the network team.
+function FindProxyForURL(url, host)
+{
+    /* everything of our own */
+    if (isPlainHostName(host) ||
+        dnsDomainIs(host, ".corp.example") ||
+        shExpMatch(host, "*.corp-old.example") ||
+        isInNet(dnsResolve(host), "10.0.0.0", "255.0.0.0") ||
+        isInNet(host, '172.16.0.0', '255.240.0.0'))
+        return "DIRECT";
+    return "PROXY 192.0.2.1:3128; PROXY 192.0.2.2:3128; DIRECT";
+}
+"""
+
+BY_SCHEME = """
+var web = "PROXY 192.0.2.1:3128", secure = 'HTTPS 192.0.2.3:3129';
+function FindProxyForURL(url, host) {
+  host = host.toLowerCase(); url = url.toLowerCase();
+  if (url.substring(0, 4) == "ftp:") return "DIRECT";
+  if (url.substring(0, 5) == "http:") {
+    if (localHostOrDomainIs(host, "www.partner.example")) { return "DIRECT"; }
+    return web;
+  } else if (shExpMatch(url, "https://*.bank.example/*") || shExpMatch(url, "*:8443/*")) {
+    return secure;
+  }
+  return host == "blocked.example" ? "SOCKS5 192.0.2.9:1080" : web;
+}
+"""
+
+BY_PLACE = """
+var direct = ["intra.example", "files.example"], nets = [["10.0.0.0", "255.0.0.0"]];
+function isInternal(name) { return dnsDomainIs(name, ".intra.example") || name == "intra.example"; }
+function FindProxyForURL(url, host) {
+  var ip = dnsResolve(host);
+  var proxy = isInNet(myIpAddress(), "10.1.0.0", "255.255.0.0") ? "PROXY 192.0.2.1:3128" : "PROXY 192.0.2.2:3128";
+  for (var i = 0; i < direct.length; i++) {
+    if (host == direct[i]) return "DIRECT";
+  }
+  if (isInternal(host) && isInNet(ip, "10.0.0.0", "255.0.0.0")) return "DIRECT";
+  if (weekdayRange("SAT", "SUN")) return "DIRECT";
+  if (shExpMatch(host, "*update*")) return "DIRECT";
+  return proxy;
+}
+"""
+
+
+def read(text: str) -> Imported:
+    return import_pac(text, WISH)
+
+
+def function(body: str) -> str:
+    return f"function FindProxyForURL(url, host) {{ {body} }}"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "address", "expected"),
+    [
+        ("https", "a.corp.example", "192.0.2.7", DIRECT),
+        ("https", "corp.example", "192.0.2.7", f"{CORP} http://192.0.2.2:3128"),
+        ("http", "x.corp-old.example", "192.0.2.7", DIRECT),
+        ("https", "example.com", "10.3.2.1", DIRECT),
+        ("https", "172.20.1.1", "172.20.1.1", DIRECT),
+        ("https", "example.com", "192.0.2.7", f"{CORP} http://192.0.2.2:3128"),
+    ],
+)
+def test_a_file_with_one_long_condition(scheme: str, host: str, address: str, expected: str) -> None:
+    assert decide(read_policy(read(SIMPLE)), scheme, host, 443, address) == expected
+
+
+def test_a_file_with_one_long_condition_is_one_rule_and_tells_what_is_different() -> None:
+    imported = read(SIMPLE)
+
+    assert imported.policy["spec"]["rules"] == [  # type: ignore[index]  # a document
+        {
+            "name": "direct-1",
+            "to": {
+                "domains": [".corp.example", ".corp-old.example"],
+                "cidrs": ["10.0.0.0/8", "172.16.0.0/12"],
+            },
+            "action": "direct",
+        }
+    ]
+    assert messages(imported, Weight.LOST) == []
+    assert [change.where.line for change in imported.changes if change.weight is Weight.CHANGED] == [6, 12]
+    assert any("DIRECT after proxies is left out" in text for text in messages(imported, Weight.CHANGED))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "port", "expected"),
+    [
+        ("http", "www.partner.example", 80, DIRECT),
+        ("https", "www.partner.example", 443, CORP),
+        ("http", "example.com", 80, CORP),
+        ("https", "login.bank.example", 443, BANK),
+        ("https", "login.bank.example", 444, CORP),
+        ("https", "example.com", 8443, BANK),
+        ("https", "blocked.example", 443, DENY),
+        ("http", "blocked.example", 80, CORP),
+        ("https", "example.com", 443, CORP),
+    ],
+)
+def test_a_file_that_looks_at_schemes_and_ports(scheme: str, host: str, port: int, expected: str) -> None:
+    assert decide(read_policy(read(BY_SCHEME)), scheme, host, port) == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "expected"),
+    [
+        ("intra.example", "192.0.2.7", DIRECT),
+        ("files.example", "192.0.2.7", DIRECT),
+        ("a.intra.example", "10.1.1.1", DIRECT),
+        ("a.intra.example", "192.0.2.7", "http://192.0.2.2:3128"),
+        ("update.example", "192.0.2.7", "http://192.0.2.2:3128"),
+        ("example.com", "10.1.1.1", "http://192.0.2.2:3128"),
+    ],
+)
+def test_a_file_that_looks_at_the_machine_and_the_time(host: str, address: str, expected: str) -> None:
+    assert decide(read_policy(read(BY_PLACE)), "https", host, 443, address) == expected
+
+
+def test_what_is_not_known_is_told_with_its_line() -> None:
+    lost = [
+        (change.where.line, change.message.partition("`")[2].partition("`")[0])
+        for change in read(BY_PLACE).changes
+        if change.weight is Weight.LOST
+    ]
+
+    assert lost == [
+        (6, 'isInNet(myIpAddress(), "10.1.0.0", "255.255.0.0")'),
+        (11, '(weekdayRange("SAT", "SUN"))'),
+        (12, '(shExpMatch(host, "*update*"))'),
+    ]
+
+
+def test_a_name_with_an_address_becomes_a_verified_bypass() -> None:
+    rules = read(BY_PLACE).policy["spec"]["rules"]  # type: ignore[index]  # a document
+
+    assert [rule for rule in rules if "verify" in rule] == [
+        {
+            "name": "direct-2",
+            "to": {"domains": [".intra.example"]},
+            "action": "direct",
+            "verify": ["10.0.0.0/8"],
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("condition", "host", "holds"),
+    [
+        ('shExpMatch(host, "*.x.example")', "a.b.x.example", True),
+        ('shExpMatch(host, "*.x.example")', "x.example", False),
+        ('shExpMatch(host, "*x.example")', "x.example", True),
+        ('shExpMatch(host, "x.example")', "a.x.example", False),
+        ('shExpMatch(host, "10.*")', "10.1.2.3", True),
+        ('shExpMatch(host, "10.1.*")', "10.2.2.3", False),
+        ('shExpMatch(host, "999.*")', "10.2.2.3", False),
+        ('host == "10.1.2.3"', "10.1.2.3", True),
+        ('host == "X.example"', "x.example", False),
+        ('host != "x.example"', "x.example", False),
+        ('host.endsWith(".x.example")', "a.x.example", True),
+        ('["x.example", "y.example"].includes(host)', "y.example", True),
+        ('["x.example"].indexOf(host) == -1', "x.example", False),
+        ('isInNetEx(host, "10.0.0.0/8")', "10.1.2.3", True),
+        ('isInNet(host, "0.0.0.0", "0.0.0.0")', "192.0.2.1", True),
+        ('url.indexOf("https://x.example/") == 0', "x.example", True),
+        ('url.indexOf("https://x.example/") != 0', "x.example", False),
+        ('url.startsWith("http:")', "x.example", False),
+        ('shExpMatch(url, "http*://x.example/*")', "x.example", True),
+        ('shExpMatch(url, "https://x.example:443/*")', "x.example", True),
+        ('shExpMatch(url, "*.x.example/*")', "a.x.example", True),
+        ('shExpMatch(url, "*")', "x.example", True),
+        ('url.slice(0, 8) === "https://"', "x.example", True),
+        ('"a" + 1 == "a1"', "x.example", True),
+        ("dnsResolve(host)", "x.example", True),
+        ('"" || false', "x.example", False),
+    ],
+)
+def test_a_test_of_a_file_means_what_it_meant(condition: str, host: str, holds: bool) -> None:
+    imported = read(function(f'if ({condition}) return "DIRECT"; return "PROXY 192.0.2.1:3128";'))
+
+    assert decide(read_policy(imported), "https", host, 443) == (DIRECT if holds else CORP)
+    assert messages(imported, Weight.LOST) == []
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "isPlainHostName(host)",
+        'isInNet(myIpAddress(), "10.0.0.0", "255.0.0.0")',
+        "timeRange(8, 18)",
+        'shExpMatch(host, "a*.example")',
+        'shExpMatch(url, "*/download/*")',
+        'shExpMatch(url, "https://x.example/private/*")',
+        'isInNet(host, "10.0.0.0", "255.0.255.0")',
+        "dnsDomainLevels(host) > 2",
+        "/x/.test(url)",
+        "unknown",
+        'host.indexOf(".") < 0',
+        'eval("1")',
+        "host < 7",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "form",
+    [
+        "if (C) return D; return P;",
+        "if (!(C)) return P; return D;",
+        "return C ? D : P;",
+        "var r = C ? D : P; return r;",
+        "switch (1) { case C: return D; } return P;",
+    ],
+)
+def test_what_is_not_known_never_makes_anything_direct(condition: str, form: str) -> None:
+    known = {"C": condition, "D": '"DIRECT"', "P": '"PROXY 192.0.2.1:3128"'}
+    imported = read(function(re.sub(r"\b[CDP]\b", lambda found: known[found[0]], form)))
+
+    assert decide(read_policy(imported), "https", "x.example", 443) == CORP
+    assert not imported.is_same
+
+
+@pytest.mark.parametrize(
+    ("result", "expected", "fragment"),
+    [
+        ('"DIRECT; PROXY 192.0.2.1:3128"', DIRECT, "what follows DIRECT is left out"),
+        ('"SOCKS 192.0.2.9:1080; PROXY 192.0.2.1:3128"', CORP, "SOCKS is no HTTP proxy"),
+        ('"SOCKS5 192.0.2.9:1080; DIRECT"', DENY, "the result names no HTTP proxy"),
+        ('"PROXY user:c4n4ry@192.0.2.1:3128"', CORP, "a login stands before the proxy's host"),
+        ('"PROXY 192.0.2.1"', "http://192.0.2.1:80", "has no port: 80 is taken"),
+        ('"PROXY"', DENY, "the result names no HTTP proxy"),
+        ("lookUp(host)", DENY, "`lookUp(host)` is not known"),
+        ("null", DIRECT, ""),
+    ],
+)
+def test_a_result_is_a_list_of_proxies_without_a_silent_way_out(result: str, expected: str, fragment: str) -> None:
+    imported = read(function(f"return {result};"))
+
+    assert decide(read_policy(imported), "https", "x.example", 443) == expected
+    assert any(fragment in text for text in messages(imported))
+    assert "c4n4ry" not in repr(imported)
+
+
+def test_a_path_without_a_result_is_refused() -> None:
+    imported = read(function('if (host == "x.example") return "DIRECT";'))
+
+    assert decide(read_policy(imported), "https", "y.example", 443) == DENY
+    assert any("ends without a result" in text for text in messages(imported, Weight.LOST))
+
+
+def test_a_host_without_a_dot_is_no_direct_rule() -> None:
+    imported = read(function('if (host == "intranet") return "DIRECT"; return "PROXY 192.0.2.1:3128";'))
+
+    assert decide(read_policy(imported), "http", "intranet", 80) == CORP
+    assert any("`intranet`: a name without a dot" in text for text in messages(imported, Weight.CHANGED))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("function FindProxyForURL(url, host) { return ", "proxy.pac:1 is no JavaScript"),
+        ("var x = 1;", "has no function FindProxyForURL"),
+        ("", "has no function FindProxyForURL"),
+        (function("if (isInNet(host)) { " * 2000 + "}" * 2000), "is nested too deeply"),
+    ],
+)
+def test_what_is_no_pac_file_is_refused(text: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        read(text)
+
+
+def test_a_file_with_more_paths_than_can_be_followed_is_refused() -> None:
+    body = "".join(f"if (unknown{i}) x = x + {i}; else y{i} = {i};" for i in range(40))
+
+    with pytest.raises(SourceError, match="import what matters of it"):
+        read(function(f'var x = ""; {body} return "DIRECT";'))
+
+
+def test_without_the_parser_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tree_sitter", None)
+
+    with pytest.raises(SourceError, match=r"pip install 'egress-xds\[pac\]'"):
+        read(SIMPLE)
+
+
+def test_a_file_with_hundreds_of_conditions_is_compiled() -> None:
+    names = " ||\n".join(f'dnsDomainIs(host, ".n{i}.example")' for i in range(400))
+    ifs = "\n".join(
+        f'if (shExpMatch(host, "*.m{i}.example")) return "PROXY 192.0.2.{i % 3 + 1}:3128";' for i in range(400)
+    )
+
+    policy = read_policy(read(function(f'if ({names}) return "DIRECT";\n{ifs}\nreturn "PROXY 192.0.2.1:3128";')))
+
+    assert decide(policy, "https", "a.n399.example", 443) == DIRECT
+    assert decide(policy, "https", "a.m1.example", 443) == "http://192.0.2.2:3128"
+
+
+@given(text=st.text() | st.text(max_size=60).map(function))
+def test_any_text_is_imported_or_refused(text: str) -> None:
+    with suppress(SourceError):
+        read_policy(read(text))
+
+
+# ------------------------------------------------------------------------------------------------ regions
+
+NAMES = st.builds(DomainPattern, st.sampled_from(["a", "b.a", "c.b.a", "d"]), st.booleans(), st.booleans()).filter(
+    lambda name: name.apex or name.subdomains
+)
+PORTS = st.none() | st.frozensets(st.sampled_from([1, 2, 3]), min_size=1)
+REGIONS = st.builds(Region, st.none() | NAMES, st.none(), PORTS)
+POINTS = [Region(DomainPattern(name, subdomains=False), None, frozenset((port,)))
+          for name in ("a", "b.a", "x.a", "c.b.a", "d", "e") for port in (1, 2, 3, 4)]  # fmt: skip
+
+
+def rows() -> st.SearchStrategy[Rows[int]]:
+    return st.lists(st.tuples(REGIONS, st.integers(0, 2)), max_size=4).flatmap(
+        lambda found: st.integers(0, 2).map(lambda last: (*found, (EVERYTHING, last)))
+    )
+
+
+def look_up(found: Rows[int], point: Region) -> int:
+    return next(verdict for region, verdict in found if covers(region, point))
+
+
+@given(regions=st.lists(REGIONS, max_size=3), then=rows(), otherwise=rows(), is_shared=st.booleans())
+def test_choosing_by_regions_is_choosing_at_every_point(
+    regions: list[Region], then: Rows[int], otherwise: Rows[int], is_shared: bool
+) -> None:
+    then = (*then[:-1], *otherwise) if is_shared else then
+
+    chosen = choose(regions, then, otherwise)
+
+    for point in POINTS:
+        is_inside = any(covers(region, point) for region in regions)
+        assert look_up(chosen, point) == look_up(then if is_inside else otherwise, point)
+
+
+@given(one=rows(), other=rows())
+def test_multiplying_rows_is_deciding_by_both_at_every_point(one: Rows[int], other: Rows[int]) -> None:
+    product = multiply(one, other, lambda first, second: 10 * first + second)
+
+    for point in POINTS:
+        assert look_up(product, point) == 10 * look_up(one, point) + look_up(other, point)
+
+
+@given(one=REGIONS, other=REGIONS)
+def test_what_two_regions_have_in_common_is_what_both_cover(one: Region, other: Region) -> None:
+    common = intersect(one, other)
+
+    for point in POINTS:
+        assert (common is not None and covers(common, point)) == (covers(one, point) and covers(other, point))
+
+
+def test_rows_that_say_one_thing_of_everything_have_one_row() -> None:
+    assert multiply(always(1), always(2), lambda first, second: first + second) == ((EVERYTHING, 3),)
