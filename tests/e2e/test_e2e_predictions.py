@@ -20,8 +20,10 @@ from tests.e2e.harness import (
     read_response,
     render_policy,
 )
+from tests.support.bundles import leaks, read_bundle
 from xds import names
 from xds.changes import compare_worlds
+from xds.cli import run_command
 from xds.demo.cast import save_policy
 from xds.demo.lab import API_ADDRESS, FILES_ADDRESS
 from xds.demo.polling import wait_until
@@ -32,6 +34,7 @@ from xds.policy.parse import Document
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
+    from pathlib import Path
 
     from xds.changes import OpenConnections
     from xds.judge import Judgement
@@ -41,6 +44,7 @@ pytestmark = pytest.mark.e2e
 DIRECT = f"{{name: files, to: {{cidrs: [{FILES_ADDRESS}]}}, action: direct}}"
 CORP = "{endpoints: [{url: 'http://proxy.corp.example:3128'}]%s}"
 LOGIN = "login"
+CANARY = "canary-4711"
 DRAIN_TIME = 1
 
 
@@ -106,7 +110,7 @@ EDITS = [
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     with open_world(ProxyKind.EMBEDDED, envoy_options=("--drain-time-s", str(DRAIN_TIME))) as opened:
-        (opened.lab.directory / LOGIN).write_text("user:canary-4711", encoding="utf-8")
+        (opened.lab.directory / LOGIN).write_text(f"user:{CANARY}", encoding="utf-8")
         yield opened
         assert opened.leaked == 0, "the pod sent packets towards the Internet by itself"
 
@@ -197,3 +201,21 @@ def test_an_edit_cuts_what_was_predicted_and_nothing_else(world: World, edit: Ed
         hold(lambda: not any(map(is_closed, kept.values())), "an open connection is cut", 2 * DRAIN_TIME)
         for kind, connection in kept.items():
             assert ask(connection) if kind == "http" else say(connection, b"\x00\x01 after"), kind
+
+
+def test_a_bundle_of_a_real_envoy_holds_its_resources_and_not_its_login(world: World, tmp_path: Path) -> None:
+    policy = PLAIN.render().replace("3128'}]", f"3128'}}], auth: {{basic: {{file: {world.lab.inside / LOGIN}}}}}")
+    put_in_force(world, policy)
+    target = tmp_path / "bundle.tar.gz"
+    admin = world.lab.directory / "envoy" / "admin.sock"
+
+    code = run_command(["collect", "--envoy", str(admin), "--timeout", "5s", "-o", str(target)])
+
+    members = read_bundle(target)
+    assert code == 1, "no control plane listens outside of the laboratory"
+    of_envoy = {name.rpartition("/")[2]: content for name, content in members.items() if name.startswith("envoys/")}
+    assert set(of_envoy) == {"server_info.json", "config_dump.json", "clusters.json", "listeners.json", "stats.txt"}
+    assert b"egress-outbound" in of_envoy["config_dump.json"]
+    assert b"proxy-login/corp" in of_envoy["config_dump.json"]
+    assert b"listener_manager" in of_envoy["stats.txt"]
+    assert leaks(members, CANARY) == []

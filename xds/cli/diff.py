@@ -15,6 +15,7 @@ from xds.cli.edits import Edit, EditKind, apply_edits, rename
 from xds.cli.options import settings_options
 from xds.cli.output import render_json
 from xds.cli.places import PATH, check_policies
+from xds.cli.progress import working
 from xds.cli.world import CLUSTER, FACTS, choose_place, open_world
 from xds.judge import Judge, SourceRead
 from xds.policy.config_maps import object_of
@@ -42,7 +43,7 @@ class _Versions:
 
 @click.command(
     name="diff",
-    epilog="Examples: xds diff -f corp.yaml deploy/policies.  xds diff -f corp-configmap.yaml --kubernetes.  "
+    epilog="Examples: xds diff -f corp.yaml deploy/policies.  kubectl kustomize deploy | xds diff -f - --kubernetes.  "
     "xds diff main/policies branch/policies.  Exit code, as of `git diff --exit-code`: 0 if nothing changes for any "
     "pod, 1 if something does or a new document has an error, 2 wrong usage, 3 if the cluster can't be read.",
 )
@@ -54,7 +55,7 @@ class _Versions:
     multiple=True,
     type=PATH,
     metavar="NEW",
-    help="A document, a ConfigMap's manifest, or a directory of them, that would be applied; repeatable.",
+    help="A document, a ConfigMap's manifest, a directory of them, or - for stdin, that would be applied; repeatable.",
 )
 @click.option(
     "--remove",
@@ -65,7 +66,12 @@ class _Versions:
 )
 @click.option("--resources", is_flag=True, help="Show what changes within each resource, as YAML.")
 @click.option(
-    "--limit", default=10, show_default=True, type=click.IntRange(1), help="Lines of each list; -o json: all."
+    "--limit",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="Lines of each list; JSON has all.",
 )
 @click.option("--no-resolve", is_flag=True, help="Look up no names of proxies.")
 @click.option("--no-files", is_flag=True, help="Leave out the files that policies name: they are on another machine.")
@@ -105,7 +111,8 @@ def command(
         async with open_world(place) as world:
             versions = _compare_paths(paths) if is_pair else _edit(world, files, removals)
             facts = await _collect(world, versions)
-            before, after_judgement = await asyncio.to_thread(_judge, versions, facts)
+            with working("comparing"):
+                before, after_judgement = await asyncio.to_thread(_judge, versions, facts)
             return replace(world, pods=dict(world.pods)), versions, before, after_judgement
 
     world, versions, before, after = asyncio.run(run())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING
 
@@ -209,3 +210,25 @@ def test_long_lists_are_cut_and_say_so(xds: Runner, base: Path, tmp_path: Path) 
 
     assert "      … and 27 more" in lines
     assert sum("+ to: n" in line for line in lines) == 3
+
+
+def test_what_is_piped_in_is_a_document_too(
+    xds: Runner, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = text(tmp_path, ("ads.example", "bad.example"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(new.encode())))
+
+    found = told(xds("diff", "-f", "-", base, "-o", "json"))
+
+    assert found["documents"] == [{"change": "replaced", "source": "<stdin>", "replaces": str(base / "corp.yaml")}]
+
+
+def test_a_login_that_somebody_wrote_by_mistake_is_not_repeated(xds: Runner, base: Path, tmp_path: Path) -> None:
+    url = ("http://192.0.2.2:3128", f"http://user:{CANARY}@192.0.2.2:3128")
+    new = save(tmp_path, "new/corp.yaml", text(tmp_path, url))
+
+    for words in ([], ["-o", "json"], ["--resources"]):
+        outcome = xds("diff", "-f", new, base, *words)
+
+        assert outcome.code == 1
+        assert CANARY not in outcome.out + outcome.err
