@@ -157,7 +157,7 @@ def _check_paths(
         _check_namespace(flag, namespace or "")
     home = flags["namespace"] or Standing().home
     gathered = read_policies(paths, Standing(home=home, namespace=as_configmaps))
-    judge = Judge()
+    judge = Judge(builds=False)
     results = judge.parse(gathered.read)
     named = judge.files(results) if reads_files else frozenset()
     files = read_files(path for path in named if read_secret_path(path) is None)
@@ -187,7 +187,7 @@ def _check_cluster(
 
     async def judge() -> _Report:
         async with open_world(Place(settings=settings, resolves=False, reads_files=reads_files)) as world:
-            judgement, _ = await world.judge()
+            judgement, _ = await world.judge(builds=False)
             return _Report(judgement, Gathered(world.read))
 
     return asyncio.run(judge())

@@ -109,9 +109,13 @@ class OpenWorld:
     _facts: _Facts
     _files: _Files
 
-    async def judge(self, read: SourceRead | None = None) -> tuple[Judgement, Facts]:
-        """Judge `read`, or what was read, as a server would that starts now; return the facts, too."""
-        judge = Judge()
+    async def judge(self, read: SourceRead | None = None, *, builds: bool = True) -> tuple[Judgement, Facts]:
+        """
+        Judge `read`, or what was read, as a server would that starts now; return the facts, too.
+
+        Unless it `builds`, snapshots are empty.
+        """
+        judge = Judge(builds=builds)
         with working("compiling policies"):
             results = judge.parse(self.read if read is None else read)
             facts = await self._facts.collect(judge.hosts(results) if self.place.resolves else frozenset())

@@ -10,7 +10,6 @@ Nothing here parses; OSError and UnicodeDecodeError do not leave this module.
 
 from __future__ import annotations
 
-import asyncio
 import stat
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -65,10 +64,14 @@ class DirectorySource:
 
         Raises SourceError if `path` is missing or can't be listed.
         """
+        import asyncio  # noqa: PLC0415  # who only reads, once, needs none of it
+
         return await asyncio.to_thread(read_documents, self._path)
 
     async def changes(self) -> AsyncIterator[None]:
         """Yield once when watching has begun, then on every event and every re-scan."""
+        import asyncio  # noqa: PLC0415  # who only reads, once, needs none of it
+
         while True:
             # What follows up to the first wait happens before the receiver of this item can look at the
             # directory, so no change falls between its reading and our watching.

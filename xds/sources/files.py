@@ -10,7 +10,6 @@ and UnicodeDecodeError do not leave it.
 
 from __future__ import annotations
 
-import asyncio
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +59,15 @@ class WatchedFiles:
         if not paths:
             self._stamps = {}
             return {}
+        import asyncio  # noqa: PLC0415  # who only reads, once, needs none of it
+
         self._stamps, files = await asyncio.to_thread(_read_together, sorted(paths))
         return files
 
     async def changes(self) -> AsyncIterator[None]:
         """Yield whenever a file is no longer what `collect` returned; never raises."""
+        import asyncio  # noqa: PLC0415  # who only reads, once, needs none of it
+
         while True:
             await asyncio.sleep(self._look_interval)
             before = self._stamps
