@@ -14,7 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
-from xds.errors import redact_logins
+from xds.errors import cut_redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -182,8 +182,7 @@ class Connection:
     def note_nack(self, kind: ResourceType, version: Version, text: str, at: float = 0.0) -> None:
         """Note that the client refused a response; `at` is the moment on the caller's clock."""
         self._totals(kind).nacks += 1
-        # A login must not survive because its end is cut off.
-        nack = Nack(version, redact_logins(text)[:MAX_NACK_TEXT], at)
+        nack = Nack(version, cut_redacted(text, MAX_NACK_TEXT), at)
         self._types[kind] = replace(self._status(kind), nack=nack, is_rejected=True)
         if self._watcher is not None:
             self._watcher.refused(self._registry[self._key], kind, nack)

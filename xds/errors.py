@@ -22,6 +22,8 @@ import re
 REDACTED = "[redacted]"
 
 _WORD = re.compile(r"\S+")
+_MARGIN = 8
+"""Times the length to show that is looked at: what is left out of a login makes a message shorter."""
 _BEFORE_A_LOGIN = "'\"(="
 """What a login does not begin with, though it stands in one word with it."""
 
@@ -33,6 +35,20 @@ def redact_logins(text: str) -> str:
     Linear in the text, for a client may have written it.
     """
     return _WORD.sub(_redact_word, text) if "@" in text else text
+
+
+def cut_redacted(text: str, most: int) -> str:
+    """
+    Return at most the first `most` characters of a message, without the logins of the URLs in it.
+
+    Only what may be shown is looked at, and of that no word with a colon that is cut through: half of a login would not
+    be known as one.
+    """
+    head = text[: _MARGIN * most]
+    if len(head) < len(text):
+        *before, last = head.rsplit(None, 1) or [""]
+        head = "".join(before) if ":" in last else head
+    return redact_logins(head)[:most]
 
 
 def _redact_word(word: re.Match[str]) -> str:

@@ -21,6 +21,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
+from xds.errors import cut_redacted
 from xds.protocol.delta import Delta, DeltaRequest
 from xds.protocol.memo import Memo
 from xds.protocol.report import is_in_step, is_returning, report_resources
@@ -449,7 +450,7 @@ class Session(Generic[RequestT]):
             case Nacked(kind, version, text):
                 connection.note_nack(kind, version, text, self._clock())
                 if self._guard.may_log():
-                    cut = text[:_MAX_LOGGED]
+                    cut = cut_redacted(text, _MAX_LOGGED)
                     self._log.warning("response rejected", type=kind.name.lower(), version=version, text=cut)
             case Lapsed(kind, names, text):
                 # Not the fault of any policy, so the registry need not know.
@@ -457,7 +458,7 @@ class Session(Generic[RequestT]):
                     "heartbeat rejected; resources are sent again",
                     type=kind.name.lower(),
                     resources=len(names),
-                    text=text[:_MAX_LOGGED],
+                    text=cut_redacted(text, _MAX_LOGGED),
                 )
             case UnknownType(type_url):
                 connection.note_unknown_type(type_url[:_MAX_LOGGED])
