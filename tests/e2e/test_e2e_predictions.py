@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -196,7 +197,7 @@ def test_an_edit_cuts_what_was_predicted_and_nothing_else(world: World, edit: Ed
         cut = {kind for kind in opened if CHAINS[kind] in predicted}
         assert cut == edit.cuts
         for kind in cut:
-            wait_until(lambda kind=kind: is_closed(opened[kind]), f"the end of {kind}", 15)  # type: ignore[misc]
+            wait_until(partial(is_closed, opened[kind]), f"the end of {kind}", 15)
         kept = {kind: connection for kind, connection in opened.items() if kind not in cut}
         hold(lambda: not any(map(is_closed, kept.values())), "an open connection is cut", 2 * DRAIN_TIME)
         for kind, connection in kept.items():

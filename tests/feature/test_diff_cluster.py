@@ -167,6 +167,31 @@ async def test_what_was_predicted_is_what_applying_it_does(
     assert found["policies"] == []
 
 
+async def test_people_are_told_which_pods_first_in_sum_and_then_by_name(
+    server: ApiServerEmulation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = save(
+        tmp_path,
+        policy(HOME, "corp", SHORT.format(host=2) + NO_PROXY),
+        policy("lab", "own", SHORT.format(host=3)),
+    )
+    where = ["--kubernetes", "--kubeconfig", str(server.write_kubeconfig(tmp_path)), "--namespace", HOME]
+
+    code = await asyncio.to_thread(run_command, ["diff", *where, "--no-resolve", "--limit", "2", "-f", str(new)])
+
+    assert code == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        f"~ document configmap/{HOME}/corp/policy.yaml",
+        "+ document configmap/lab/own/policy.yaml",
+    ]
+    assert lines[3].startswith("2 policies change; 4 of 4 pods would be told something else; open connections: ")
+    assert lines[5] == "~ policy corp: 1 rule added; 4 pods"
+    assert "  pods: web-0.shop, web-1.shop, and 1 more" in lines
+    assert "1 pod: policy corp → policy lab/own" in lines
+    assert "  try-0.lab" in lines
+
+
 async def test_a_cluster_that_does_not_answer_is_unreachable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from xds.changes import Cause, Kind, Standing
+from xds.changes import Cause, Kind, Standing, Told
 from xds.cli.diff_report import name_policy
 from xds.cli.edits import EditKind
 from xds.cli.output import count_of, style_diagnostic
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         PolicyChange,
         RuleChange,
         SettingChange,
-        Told,
         WorldChange,
     )
     from xds.cli.diff_report import Report
@@ -124,6 +123,9 @@ def _render_policy(change: PolicyChange, report: Report, limit: int, *, shows_re
     ) + (f": {_summarise_policy(change, report)}")
     yield from _cut((line for rule in change.rules for line in _render_rule(rule, limit)), limit * 4, "line")
     yield from _cut((line for item in change.settings for line in _render_setting(item, limit)), limit * 2, "line")
+    same = [group for group in report.change.pods if group.before == group.after == Told(change.key)]
+    for group in same:
+        yield f"  pods: {_list_pods(group.pods, limit)}"
     if change.connections is not None:
         yield from _tell_connections(change.connections)
     yield from _render_decisions(report.decisions_of(change), limit)
@@ -233,13 +235,17 @@ def _colour_line(line: str) -> str:
 def _render_group(group: PodGroup, report: Report, limit: int) -> Iterator[str]:
     count = count_of(len(group.pods), "pod")
     yield click.style(f"{count}: {_name_told(group.before)} → {_name_told(group.after)}", bold=True)
-    rest = f", and {len(group.pods) - limit} more" if len(group.pods) > limit else ""
-    yield f"  {', '.join(group.pods[:limit])}{rest}"
+    yield f"  {_list_pods(group.pods, limit)}"
     if group.connections is None:
         yield "  open connections: it can't be known, for what these pods have is not known"
     else:
         yield from _tell_connections(group.connections)
     yield from _render_decisions(report.decisions.get((group.before, group.after)), limit)
+
+
+def _list_pods(pods: Sequence[str], limit: int) -> str:
+    rest = f", and {len(pods) - limit} more" if len(pods) > limit else ""
+    return f"{', '.join(pods[:limit])}{rest}"
 
 
 def _name_told(told: Told) -> str:
