@@ -78,7 +78,7 @@ class Gathered:
     read: SourceRead
     origins: Mapping[str, Origin] = field(default_factory=lambda: MappingProxyType({}))
     findings: tuple[Diagnostic, ...] = ()
-    """About manifests in which no document was found."""
+    """About manifests themselves."""
 
     def locate(self, finding: Diagnostic) -> Located:
         """Return `finding` with its place in the file that was read."""
@@ -110,7 +110,7 @@ def read_policies(paths: Iterable[Path], standing: Standing | None = None) -> Ga
         where = ", ".join(map(str, places))
         raise SourceError(f"{where} holds no policy document; documents are files named *.yaml or *.yml")
     gathered = _gather(SourceRead(tuple(documents.values()), tuple(unreadable.values())), standing or Standing())
-    if not gathered.read.documents and not gathered.read.unreadable:
+    if not (gathered.read.documents or gathered.read.unreadable or any(one.is_error for one in gathered.findings)):
         where = ", ".join(map(str, places))
         raise SourceError(f"{where} holds no policy, only other objects; a policy's ConfigMap has {_LABELLED}")
     return gathered
@@ -135,11 +135,15 @@ def _read_stdin() -> SourceRead:
 def _gather(read: SourceRead, standing: Standing) -> Gathered:
     """Take ConfigMaps apart. Where there is one, other objects of Kubernetes are what they are deployed with."""
     found = {
-        document.source: find_manifests(document.text) for document in read.documents if has_config_map(document.text)
+        document.source: find_manifests(document.text, document.source)
+        for document in read.documents
+        if has_config_map(document.text)
     }
-    if any(manifests.config_maps for manifests in found.values()):
+    if any(manifests.config_maps or manifests.findings for manifests in found.values()):
         others = (document for document in read.documents if document.source not in found)
-        found |= {item.source: find_manifests(item.text) for item in others if has_other_objects(item.text)}
+        found |= {
+            item.source: find_manifests(item.text, item.source) for item in others if has_other_objects(item.text)
+        }
     else:
         found = {}
     plain = [
@@ -148,7 +152,8 @@ def _gather(read: SourceRead, standing: Standing) -> Gathered:
     ]
     plain = [document for document in plain if document.text or document.source not in found]
     in_maps, origins, twice = _take_apart(found, standing)
-    unlabelled = tuple(
+    findings = [finding for manifests in found.values() for finding in manifests.findings]
+    findings += (
         _warn_unlabelled(file, config_map)
         for file, manifests in found.items()
         for config_map in manifests.config_maps
@@ -157,7 +162,9 @@ def _gather(read: SourceRead, standing: Standing) -> Gathered:
     if standing.namespace is not None:
         scope = None if standing.namespace == standing.home else standing.namespace
         plain = [replace(document, namespace=scope, secrets=standing.namespace) for document in plain]
-    return Gathered(SourceRead((*plain, *in_maps), (*read.unreadable, *twice)), MappingProxyType(origins), unlabelled)
+    return Gathered(
+        SourceRead((*plain, *in_maps), (*read.unreadable, *twice)), MappingProxyType(origins), tuple(findings)
+    )
 
 
 def _warn_unlabelled(file: str, config_map: ConfigMapText) -> Diagnostic:

@@ -8,6 +8,7 @@ Invariant: what identifies a finding in the next run (its fingerprint) changes w
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from hashlib import sha256
 from os.path import normpath
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _VERSION = "2.1.0"
 _ROOT = "%SRCROOT%"
+_LINES = re.compile(r"(?<=line )\d+|(?<=:)\d+")
+"""Numbers of lines in messages about other places."""
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning"}
 
 
@@ -61,7 +64,8 @@ def _results(located: Iterable[Located], indices: Mapping[str, int], directory: 
     for item in located:
         finding = item.finding
         uri = _uri(item.file or item.document, directory)
-        digest = _digest(finding.code, uri, item.document, finding.where.key, finding.message)
+        message = _LINES.sub("", finding.message)
+        digest = _digest(finding.code, uri, item.document, finding.where.key, message)
         seen[digest] += 1
         yield {
             "ruleId": finding.code,

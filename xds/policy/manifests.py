@@ -9,7 +9,7 @@ is, line by line, so that its mistakes are found by whoever reads it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from xds.policy.yaml_lines import Fields, Items, Scalar, child, read_yaml
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from xds.diagnostics import Diagnostic
     from xds.policy.yaml_lines import Node
 
 _CONFIG_MAP = "ConfigMap"
@@ -31,6 +32,7 @@ _BORDER = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 """Begins a document of YAML: inside of one no line begins so (YAML 1.2, `c-forbidden`)."""
 _KIND = re.compile(r"""^kind:[ \t]*["']?(\w+)""", re.MULTILINE)
 _VERSION = re.compile(r"^apiVersion:[ \t]*\S", re.MULTILINE)
+_UNREAD = frozenset({"EX101", "EX102", "EX103"})
 _OURS = re.compile(r"^(?:apiVersion:\s*egress-xds/|https?Proxy:)", re.MULTILINE)
 """How policies look that stand in ConfigMaps."""
 _LITERAL = re.compile(r"\|[-+0-9]*\s*(?:#.*)?$")
@@ -65,6 +67,8 @@ class Manifests:
     """Those that are policies, or look as if they should be."""
     rest: str
     """The text without objects of Kubernetes, its lines where they were; empty if nothing is left."""
+    findings: tuple[Diagnostic, ...] = ()
+    """What is wrong with manifests of ConfigMaps as YAML, so that something of them was not read."""
 
 
 def has_config_map(text: str) -> bool:
@@ -77,22 +81,38 @@ def has_other_objects(text: str) -> bool:
     return any(match[1] != KIND for match in _KIND.finditer(text))
 
 
-def find_manifests(text: str) -> Manifests:
-    """Take the objects of Kubernetes out of `text`; what can't be read stays."""
+def find_manifests(text: str, source: str = "") -> Manifests:
+    """Take the objects of Kubernetes out of `text`; what is none stays. `source` is what findings call it."""
     config_maps: list[ConfigMapText] = []
+    found: list[Diagnostic] = []
     rest: list[str] = []
-    line = 0
+    before = 0
     for part in _split(text):
-        objects = _objects(part)
+        findings = Findings(source)
+        objects = _objects(part, findings)
+        lines = part.split("\n")
+        read = [] if objects is None else [_read(item, lines, before) for item in objects]
+        config_maps += filter(None, read)
         if objects is None:
             rest.append(part)
         else:
             rest.append("\n" * part.count("\n"))
-            lines = part.split("\n")
-            config_maps += [found for item in objects if (found := _read(item, lines, line)) is not None]
-        line += part.count("\n")
+        if any(read) or (objects == [] and _is_ours(part)):
+            found += (_move(item, before) for item in findings.since(0) if item.code in _UNREAD)
+        before += part.count("\n")
     left = "".join(rest)
-    return Manifests(tuple(config_maps), left if _has_value(left) else "")
+    return Manifests(tuple(config_maps), left if _has_value(left) else "", tuple(found))
+
+
+def _is_ours(part: str) -> bool:
+    """Whether a manifest that could not be read may be of interest."""
+    kind = _KIND.search(part)
+    return kind is not None and kind[1] in {_CONFIG_MAP, _CONFIG_MAPS, _LIST}
+
+
+def _move(finding: Diagnostic, lines: int) -> Diagnostic:
+    where = finding.where
+    return replace(finding, where=replace(where, line=None if where.line is None else where.line + lines))
 
 
 def _split(text: str) -> Iterable[str]:
@@ -105,11 +125,11 @@ def _has_value(text: str) -> bool:
     return any(line and not line.startswith("#") for line in lines)
 
 
-def _objects(part: str) -> list[Fields] | None:
+def _objects(part: str, findings: Findings) -> list[Fields] | None:
     """Return the objects in one document of YAML; None: it is none of Kubernetes."""
-    documents = list(read_yaml(part, Findings("")))
+    documents = list(read_yaml(part, findings))
     if len(documents) != 1 or not isinstance(documents[0], Fields):
-        # What is nested too deeply, as definitions of resources are, is known by how it begins.
+        # What can't be read, as definitions that are nested deeply, is known by how it begins.
         kind = _KIND.search(part)
         is_foreign = kind is not None and kind[1] != KIND and _VERSION.search(part) is not None
         return [] if is_foreign else None

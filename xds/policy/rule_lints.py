@@ -121,7 +121,7 @@ class _Linter:
         return self._policy.rules[number].action, self._policy.rules[number].http_action
 
     def _name(self, by: Deciders) -> str:
-        """Name what comes before, with its line and what it does, and say that it comes."""
+        """Name what comes before, with what it does, and say that it comes."""
         words = [self._name_one(number) for number in by[:_NAMED]]
         if len(by) > _NAMED:
             words.append("others")
@@ -137,7 +137,7 @@ class _Linter:
         rule = self._policy.rules[number]
         action, http_action = (_word(action) for action in self._actions(number))
         word = action if action == http_action else f"{action}, {http_action} for plain HTTP"
-        return f"{quote(rule.name)} (line {rule.where.line}: {word})"
+        return f"{quote(rule.name)} ({word})"
 
     def _entry(self, rule: Rule, destination: Destination) -> _Entry:
         """Find the entry of `rule` that `destination` was read from, or the nearest thing."""

@@ -151,10 +151,10 @@ def test_a_document_of_a_manifest_is_placed_in_the_manifest(xds: Runner, directo
 
 
 def test_what_identifies_a_finding_outlives_lines_that_are_added_before(xds: Runner, directory: Path) -> None:
-    (directory / "a.yaml").write_text(BAD)
+    (directory / "a.yaml").write_text(f"{BAD}httpProxy: deny\n")
     before = fingerprints(read(xds, directory))
 
-    (directory / "a.yaml").write_text(f"# one more line\n{BAD}")
+    (directory / "a.yaml").write_text(f"# one more line\n{BAD}httpProxy: deny\n")
 
     assert fingerprints(read(xds, directory)) == before
     assert len(set(before)) == len(before)

@@ -135,6 +135,14 @@ def test_a_config_map_that_is_given_twice_is_an_error(xds: Runner, tmp_path: Pat
     assert f"{tmp_path}/a.yaml:1 and {tmp_path}/b.yaml:1" in outcome.out
 
 
+def test_a_manifest_that_is_no_yaml_is_an_error_at_its_line(xds: Runner, tmp_path: Path) -> None:
+    outcome = xds("validate", write(tmp_path, all=manifest("shop", policy=GOOD).replace("metadata:", "metadata: [")))
+
+    assert outcome.code == 1
+    assert f"{tmp_path}/all.yaml:" in outcome.out
+    assert "error[EX101]" in outcome.out
+
+
 def test_a_policy_without_the_label_is_told(xds: Runner, tmp_path: Path) -> None:
     write(tmp_path, a=manifest(policy=GOOD), b=manifest(name="forgotten", label="", policy=GOOD))
 

@@ -116,3 +116,22 @@ def test_the_glance_finds_what_the_look_would() -> None:
     assert not has_config_map(POLICY)
     assert has_other_objects(DEPLOYMENT)
     assert not has_other_objects("kind: EgressPolicy\n")
+
+
+BROKEN = {
+    "no YAML": ("EX101", CONFIG_MAP.replace("metadata:", "metadata: {")),
+    "a key twice": ("EX102", f"{CONFIG_MAP}  policy.yaml: |\n    httpProxy: direct\n"),
+}
+
+
+@pytest.mark.parametrize(("code", "text"), BROKEN.values(), ids=BROKEN)
+def test_a_manifest_of_which_something_is_not_read_is_never_passed_over(code: str, text: str) -> None:
+    found = find_manifests(f"{DEPLOYMENT}---\n{text}", "all.yaml")
+
+    assert [finding.code for finding in found.findings] == [code]
+    assert found.findings[0].where.source == "all.yaml"
+    assert (found.findings[0].where.line or 0) > DEPLOYMENT.count("\n")
+
+
+def test_what_is_wrong_with_other_objects_is_not_ours_to_tell() -> None:
+    assert find_manifests(f"{DEPLOYMENT}spec: {{{{ .Values.spec }}}}\n---\n{CONFIG_MAP}").findings == ()
