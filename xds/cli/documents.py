@@ -134,37 +134,38 @@ def _read_stdin() -> SourceRead:
 
 def _gather(read: SourceRead, standing: Standing) -> Gathered:
     """Take ConfigMaps apart. Where there is one, other objects of Kubernetes are what they are deployed with."""
-    found = {
-        document.source: find_manifests(document.text, document.source)
-        for document in read.documents
-        if has_config_map(document.text)
-    }
-    if any(manifests.config_maps or manifests.findings for manifests in found.values()):
-        others = (document for document in read.documents if document.source not in found)
-        found |= {
-            item.source: find_manifests(item.text, item.source) for item in others if has_other_objects(item.text)
-        }
-    else:
-        found = {}
+    found = _find_manifests(read)
+    findings = [finding for manifests in found.values() for finding in manifests.findings]
+    # A manifest that can't be read may have held a policy for anybody, so that whoever judges has to know.
+    broken = {finding.where.source: finding for finding in reversed(findings) if finding.is_error}
     plain = [
         replace(document, text=found[document.source].rest) if document.source in found else document
         for document in read.documents
+        if document.source not in broken and (document.source not in found or found[document.source].rest)
     ]
-    plain = [document for document in plain if document.text or document.source not in found]
-    in_maps, origins, twice = _take_apart(found, standing)
-    findings = [finding for manifests in found.values() for finding in manifests.findings]
-    findings += (
-        _warn_unlabelled(file, config_map)
-        for file, manifests in found.items()
-        for config_map in manifests.config_maps
-        if not config_map.is_policy
-    )
     if standing.namespace is not None:
         scope = None if standing.namespace == standing.home else standing.namespace
         plain = [replace(document, namespace=scope, secrets=standing.namespace) for document in plain]
-    return Gathered(
-        SourceRead((*plain, *in_maps), (*read.unreadable, *twice)), MappingProxyType(origins), tuple(findings)
-    )
+    in_maps, origins, twice = _take_apart(found, standing)
+    told = [finding for finding in findings if finding not in broken.values()]
+    told += _find_unlabelled(found)
+    unreadable = (*read.unreadable, *broken.values(), *twice)
+    return Gathered(SourceRead((*plain, *in_maps), unreadable), MappingProxyType(origins), tuple(told))
+
+
+def _find_manifests(read: SourceRead) -> dict[str, Manifests]:
+    """Return what is found in each text that has manifests; nothing if none of all is of a policy."""
+    looked_at = [document for document in read.documents if has_config_map(document.text)]
+    found = {document.source: find_manifests(document.text, document.source) for document in looked_at}
+    if not any(manifests.config_maps or manifests.findings for manifests in found.values()):
+        return {}
+    others = [document for document in read.documents if has_other_objects(document.text)]
+    return {item.source: find_manifests(item.text, item.source) for item in others if item.source not in found} | found
+
+
+def _find_unlabelled(found: Mapping[str, Manifests]) -> Iterable[Diagnostic]:
+    for file, manifests in found.items():
+        yield from (_warn_unlabelled(file, item) for item in manifests.config_maps if not item.is_policy)
 
 
 def _warn_unlabelled(file: str, config_map: ConfigMapText) -> Diagnostic:
