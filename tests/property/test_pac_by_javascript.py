@@ -50,10 +50,11 @@ NETWORKS = (
 )
 
 
-def atoms() -> st.SearchStrategy[str]:
+@st.composite
+def atoms(draw: st.DrawFn) -> str:
     """Draw a condition that compiles."""
     name, dotted = st.sampled_from(NAMES), st.sampled_from(NAMES[:-1])
-    return st.one_of(
+    kinds: st.SearchStrategy[str] = st.one_of(
         name.map(lambda text: f'dnsDomainIs(host, ".{text}")'),
         dotted.map(lambda text: f'dnsDomainIs(host, "{text}")'),
         dotted.map(lambda text: f'shExpMatch(host, "*.{text}")'),
@@ -80,11 +81,13 @@ def atoms() -> st.SearchStrategy[str]:
             ]
         ),
     )
+    return draw(kinds)
 
 
-def riddles() -> st.SearchStrategy[str]:
-    """Draw a condition that nothing on the wire decides."""
-    return st.sampled_from(
+@st.composite
+def riddles(draw: st.DrawFn) -> str:
+    """Draw a condition, which half the time nothing on the wire decides."""
+    unknown = st.sampled_from(
         [
             'weekdayRange("MON", "FRI")',
             'isInNet(myIpAddress(), "10.0.0.0", "255.0.0.0")',
@@ -96,10 +99,12 @@ def riddles() -> st.SearchStrategy[str]:
             'isInNet(host, "10.0.0.3", "255.0.0.255")',
         ]
     )  # fmt: skip
+    return draw(unknown if draw(st.booleans()) else atoms())
 
 
-def conditions(leaves: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    return st.recursive(
+@st.composite
+def conditions(draw: st.DrawFn, leaves: st.SearchStrategy[str]) -> str:
+    nested = st.recursive(
         leaves,
         lambda inner: st.one_of(
             st.tuples(inner, inner).map(lambda pair: f"({pair[0]} && {pair[1]})"),
@@ -108,6 +113,7 @@ def conditions(leaves: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         ),
         max_leaves=4,
     )
+    return draw(nested)
 
 
 @st.composite
@@ -200,7 +206,7 @@ def test_what_compiles_decides_as_the_file_does(engine: PacEngine, text: str, as
 
 
 @given(
-    text=files(st.booleans().flatmap(lambda is_riddle: riddles() if is_riddle else atoms()), has_loops=True),
+    text=files(riddles(), has_loops=True),
     asked=st.lists(questions(), min_size=8, max_size=16),
 )
 def test_nothing_becomes_direct_that_the_file_does_not_send_direct(

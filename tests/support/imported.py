@@ -21,7 +21,7 @@ DENY = "deny"
 
 def read_policy(imported: Imported, secrets: str | None = None) -> Policy:
     """Return the policy, which its own parser must find good; `secrets` is where those of a cluster are."""
-    result = parse_document(Document("imported.yaml", json.dumps(imported.policy), secrets=secrets))
+    result = parse_document(Document("imported.yaml", json.dumps(imported.policy, ensure_ascii=False), secrets=secrets))
     assert [str(item) for item in result.diagnostics if item.is_error] == []
     (policy,) = result.policies
     return policy

@@ -20,6 +20,7 @@ from xds.importers.reading import Reader, join
 from xds.importers.variables import Target, Variables, build_policy, choose_target
 from xds.policy.findings import quote
 from xds.policy.model import Dialect
+from xds.policy.names import is_subdomain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +92,11 @@ def import_workload(document: object, wish: Wish, container: str = "") -> Import
         message = "the pods have no labels, so that the policy is for every pod in its scope"
         changes.changed("metadata.labels", message, "add `selector` in the long form, or give the pods a label")
     selector = {"podLabels": {"matchLabels": labels}} if labels else {}
-    return _build(found, selector, metadata.text("namespace"), wish, changes)
+    namespace = metadata.text("namespace")
+    if namespace and not is_subdomain(namespace):
+        changes.lost("metadata.namespace", "this is no name of a namespace, so left out", "correct it")
+        namespace = ""
+    return _build(found, selector, namespace, wish, changes)
 
 
 def _split(text: str) -> list[tuple[str, str, int]]:

@@ -11,10 +11,11 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING
 
 from xds.importers.imported import NOTHING
+from xds.importers.readings import compare_names, compare_networks, compare_ports
 from xds.policy.findings import quote
 from xds.policy.hosts import Problem
 from xds.policy.model import Dialect, DomainPattern
-from xds.policy.patterns import CLIENTS, READINGS, Form, Reading, parse_entry, split_entries
+from xds.policy.patterns import READINGS, Form, parse_entry, split_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +39,7 @@ _NETWORK_FORMS = (Form.ADDRESS, Form.CIDR)
 @dataclass(slots=True)
 class _Group:
     first: str
+    entry: Entry
     key: str
     line: int | None
     count: int = 1
@@ -53,11 +55,11 @@ class _Groups:
 
     found: dict[str, _Group] = field(default_factory=dict)
 
-    def add(self, kind: str, text: str, key: str, line: int | None) -> None:
+    def add(self, kind: str, text: str, entry: Entry, item: Item) -> None:
         if kind in self.found:
             self.found[kind].count += 1
         else:
-            self.found[kind] = _Group(text, key, line)
+            self.found[kind] = _Group(text, entry, item.key, item.line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def split_kinds(entries: Iterable[str], dialect: Dialect) -> tuple[list[str], li
 def _tell_problem(text: str, problem: Problem, item: Item, changes: Changes) -> None:
     message = f"{quote(text)} is left out: {problem.message}"
     if problem.code == "EX208":
-        changes.note(item.key, message, f"{NOTHING}: it matched nothing before", item.line)
+        changes.note(item.key, message, f"{NOTHING}: clients of this dialect matched nothing with it", item.line)
         return
     if text == "<local>":
         message = f"{quote(text)} is left out: names without a dot are recognised by their address"
@@ -113,20 +115,19 @@ def _keep(text: str, entry: Entry, item: Item, groups: _Groups, changes: Changes
         changes.lost(item.key, f"{what}: it is left out, and all goes to the proxy", _ON_PURPOSE, item.line)
         return False
     if is_built_in(host):
-        groups.add("built in", text, item.key, item.line)
+        groups.add("built in", text, entry, item)
         return False
     if isinstance(host, DomainPattern):
         if host.apex and "." not in host.name:
-            groups.add("single label", text, item.key, item.line)
+            groups.add("single label", text, entry, item)
             if not host.subdomains:
                 return False
-        groups.add("name", text, item.key, item.line)
-        if len(set(_readings(entry.form).values())) > 1:
-            groups.add(entry.form.name, text, item.key, item.line)
+        groups.add("name", text, entry, item)
+        groups.add(f"{entry.form.name} {entry.port is None}", text, entry, item)
+        if entry.port is not None:
+            groups.add("port", text, entry, item)
     else:
-        groups.add("network", text, item.key, item.line)
-    if entry.port is not None:
-        groups.add("port", text, item.key, item.line)
+        groups.add(f"network {entry.form.name} {host.version} {entry.port is None}", text, entry, item)
     return True
 
 
@@ -140,67 +141,29 @@ def is_built_in(host: DomainPattern | IPv4Network | IPv6Network) -> bool:
     )
 
 
-def _readings(form: Form) -> dict[Dialect, Reading]:
-    return {dialect: readings[form] for dialect, readings in READINGS.items()}
-
-
 def _tell_groups(groups: _Groups, dialect: Dialect, changes: Changes) -> None:
     for kind, group in groups.found.items():
-        where = (group.key, group.line)
+        text, entry = group.first, group.entry
         match kind:
             case "built in":
-                message, hint = "always direct here, so left out of the list", NOTHING
-                changes.note(where[0], f"{group.subject}: {message}", hint, where[1])
-            case "single label":
-                message = "a name without a dot does not show on the wire: such hosts are recognised by their address"
-                hint = "those of the cluster are known; add the networks of any others"
-                changes.changed(where[0], f"{group.subject}: {message}", hint, where[1])
+                changes.note(group.key, f"{group.subject}: always direct here, so left out", NOTHING, group.line)
+                continue
             case "name":
                 message = "the policy believes every client that claims such a name, as the variables did"
                 hint = "write `noProxyVerify` (`verify` in the long form) with the networks of these hosts"
-                changes.note(where[0], f"{group.subject}: {message}", hint, where[1])
-            case "network":
-                message = (
-                    "matches the address that is dialled, also that of a name; Go and curl match addresses in URLs"
-                )
+                changes.note(group.key, f"{group.subject}: {message}", hint, group.line)
+                continue
+            case "single label":
+                message = "a name without a dot does not show on the wire: such hosts are recognised by their address"
+                hint = "those of the cluster are known; add the networks of any others"
+            case _ if kind.startswith("network"):
+                message = f"matches the address that is dialled, also that of a name; {compare_networks(text, entry)}"
                 hint = "narrow it if names that resolve into it should go to the proxy"
-                changes.changed(where[0], f"{group.subject}: {message}, others ignore it", hint, where[1])
             case "port":
-                message = "read with the port; curl takes no entry with a port"
+                message = compare_ports(text, entry)
                 hint = "write the entry without it if all ports are meant"
-                changes.changed(where[0], f"{group.subject}: {message}", hint, where[1])
             case _:
-                changes.changed(
-                    where[0],
-                    f"{group.subject}: {_compare(Form[kind], dialect)}",
-                    "import with the --dialect of the clients that are meant, or write both forms",
-                    where[1],
-                )
-
-
-def _compare(form: Form, dialect: Dialect) -> str:
-    """Say how `dialect` reads `form`, and which clients read it in another way."""
-    readings = _readings(form)
-    own = readings.pop(dialect)
-    others: dict[Reading, list[str]] = {}
-    for other, reading in readings.items():
-        if reading != own:
-            others.setdefault(reading, []).append(CLIENTS[other])
-    differing = ", ".join(f"by {_join(clients)} as {_words(reading)}" for reading, clients in others.items())
-    return f"read as {_words(own)}, as {CLIENTS[dialect]} does, but {differing}"
-
-
-def _join(names: list[str]) -> str:
-    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
-
-
-def _words(reading: Reading) -> str:
-    match reading.apex, reading.subdomains:
-        case True, True:
-            return "the name and all below it"
-        case True, False:
-            return "the name alone"
-        case False, True:
-            return "all below the name"
-        case _:
-            return "nothing"
+                message = compare_names(text, entry, READINGS[dialect][entry.form])
+                hint = "import with the --dialect of the clients that are meant, or write both forms"
+        if message:
+            changes.changed(group.key, f"{group.subject}: {message}", hint, group.line)

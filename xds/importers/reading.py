@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xds.policy.findings import quote
+from xds.policy.names import is_label_key, is_label_value
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -86,12 +87,19 @@ class Reader:
         """Tell of the keys that are none of `known`."""
         for key in self._values:
             if key not in known:
-                shown = str(key)[:_SHOWN_KEY]
+                # A key is anything; it must be fit to be printed.
+                shown = str(key)[:_SHOWN_KEY].encode("ascii", "backslashreplace").decode()
                 self._changes.lost(join(self.path, shown), f"{quote(shown)} is not understood, so left out", hint)
 
     def labels(self) -> dict[str, str]:
-        """Return the pairs of text in this mapping."""
-        return {key: value for key, value in self._values.items() if isinstance(key, str) and isinstance(value, str)}
+        """Return the labels in this mapping."""
+        found = {}
+        for key, value in self._values.items():
+            if isinstance(key, str) and isinstance(value, str) and is_label_key(key) and is_label_value(value):
+                found[key] = value
+            else:
+                self._refuse(self.path, "a label of Kubernetes")
+        return found
 
     def _items(self, key: str) -> list[tuple[str, object]]:
         value = self._values.get(key)

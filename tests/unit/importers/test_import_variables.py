@@ -269,9 +269,10 @@ def test_the_dialect_chooses_how_entries_are_read(dialect: str, entry: str, host
 @pytest.mark.parametrize(
     ("line", "fragment", "weight"),
     [
-        ("no_proxy=x.example", "by .NET and Node.js as the name alone", Weight.CHANGED),
-        ("no_proxy=10.0.0.0/8", "matches the address that is dialled", Weight.CHANGED),
-        ("no_proxy=x.example:22", "curl takes no entry with a port", Weight.CHANGED),
+        ("no_proxy=x.example", "by .NET, Node.js http and axios as the name alone", Weight.CHANGED),
+        ("no_proxy=10.0.0.0/8", "curl, Go and Python requests match it with addresses in URLs", Weight.CHANGED),
+        ("no_proxy=10.0.0.0/8:443", "Go, Python urllib, Python requests, .NET", Weight.CHANGED),
+        ("no_proxy=x.example:22", "read with the port, but by curl", Weight.CHANGED),
         ("no_proxy=wiki", "a name without a dot", Weight.CHANGED),
         ("no_proxy=localhost,::1,.svc", "`localhost` and 2 more: always direct here", Weight.NOTE),
         ("no_proxy=x.example:99999", "`x.example:99999` is left out", Weight.LOST),
