@@ -37,6 +37,8 @@ class Request:
     page_port: int
     envoys: tuple[str, ...]
     dumps: tuple[Path, ...]
+    captures: bool
+    """Whether the kernel's capture rules are wanted."""
     resolves: bool
     reads_files: bool
     within: float
@@ -68,6 +70,7 @@ class Request:
 @click.option(
     "--config-dump", "dumps", multiple=True, type=PATH, metavar="FILE", help="What an Envoy answered; repeatable."
 )
+@click.option("--capture", is_flag=True, help="Keep the rules of iptables in this network namespace, too.")
 @click.option("--timeout", default="10s", show_default=True, metavar="DURATION", help="How long an answer may take.")
 @click.option("--no-resolve", is_flag=True, help="Look up no names of proxies.")
 @click.option("--no-files", is_flag=True, help="Leave out the files that policies name: they are on another machine.")
@@ -86,6 +89,7 @@ def command(
     http_port: int,
     envoys: tuple[str, ...],
     dumps: tuple[Path, ...],
+    capture: bool,
     timeout: str,
     no_resolve: bool,
     no_files: bool,
@@ -112,6 +116,7 @@ def command(
         page_port=http_port,
         envoys=envoys,
         dumps=dumps,
+        captures=capture,
         resolves=not no_resolve,
         reads_files=not no_files,
         within=_seconds(timeout),

@@ -167,7 +167,7 @@ async def _collect(world: OpenWorld, versions: _Versions) -> Facts:
     """Collect the facts that both versions need at one moment, or what moved meanwhile would show as a change."""
     known = set(versions.after.documents)
     old = [replace(item, source=f"{item.source}.before") for item in versions.before.documents if item not in known]
-    _, facts = await world.judge(SourceRead((*versions.after.documents, *old)))
+    _, facts = await world.judge(SourceRead((*versions.after.documents, *old)), builds=False)
     return facts
 
 

@@ -11,10 +11,13 @@ import asyncio
 import json
 import platform
 import re
+import shutil
+import subprocess
 from contextlib import asynccontextmanager
 from importlib.metadata import distributions
 from typing import TYPE_CHECKING
 
+from xds.capture import TABLES, Family
 from xds.cli.bundle import numbered
 from xds.cli.fleet_text import describe_fleet
 from xds.cli.output import describe_diagnostic
@@ -56,6 +59,8 @@ _OF_ENVOY = {
     "listeners.json": "/listeners?format=json",
     "stats.txt": "/stats?usedonly",
 }
+_SYSTEM_PATH = "/usr/sbin:/sbin"
+"""Where programs of the system are that are not on everybody's PATH."""
 _CAPITAL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 _JSON_NAME = re.compile(r"[a-z][A-Za-z0-9]*")
 
@@ -67,6 +72,8 @@ async def collect(request: Request, bundle: Bundle) -> None:
     if request.paths or request.settings.kubernetes:
         await _collect_policies(request, bundle)
     await _collect_replicas(request, bundle)
+    if request.captures:
+        _collect_capture(request, bundle)
     for text, name in numbered(list(request.envoys)):
         _collect_envoy(text, f"envoys/{name}", request, bundle)
     for path, (shown, name) in zip(request.dumps, numbered(list(map(str, request.dumps))), strict=True):
@@ -109,6 +116,36 @@ def _plain(value: object) -> object:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+
+
+def _collect_capture(request: Request, bundle: Bundle) -> None:
+    """Keep the kernel's rules of this network namespace; they are read and not changed."""
+    for family in Family:
+        for table in TABLES:
+            try:
+                bundle.add(f"capture/{family.value}-{table}.txt", _save_rules(family, table, request.within))
+            except (OSError, subprocess.SubprocessError) as error:
+                bundle.miss(f"capture/{family.value}-{table}", _explain_failure(error))
+
+
+def _save_rules(family: Family, table: str, within: float) -> str:
+    program = shutil.which(family.save_command) or shutil.which(family.save_command, path=_SYSTEM_PATH)
+    if program is None:
+        raise FileNotFoundError(0, f"{family.save_command} is not installed")
+    done = subprocess.run(  # noqa: S603  # fixed words, and a program that was found
+        [program, "-t", table], capture_output=True, text=True, timeout=within, check=True
+    )
+    return done.stdout
+
+
+def _explain_failure(error: OSError | subprocess.SubprocessError) -> str:
+    match error:
+        case subprocess.CalledProcessError(stderr=str(complaint)) if complaint.strip():
+            return complaint.strip().splitlines()[0]
+        case OSError(strerror=str(reason)):
+            return reason
+        case _:
+            return type(error).__name__
 
 
 # ------------------------------------------------------------------------------------------------- policies

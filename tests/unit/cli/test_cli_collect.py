@@ -156,3 +156,22 @@ def test_a_file_that_is_no_dump_is_told(xds: Runner, tmp_path: Path) -> None:
     assert f"{tmp_path / 'list'}: it is no answer of an Envoy" in problems
     assert f"{tmp_path / 'missing'}: No such file or directory" in problems
     assert leaks(read_bundle(target), "canary-4711") == []
+
+
+def test_the_rules_of_the_kernel_are_kept_if_that_is_wanted(
+    xds: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, script in (("iptables-save", 'echo "rules of $2"'), ("ip6tables-save", "echo no such table >&2; exit 1")):
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    target = tmp_path / "bundle.tar.gz"
+
+    collect(xds, target, "--capture")
+
+    members = read_bundle(target)
+    assert members["capture/ipv4-nat.txt"] == b"rules of nat\n"
+    assert members["capture/ipv4-filter.txt"] == b"rules of filter\n"
+    assert "capture/ipv6-nat: no such table" in members["problems.txt"].decode()
