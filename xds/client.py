@@ -115,14 +115,14 @@ async def fetch_resources(
     fetches: list[_Fetch[DeltaDiscoveryRequest, DeltaDiscoveryResponse] | _Fetch[DiscoveryRequest, DiscoveryResponse]]
     fetches = [_DeltaFetch(identity, credentials.metadata)]
     try:
-        async with asyncio.timeout(within), credentials.open(server) as channel:
+        async with asyncio.timeout(within) as limit, credentials.open(server) as channel:
             try:
-                await fetches[-1].run(channel)
+                await fetches[-1].run(channel, limit)
             except grpc.aio.AioRpcError as error:
                 if not _is_unserved(error):
                     raise
                 fetches.append(_SotwFetch(identity, credentials.metadata))
-                await fetches[-1].run(channel)
+                await fetches[-1].run(channel, limit)
     except TimeoutError as error:
         if not fetches[-1].is_usable:
             raise UnreachableError(
@@ -172,7 +172,7 @@ class _Fetch(ABC, Generic[_Request, _Response]):
     def _missing(self) -> list[str]:
         return sorted(_describe(item) for item in self._asked.keys() - self._answered)
 
-    async def run(self, channel: grpc.aio.Channel) -> None:
+    async def run(self, channel: grpc.aio.Channel, limit: asyncio.Timeout) -> None:
         requests: asyncio.Queue[_Request] = asyncio.Queue()
         # One after the other, as an Envoy does: a server that refuses the node does so before anything else is
         # written, since a write that meets the end of the call would hide the status.
@@ -180,7 +180,7 @@ class _Fetch(ABC, Generic[_Request, _Response]):
         call = self._open(channel, _drain(requests))
         try:
             async for response in call:
-                references = self._receive(response)
+                references = self._receive_untimed(response, limit)
                 self._acknowledge(requests, response)
                 self._subscribe(requests, references)
                 self._subscribe(requests, _WILDCARDS)
@@ -189,6 +189,15 @@ class _Fetch(ABC, Generic[_Request, _Response]):
         finally:
             call.cancel()
         raise UnreachableError("the server ended the stream before it had sent everything; try again")
+
+    def _receive_untimed(self, response: _Response, limit: asyncio.Timeout) -> tuple[Name, ...]:
+        """Receive without taking it from the server's time: messages are imported when one is met first."""
+        clock = asyncio.get_running_loop().time
+        started, deadline = clock(), limit.when()
+        references = self._receive(response)
+        if deadline is not None:
+            limit.reschedule(deadline + clock() - started)
+        return references
 
     def _subscribe(self, requests: asyncio.Queue[_Request], items: Iterable[ResourceType | Name]) -> None:
         """Ask for what was not asked for yet; the first request of the stream says who is asking."""

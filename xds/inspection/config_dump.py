@@ -103,25 +103,39 @@ def parse_config_dump(text: str | bytes) -> ConfigDump:
     metadata = _mapping(node.get("metadata"))
     labels = sorted((str(key), str(value)) for key, value in _mapping(metadata.get("labels")).items())
     named = _names_of_endpoints(sections)
-    held = [item for section in sections for item in _read_section(section)]
-    order = [str(kind.type_url) for kind in ResourceType]
+    # The endpoints of every cluster are listed, those that stand in the cluster itself among them.
+    held = [
+        item
+        for section in sections
+        for item in _read_section(section)
+        if item.type_url != ResourceType.ENDPOINT.type_url or item.name in named
+    ]
     return ConfigDump(
         node_id=str(node.get("id", "")),
         labels=tuple(labels),
         service_account=str(metadata.get("serviceAccount", "")),
         is_delta=is_delta,
-        resources=tuple(
-            sorted(
-                # The endpoints of every cluster are listed, those that stand in the cluster itself among them.
-                (item for item in held if item.type_url != ResourceType.ENDPOINT.type_url or item.name in named),
-                key=lambda item: (
-                    order.index(item.type_url) if item.type_url in order else len(order),
-                    item.type_url,
-                    item.name,
-                ),
-            )
-        ),
+        resources=tuple(sorted(_merge_refusals(held), key=_rank)),
     )
+
+
+def _merge_refusals(held: Sequence[HeldResource]) -> list[HeldResource]:
+    """Say once what was refused: Envoy lists it beside what it has of that name, and some of it twice."""
+    kept = {(item.type_url, item.name, item.state): item for item in reversed(held) if item.state is not State.REFUSED}
+    for item in held:
+        if item.state is State.REFUSED:
+            same = [key for key in kept if key[:2] == (item.type_url, item.name)]
+            for key in same[:1]:
+                kept[key] = replace(kept[key], refusal=kept[key].refusal or item.refusal)
+            if not same:
+                kept[item.type_url, item.name, item.state] = item
+    return list(kept.values())
+
+
+def _rank(item: HeldResource) -> tuple[int, str, str, str]:
+    order = [str(kind.type_url) for kind in ResourceType]
+    place = order.index(item.type_url) if item.type_url in order else len(order)
+    return place, item.type_url, item.name, item.state.value
 
 
 def _load(text: str | bytes) -> object:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import socket
 import sys
+from contextlib import closing
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -102,16 +103,15 @@ def _command(place: Authority | UnixPath) -> str:
 
 def _get(place: Authority | UnixPath, deadline: float) -> tuple[int, bytes]:
     connection = _Connection(place, deadline)
-    try:
+    with closing(connection):
         connection.request("GET", _TARGET)
-        response = connection.getresponse()
-        pieces = []
-        while piece := response.read1(_PIECE):
-            pieces.append(piece)
-            connection.renew()
-        return response.status, b"".join(pieces)
-    finally:
-        connection.close()
+        # The answer keeps the connection open, if it is the last one.
+        with closing(connection.getresponse()) as response:
+            pieces = []
+            while piece := response.read1(_PIECE):
+                pieces.append(piece)
+                connection.renew()
+            return response.status, b"".join(pieces)
 
 
 class _Connection(http.client.HTTPConnection):
