@@ -10,7 +10,7 @@ each costs about as many look-ups as its name has labels, or as there are length
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
@@ -47,25 +47,34 @@ def find_covered(policy: Policy) -> Iterator[tuple[Rule, tuple[Covered, ...]]]:
     for number, rule in enumerate(policy.rules):
         found = ((item, earlier.deciders(rule, item)) for item in rule.destinations)
         yield rule, tuple(Covered(item, by) for item, by in found if by is not None)
-        earlier.add(number, rule)
+        if number + 1 < len(policy.rules):
+            earlier.add(number, rule)
 
 
-@dataclass(slots=True)
 class _Ports:
-    """Who decides on which port of one host."""
+    """Who decides on which port of one host. There may be as many as a document has entries."""
 
-    every: Deciders | None = None
-    some: dict[int, Deciders] = field(default_factory=dict)
+    __slots__ = ("every", "some")
+
+    def __init__(self) -> None:
+        self.every: Deciders | None = None
+        self.some: dict[int, Deciders] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self.every is None and self.some is None
 
     def on(self, port: int) -> Deciders | None:
-        return self.some.get(port, self.every)
+        return self.every if self.some is None else self.some.get(port, self.every)
 
     def add(self, port: int | None, by: Deciders) -> bool:
         """Let `by` decide where nobody did before; return whether that was so."""
-        if self.every is not None or port in self.some:
+        if self.every is not None or (self.some is not None and port in self.some):
             return False
         if port is None:
             self.every = by
+        elif self.some is None:
+            self.some = {port: by}
         else:
             self.some[port] = by
         return True
@@ -150,7 +159,7 @@ def _shared(sibling: _Ports, port: int | None) -> Iterator[tuple[int | None, Dec
         if other is not None:
             yield port, other
         return
-    yield from sibling.some.items()
+    yield from (sibling.some or {}).items()
     if sibling.every is not None:
         yield None, sibling.every
 
@@ -202,6 +211,8 @@ class _Earlier:
 
     def _deciders_of_name(self, rule: Rule, pattern: DomainPattern, ports: tuple[int, ...]) -> Deciders | None:
         tables = [self._names[key] for key in {None, _confines(rule)} if key in self._names]
+        if not tables and self._any.is_empty:
+            return None
         halves: list[Deciders] = []
         for is_wanted, is_apex in ((pattern.apex, True), (pattern.subdomains, False)):
             if not is_wanted:
