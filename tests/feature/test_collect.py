@@ -6,7 +6,8 @@ import asyncio
 import json
 import threading
 from base64 import b64encode
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,8 @@ from structlog.testing import capture_logs
 
 from tests.support.api_server import ApiServerEmulation
 from tests.support.bundles import leaks, read_bundle
-from tests.support.cluster import HOME, namespace, pod, policy, secret
-from tests.support.command_line import Outcome, Runner
+from tests.support.cluster import CLUSTER_SETTINGS, HOME, following, namespace, pod, policy, secret
+from tests.support.command_line import GOOD, Outcome, Runner
 from tests.support.control_plane import METHOD, PATIENCE, open_stream, running_control_plane, wait_until
 from xds.gen import discovery_pb2 as pb
 from xds.resources import ResourceType
@@ -204,6 +205,40 @@ async def test_a_cluster_is_collected_with_its_pods_and_without_its_secrets(xds:
     (found,) = json.loads(members["pods.json"])
     assert (found["node"], found["policy"], found["has_sidecar"]) == ("web-0.shop", "corp", True)
     assert any(name.startswith("resources/") for name in members)
+
+
+async def test_the_replicas_of_a_cluster_are_asked_one_by_one(xds: Runner, tmp_path: Path) -> None:
+    target = tmp_path / "bundle.tar.gz"
+    async with ApiServerEmulation() as server, AsyncExitStack() as stack:
+        for item in (namespace(HOME), namespace("shop"), pod("shop", "web-0", injected="true")):
+            server.put(item)
+        server.put(policy(HOME, "corp", GOOD))
+        for name, has_pages in (("egress-xds-0", True), ("egress-xds-1", False)):
+            settings = replace(CLUSTER_SETTINGS, identifier=name)
+            administration = (
+                await stack.enter_async_context(following(server, tmp_path, settings))
+            ).parts.administration
+            assert administration.admin_port is not None
+            assert administration.http_port is not None
+            server.listening[HOME, name, 18001] = administration.admin_port
+            if has_pages:
+                server.listening[HOME, name, 18002] = administration.http_port
+            server.put(pod(HOME, name, {"app.kubernetes.io/name": "egress-xds"}))
+        where = ["--kubernetes", "--kubeconfig", str(server.write_kubeconfig(tmp_path)), "--namespace", HOME]
+
+        await collect(xds, target, *where)
+
+    members = read_bundle(target)
+    status = json.loads(members["status.json"])
+    assert [(replica["replica"], replica["answered"]) for replica in status["replicas"]] == [
+        ("egress-xds-0", True),
+        ("egress-xds-1", True),
+    ]
+    assert [(side["node"], side["state"]) for side in status["sidecars"]] == [("web-0.shop", "offline")]
+    assert b"egress_xds_" in members["replicas/001-egress-xds-0/metrics.txt"]
+    problems = {item["part"] for item in json.loads(members["MANIFEST.json"])["problems"]}
+    assert problems
+    assert all("egress-xds-1" in part for part in problems)
 
 
 async def test_a_cluster_that_is_away_costs_the_rest_nothing(xds: Runner, tmp_path: Path) -> None:

@@ -231,30 +231,39 @@ def _describe_selected(candidates: Candidates, workload: Workload) -> dict[str, 
 
 
 async def _collect_replicas(request: Request, bundle: Bundle) -> None:
-    try:
-        async with _replicas(request, request.admins, request.admin_port, bundle) as (found, expected):
-            async with StatusReader() as reader:
-                answers = await reader.ask(found, within=request.within)
-            fleet = put_together(answers, expected, Filter())
-            for problem in fleet.problems:
-                bundle.miss("status", problem)
-            bundle.add_json("status.json", redact_values(describe_fleet(fleet, bundle.taken)))
-    except EgressXdsError as error:
-        bundle.miss("status", error)
-    try:
-        async with _replicas(request, request.pages, request.page_port, bundle) as (found, _):
-            for replica, name in numbered(sorted(found)):
-                for page in _PAGES:
-                    await _collect_page(found[replica], page, f"replicas/{name}{page}.txt", request, bundle)
-    except EgressXdsError as error:
-        bundle.miss("metrics", error)
+    for part, collect_part in (("status", _collect_status), ("metrics", _collect_pages)):
+        try:
+            await collect_part(request, bundle)
+        except EgressXdsError as error:
+            bundle.miss(part, error)
+
+
+async def _collect_status(request: Request, bundle: Bundle) -> None:
+    async with _replicas(request, request.admins, request.admin_port, bundle) as (found, planes):
+        async with StatusReader() as reader:
+            answers = await reader.ask(found, within=request.within)
+        fleet = put_together(answers, await _expect(planes, bundle), Filter())
+    for problem in fleet.problems:
+        bundle.miss("status", problem)
+    bundle.add_json("status.json", redact_values(describe_fleet(fleet, bundle.taken)))
+
+
+async def _collect_pages(request: Request, bundle: Bundle) -> None:
+    async with _replicas(request, request.pages, request.page_port, bundle) as (found, planes):
+        for replica, name in numbered(sorted(found)):
+            for page in _PAGES:
+                try:
+                    bundle.add(f"replicas/{name}{page}.txt", await _fetch(found[replica], page, request.within))
+                except EgressXdsError as error:
+                    reason = "" if planes is None else planes.problem_of(replica)
+                    bundle.miss(f"{replica}{page}", reason or error)
 
 
 @asynccontextmanager
 async def _replicas(
     request: Request, addresses: tuple[str, ...], port: int, bundle: Bundle
-) -> AsyncIterator[tuple[Mapping[str, str], frozenset[str] | None]]:
-    """Open the way to the replicas; yield their addresses by name, and the sidecars that there should be."""
+) -> AsyncIterator[tuple[Mapping[str, str], ControlPlanes | None]]:
+    """Open the way to the replicas; yield their addresses by name, and who knows the cluster."""
     settings = request.settings
     if not settings.kubernetes:
         yield {address: address for address in addresses}, None
@@ -271,28 +280,25 @@ async def _replicas(
             found = await planes.find()
             for name, problem in planes.problems.items():
                 bundle.miss(f"replica {name}", problem)
-            yield found, await _expected(planes, bundle)
+            yield found, planes
     finally:
         await api.close()
 
 
-async def _expected(planes: ControlPlanes, bundle: Bundle) -> frozenset[str] | None:
+async def _expect(planes: ControlPlanes | None, bundle: Bundle) -> frozenset[str] | None:
+    """Return the sidecars that there should be; None: that is not known."""
     try:
-        return await planes.expected()
+        return None if planes is None else await planes.expected()
     except UnreachableError as error:
         bundle.miss("sidecars that should be there", error)
         return None
 
 
-async def _collect_page(address: str, page: str, name: str, request: Request, bundle: Bundle) -> None:
-    try:
-        status, body = await asyncio.to_thread(fetch_page, parse_place(address), page, within=request.within)
-    except EgressXdsError as error:
-        bundle.miss(f"{address}{page}", error)
-        return
-    # A probe that fails says why.
-    text = body.decode(errors="replace")
-    bundle.add(name, redact_document(text if status == _OK else f"status {status}\n{text}"))
+async def _fetch(address: str, page: str, within: float) -> str:
+    """Return a page; of a probe that fails, too, for it says why. Raises UnreachableError."""
+    status, body = await asyncio.to_thread(fetch_page, parse_place(address), page, within=within)
+    text = redact_document(body.decode(errors="replace"))
+    return text if status == _OK else f"status {status}\n{text}"
 
 
 # --------------------------------------------------------------------------------------------------- Envoys
