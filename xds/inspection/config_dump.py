@@ -121,7 +121,9 @@ def parse_config_dump(text: str | bytes) -> ConfigDump:
 
 def _merge_refusals(held: Sequence[HeldResource]) -> list[HeldResource]:
     """Say once what was refused: Envoy lists it beside what it has of that name, and some of it twice."""
-    kept = {(item.type_url, item.name, item.state): item for item in reversed(held) if item.state is not State.REFUSED}
+    kept: dict[tuple[str, str, State], HeldResource] = {
+        (item.type_url, item.name, item.state): item for item in reversed(held) if item.state is not State.REFUSED
+    }
     for item in held:
         if item.state is State.REFUSED:
             same = [key for key in kept if key[:2] == (item.type_url, item.name)]
