@@ -110,7 +110,7 @@ def read_policies(paths: Iterable[Path], standing: Standing | None = None) -> Ga
         where = ", ".join(map(str, places))
         raise SourceError(f"{where} holds no policy document; documents are files named *.yaml or *.yml")
     gathered = _gather(SourceRead(tuple(documents.values()), tuple(unreadable.values())), standing or Standing())
-    if not (gathered.read.documents or gathered.read.unreadable or any(one.is_error for one in gathered.findings)):
+    if not gathered.read.documents and not gathered.read.unreadable:
         where = ", ".join(map(str, places))
         raise SourceError(f"{where} holds no policy, only other objects; a policy's ConfigMap has {_LABELLED}")
     return gathered

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from xds.policy.coverage import BUILT_IN, SYNTHETIC, Covered, find_covered
 from xds.policy.findings import quote
-from xds.policy.hosts import Problem, is_address_like, parse_name, parse_network
+from xds.policy.hosts import Problem
 from xds.policy.model import Action, Deny, Direct, DomainPattern, Policy, Rule
 from xds.policy.patterns import parse_entry
 from xds.policy.yaml_lines import Fields, Items, Node, Scalar, at, child
@@ -140,14 +140,11 @@ class _Linter:
         return f"{quote(rule.name)} ({word})"
 
     def _entry(self, rule: Rule, destination: Destination) -> _Entry:
-        """Find the entry of `rule` that `destination` was read from, or the nearest thing."""
+        """Find the entry of `rule` that `destination` was read from; a warning is not worth to fail for it."""
         node = self._nodes.get(rule.where)
-        for item in () if node is None else _entries(at(node, "to")):
-            if _stands_for(item, destination, self._policy.dialect):
-                return _Entry(item.text, self._findings.where(item))
-        ports = ", ".join(map(str, destination.ports))
-        text = str(destination.host) if isinstance(destination.host, DomainPattern) else f"ports {ports}"
-        return _Entry(text, rule.where)
+        entries = () if node is None else _entries(at(node, "to"))
+        found = next((item for item in entries if _stands_for(item, destination, self._policy.dialect)), None)
+        return _Entry(rule.name, rule.where) if found is None else _Entry(found.text, self._findings.where(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +187,9 @@ def _entries(to: Node) -> Iterable[Scalar]:
 
 def _stands_for(item: Scalar, destination: Destination, dialect: Dialect) -> bool:
     """Whether `destination` was, perhaps among others, read from `item`."""
-    if destination.plain_tcp:
-        return isinstance(destination.host, DomainPattern) and parse_name(item.text) == destination.host.name
     entry = parse_entry(item.text, dialect)
     if isinstance(entry, Problem):
-        return is_address_like(item.text) and parse_network(item.text.strip()) == destination.host
+        return False
     if isinstance(entry.host, DomainPattern) and isinstance(destination.host, DomainPattern):
         return entry.host.name == destination.host.name
     return entry.host == destination.host

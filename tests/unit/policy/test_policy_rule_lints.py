@@ -29,6 +29,12 @@ NEVER_USED = {
     "four quarters, joined where they meet": (
         "{cidrs: ['2001:db8::/34', '2001:db8:4000::/34', '2001:db8:8000::/33']}", "{cidrs: ['2001:db8::/32']}",
     ),
+    "two halves of a network, one of them on a port": (
+        "{cidrs: ['10.0.0.0/9:80', 10.128.0.0/9]}", "{cidrs: ['10.0.0.0/8:80']}",
+    ),
+    "two halves of a network, the other one on a port": (
+        "{cidrs: [10.0.0.0/9, '10.128.0.0/9:80']}", "{cidrs: ['10.0.0.0/8:80']}",
+    ),
     "every port, then some": ("{domains: [x.example]}", "{domains: ['x.example:443']}"),
     "ports of any host": ("{ports: [80, 443]}", "{domains: ['x.example:443'], cidrs: ['192.0.2.1:80']}"),
     "ports one by one": ("{domains: ['x.example:80', 'x.example:81']}", "{domains: [x.example], ports: [80, 81]}"),
@@ -76,6 +82,31 @@ def test_an_entry_that_an_earlier_rule_sends_another_way_is_told_at_its_line() -
     assert (found.code, found.where.key) == ("EX229", "spec.rules[1].to.domains[2]")
     assert found.message.startswith("`other.x.example` and 1 more in the rule `b`")
     assert "`a` (direct)" in found.message
+
+
+CAPTURED = "dns: {mode: capture, syntheticRange: [198.18.0.0/15, 'fd00:18::/64']}"
+
+
+@pytest.mark.parametrize(
+    ("later", "key", "shown"),
+    [
+        ("{domains: [y.example], cidrs: ['10.1.2.3/16:80']}", "cidrs[0]", "10.1.2.3/16:80"),
+        ("{domains: [y.example], tcp: [{host: 10.1.2.3, ports: [80]}]}", "tcp[0].host", "10.1.2.3"),
+        ("{domains: [y.example, 'B\u00fccher.Example.']}", "domains[1]", "B\u00fccher.Example."),
+        ("{domains: ['*:8080', y.example]}", "domains[0]", "*:8080"),
+        ("{domains: [y.example], tcp: [{host: DB.example.}]}", "tcp[0].host", "DB.example."),
+    ],
+)
+def test_an_entry_is_found_however_it_is_written(later: str, key: str, shown: str) -> None:
+    first = "{cidrs: [10.0.0.0/8], domains: [xn--bcher-kva.example], tcp: [{host: db.example}]}"
+    ports = (DENY, "{ports: [8080]}")
+    tunnel = DENY.replace("deny", "tunnel")
+
+    found = only(parse(document((tunnel, first), ports, (tunnel, later), extra=CAPTURED)))
+
+    code = "EX229" if "8080" in shown else "EX222"
+    assert (found.code, found.where.key) == (code, f"spec.rules[2].to.{key}")
+    assert found.message.startswith(f"`{shown}`")
 
 
 def test_an_entry_that_an_earlier_rule_sends_the_same_way_is_a_repeat() -> None:
