@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from xds.policy.model import Destination, Policy, Rule
     from xds.snapshot import Snapshot
 
-_MOST, _FEWEST, _EFFORT = 200, 20, 100_000
+_MOST, _FEWEST, _EFFORT = 200, 12, 100_000
 """How many connections are asked for: fewer of policies that suggest many, for each then takes longer."""
 
 _HTTPS, _HTTP = 443, 80

@@ -120,7 +120,8 @@ def command(
     from xds.cli.diff_report import Report, describe  # noqa: PLC0415  # as said
     from xds.cli.diff_text import render  # noqa: PLC0415  # as said
 
-    report = Report.build(world, versions.edits, before, after, versions.gathered)
+    with working("comparing decisions"):
+        report = Report.build(world, versions.edits, before, after, versions.gathered)
     if output == "json":
         click.echo(render_json(describe(report, shows_resources=resources)))
     else:
