@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -16,11 +17,33 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound="Callable[..., object]")
 
 _DEFAULTS = Settings()
+_NOTE = "Flags of the server that change what is compiled are understood, too (see xds serve --help): {flags}."
 
 
-def settings_options(fields: Iterable[str]) -> Callable[[_F], _F]:
-    """Add the flags of these settings to a command, in the order of `OPTIONS`."""
+ASIDE = frozenset(
+    {
+        "namespaced_policies",
+        "discover_networks",
+        "listen",
+        "always_direct",
+        "cluster_cidr",
+        "api_server",
+        "ip_families",
+        "resolv_conf",
+        "resolve_timeout",
+    }
+)
+"""Settings of the server that every command which compiles understands; to explain them each time hides the rest."""
+
+
+def settings_options(fields: Iterable[str], *, is_server: bool = False) -> Callable[[_F], _F]:
+    """
+    Add the flags of these settings to a command, in the order of `OPTIONS`.
+
+    Only the help of the server explains those of `ASIDE`; others name them.
+    """
     wanted = frozenset(fields)
+    aside = frozenset[str]() if is_server else ASIDE & wanted
     chosen = [option for option in OPTIONS if option.field in wanted]
 
     def decorate(command: _F) -> _F:
@@ -29,8 +52,12 @@ def settings_options(fields: Iterable[str]) -> Callable[[_F], _F]:
                 option.flag,
                 option.field,
                 help=_help(option),
+                hidden=option.field in aside,
                 **_form(option),
             )(command)
+        if aside:
+            flags = ", ".join(option.flag for option in chosen if option.field in aside)
+            command.__doc__ = f"{inspect.cleandoc(command.__doc__ or '')}\n\n{_NOTE.format(flags=flags)}"
         return command
 
     return decorate

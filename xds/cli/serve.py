@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     epilog="Example: xds serve /etc/egress-xds/policies --listen 0.0.0.0:18000. Check first: xds validate DIR.",
 )
 @click.argument("policies", metavar="[DIR]", type=PATH, required=False)
-@settings_options(option.field for option in OPTIONS)
+@settings_options((option.field for option in OPTIONS), is_server=True)
 def command(policies: Path | None, **flags: str | tuple[str, ...] | None) -> None:
     """
     Serve the policies in DIR, or those of a cluster, to Envoys over xDS.
