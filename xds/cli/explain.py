@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
 import socket
 import textwrap
 from dataclasses import dataclass
@@ -30,7 +28,7 @@ _WIDTH = 100
 _SUGGESTIONS = 3
 _MEANINGFUL = 3
 """Characters that two codes share if they are of one kind: `EX` and a digit."""
-_CODE = re.compile(r"[A-Za-z]{2}[0-9]+")
+_USAGE = "xds explain POD.NAMESPACE HOST:PORT PATH"
 
 PLACE = (
     *("kubernetes", "kubeconfig", "context", "namespace", "namespaced_policies", "discover_networks"),
@@ -57,7 +55,8 @@ class _Options:
     @property
     def names_connection(self) -> bool:
         """Whether anything was typed that says nothing of a code."""
-        return any((self.labels, self.service_account, self.addresses, self.protocol, self.sni, self.http_host))
+        shown = (self.protocol, self.sni, self.http_host)
+        return any((self.labels, self.service_account, self.addresses, self.explicit)) or shown != (None, None, None)
 
 
 @click.command(
@@ -145,12 +144,8 @@ def command(
 
 
 def _explain_code(words: Sequence[str], options: _Options) -> None:
-    if options.names_connection or options.explicit or (words and not _CODE.fullmatch(words[0])):
-        given = quote_value(words[0]) if words else "nothing"
-        raise click.UsageError(
-            f"{given} is neither a code, such as EX101, nor a pod and where it connects to: "
-            "xds explain POD.NAMESPACE HOST:PORT PATH"
-        )
+    if options.names_connection:
+        raise click.UsageError(f"a connection is somebody's, to somewhere: {_USAGE}")
     if words:
         click.echo(render_entry(words[0]))
         return
@@ -165,7 +160,9 @@ def render_entry(code: str) -> str:
         return f"{upper} was produced by older versions only."
     entry = CATALOGUE.get(upper)
     if entry is None:
-        raise click.UsageError(f"there is no code {code}; {_suggest(upper)}all of them: xds explain")
+        raise click.UsageError(
+            f"there is no code {code}; {_suggest(upper)}all of them: xds explain. A connection: {_USAGE}"
+        )
     return f"{entry.code} ({entry.severity.value}): {entry.title}\n\n{textwrap.fill(entry.explanation, _WIDTH)}"
 
 
@@ -188,6 +185,8 @@ def _explain_connection(
 ) -> int:
     """Print the answers; return the exit code."""
     # What a connection needs, a code need not wait for.
+    import asyncio  # noqa: PLC0415  # as said
+
     from xds.bootstrap import parse_labels, parse_node_id  # noqa: PLC0415  # as said
     from xds.cli.logs import configure_logging  # noqa: PLC0415  # as said
     from xds.cli.subjects import Asked, find_subject  # noqa: PLC0415  # as said

@@ -13,6 +13,7 @@ import click
 
 from xds.cli.world import open_world
 from xds.compile.refuse import REFUSE_ALL
+from xds.errors import quote_value
 from xds.explain.explanation import Subject
 from xds.policy.model import HeldPolicy, Policy, Workload
 from xds.policy.selection import select_policy
@@ -102,7 +103,9 @@ def _find_policy(judgement: Judgement, name: str) -> Policy | HeldPolicy:
         full = policy.name if policy.namespace is None else f"{policy.namespace}/{policy.name}"
         if name in {full, policy.name}:
             return policy
-    raise click.UsageError(f"there is no policy {name}; there are: {', '.join(item.name for item in known) or 'none'}")
+    raise click.UsageError(
+        f"there is no policy {quote_value(name)}; there are: {', '.join(item.name for item in known) or 'none'}"
+    )
 
 
 def _subject(judgement: Judgement, policy: Policy, facts: Facts, texts: Mapping[str, str]) -> Subject:

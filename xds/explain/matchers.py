@@ -102,7 +102,10 @@ def _candidates(matcher: Matcher, seen: Mapping[str, str]) -> Iterable[MatcherOn
     """Yield what may decide, in the order in which Envoy asks."""
     if matcher.matcher_list is not None:
         return _by_pattern(matcher.matcher_list, seen)
-    tree = need(matcher.matcher_tree, "a matcher that is neither a list nor a tree")
+    if matcher.matcher_tree is None:
+        # Whatever comes, nothing matches.
+        return []
+    tree = matcher.matcher_tree
     value = _read(need(tree.input, "a matcher without input"), seen)
     if tree.exact_match_map is not None:
         found = tree.exact_match_map.map.get(value)
