@@ -31,12 +31,12 @@ from xds.resources import ResourceType
 from xds.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from xds.cli.expected import Who
     from xds.cli.resources import Shown
-    from xds.inspection.config_dump import ConfigDump
+    from xds.inspection.config_dump import ConfigDump, HeldResource
     from xds.settings import Settings
 
 _SERVER_ONLY = ("node_cluster", *CREDENTIALS)
@@ -59,6 +59,8 @@ class _Options:
     timeout: str
     no_resolve: bool
     no_files: bool
+    diff: bool
+    output: str
     wanted: Filter
     settings: Settings
     flags: Mapping[str, object]
@@ -100,7 +102,7 @@ class _Expected:
     "--config-dump", metavar="FILE", help="Read what an Envoy answered to /config_dump?include_eds; - is stdin."
 )
 @click.option("--diff", is_flag=True, help="Compare what an Envoy should have with what it has, of --admin or a file.")
-@click.option("--node", metavar="POD.NAMESPACE", help="Whose resources; of an Envoy that is compared, it knows itself.")
+@click.option("--node", metavar="POD.NAMESPACE", help="Whose resources; an Envoy that is compared says it itself.")
 @click.option("--node-cluster", default="xds-dump", metavar="NAME", help="Its node.cluster, if --server goes by that.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of that pod; repeatable.")
 @click.option("--service-account", default="", metavar="NAME", help="Its service account.")
@@ -162,29 +164,20 @@ def command(
         timeout=timeout,
         no_resolve=no_resolve,
         no_files=no_files,
+        diff=diff,
+        output=output,
         wanted=Filter(kind=kind, name=name),
         settings=settings,
         flags=flags,
     )
-    _check_sources(options, diff=diff)
-    _refuse_options_without_effect(ctx, options, diff=diff)
+    _check_sources(options)
+    _refuse_options_without_effect(ctx, options)
     configure_logging(settings)
     dump = _read_envoy(options)
-    if diff and dump is not None:
-        ctx.exit(_show_comparison(options, dump, output))
-    if dump is not None:
-        shown = show_held(dump.resources, options.wanted)
-        is_fine = not any(item.held is not None and item.held.refusal is not None for item in shown)
-        _report_refusals(shown)
-    else:
-        expected = _expect(options, None)
-        shown, is_fine = expected.shown, expected.is_complete
-    _report_emptiness(shown, options.wanted)
-    click.echo(render_resources(shown, output))
-    ctx.exit(0 if is_fine and (shown or name is None) else 1)
+    ctx.exit(_show_comparison(options, dump) if diff and dump is not None else _show(options, dump))
 
 
-def _check_sources(options: _Options, *, diff: bool) -> None:
+def _check_sources(options: _Options) -> None:
     """Raise click.UsageError unless there is one source, or with --diff one of each kind."""
     held = [item for item in (options.admin, options.config_dump) if item is not None]
     is_expected = bool(options.paths) or options.server is not None
@@ -192,11 +185,11 @@ def _check_sources(options: _Options, *, diff: bool) -> None:
         raise click.UsageError("give either --admin or --config-dump: an Envoy is asked, or was")
     if options.paths and options.server is not None:
         raise click.UsageError("give either PATH or --server HOST:PORT; try: xds dump PATH")
-    if diff and not held:
+    if options.diff and not held:
         raise click.UsageError("--diff needs what an Envoy has: add --admin HOST:PORT, or --config-dump FILE")
-    if diff and not is_expected and not options.settings.kubernetes:
+    if options.diff and not is_expected and not options.settings.kubernetes:
         raise click.UsageError("--diff needs what the Envoy should have: add PATH, --kubernetes or --server HOST:PORT")
-    if held and not diff and is_expected:
+    if held and not options.diff and is_expected:
         raise click.UsageError("one thing is shown; to compare what should be with what an Envoy has, add --diff")
     if not held and not is_expected and not options.settings.kubernetes:
         raise click.UsageError(
@@ -204,10 +197,10 @@ def _check_sources(options: _Options, *, diff: bool) -> None:
         )
 
 
-def _refuse_options_without_effect(ctx: click.Context, options: _Options, *, diff: bool) -> None:
+def _refuse_options_without_effect(ctx: click.Context, options: _Options) -> None:
     """Raise click.UsageError for an option that this dump would ignore. Environment variables are for all verbs."""
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    is_held_only = not diff and bool(given & {"admin", "config_dump"})
+    is_held_only = not options.diff and bool(given & {"admin", "config_dump"})
     pod = ("labels", "service_account")
     is_cluster = not options.paths and options.server is None
     cases = [
@@ -237,7 +230,24 @@ def _read_envoy(options: _Options) -> ConfigDump | None:
         return ask_envoy(place, within=options.seconds)
 
 
-def _show_comparison(options: _Options, dump: ConfigDump, output: str) -> int:
+def _show(options: _Options, dump: ConfigDump | None) -> int:
+    """Print one side; return the exit code."""
+    if dump is None:
+        expected = _expect(options, None)
+        shown, is_fine = expected.shown, expected.is_complete
+    else:
+        shown = show_held(dump.resources, options.wanted)
+        refused = [item.held for item in shown if item.held is not None and item.held.refusal is not None]
+        _report_refusals(refused)
+        is_fine = not refused
+    name = options.wanted.name
+    if not shown and name is not None:
+        click.echo(f"nothing here is called {quote_value(name)}; see all names without --name", err=True)
+    click.echo(render_resources(shown, options.output))
+    return 0 if is_fine and (shown or name is None) else 1
+
+
+def _show_comparison(options: _Options, dump: ConfigDump) -> int:
     """Print the comparison; return the exit code."""
     expected = _expect(options, dump)
     compared = compare(
@@ -245,7 +255,7 @@ def _show_comparison(options: _Options, dump: ConfigDump, output: str) -> int:
         show_held(dump.resources, options.wanted),
         versions_tell=expected.is_delta is dump.is_delta,
     )
-    click.echo(render_comparison(compared, output))
+    click.echo(render_comparison(compared, options.output))
     click.echo(count_verdicts(compared), err=True)
     return 0 if expected.is_complete and not any(item.is_finding for item in compared) else 1
 
@@ -323,13 +333,8 @@ def _ask_server(options: _Options, who: Who | None) -> _Expected:
     )
 
 
-def _report_refusals(shown: Iterable[Shown]) -> None:
-    for item in shown:
-        if item.held is not None and item.held.refusal is not None:
-            refusal = item.held.refusal
-            click.echo(f"refused by this Envoy: {item.kind} {item.name} {refusal.version}: {refusal.text}", err=True)
-
-
-def _report_emptiness(shown: Sequence[Shown], wanted: Filter) -> None:
-    if not shown and wanted.name is not None:
-        click.echo(f"nothing here is called {quote_value(wanted.name)}; see all names without --name", err=True)
+def _report_refusals(refused: Iterable[HeldResource]) -> None:
+    for held in refused:
+        if held.refusal is not None:
+            version = f" in version {held.refusal.version}" if held.refusal.version else ""
+            click.echo(f"refused by this Envoy: {held.kind} {held.name}{version}: {held.refusal.text}", err=True)
