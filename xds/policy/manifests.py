@@ -35,7 +35,7 @@ _VERSION = re.compile(r"^apiVersion:[ \t]*\S", re.MULTILINE)
 _UNREAD = frozenset({"EX101", "EX102", "EX103"})
 _OURS = re.compile(r"^(?:apiVersion:\s*egress-xds/|https?Proxy:)", re.MULTILINE)
 """How policies look that stand in ConfigMaps."""
-_LITERAL = re.compile(r"\|[-+0-9]*\s*(?:#.*)?$")
+_LITERAL = re.compile(r":\s+(?:[&!]\S*\s+)*\|[-+0-9]*(?:\s+#.*)?\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +166,13 @@ def _read(config_map: Fields, lines: list[str], before: int) -> ConfigMapText | 
 
 def _is_literal(node: Scalar, lines: list[str]) -> bool:
     """Whether the text of `node` stands line by line below its key."""
-    if _LITERAL.search(lines[node.line - 1].rstrip()) is None:
+    if _LITERAL.search(lines[node.line - 1]) is None:
         return False
-    written = lines[node.line : node.line + node.text.count("\n") + 1]
-    return all(line.rstrip("\r").endswith(text) for text, line in zip(node.text.split("\n"), written, strict=False))
+    texts = node.text.rstrip("\n").split("\n")
+    written = lines[node.line : node.line + len(texts)]
+    return len(written) == len(texts) and all(
+        line.rstrip("\r").endswith(text) for text, line in zip(texts, written, strict=True)
+    )
 
 
 def _text(node: Node, *path: str) -> str:
