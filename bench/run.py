@@ -4,8 +4,8 @@
 A benchmark prints figures measured side by side in one run, so that what it says is a ratio and holds on a noisy
 machine. Nothing here is a test, and nothing fails because it was slow.
 
-    python bench/run.py [policy-size] [datapath] [fanout] [cluster] [--rounds N] [--entries N] [--streams N ...]
-        [--pods N] [-o table|json]
+    python bench/run.py [policy-size] [datapath] [fanout] [cluster] [commands] [--rounds N] [--entries N]
+        [--streams N ...] [--pods N] [-o table|json]
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cluster
+import commands
 import datapath
 import fanout
 import fanout_report
 import policy_size
 
 _INSIDE = "--inside"
-_ALL = ("policy-size", "datapath", "fanout", "cluster")
+_ALL = ("policy-size", "datapath", "fanout", "cluster", "commands")
 
 
 def main() -> int:
@@ -47,6 +48,8 @@ def main() -> int:
     if options.inside:
         return _policy_size(options)
     wanted = options.what or _ALL
+    if "commands" in wanted:
+        _commands(options)
     if "fanout" in wanted:
         _fan_out(options)
     if "cluster" in wanted:
@@ -57,6 +60,14 @@ def main() -> int:
         user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
         os.execvp("unshare", ["unshare", "--net", *user, sys.executable, __file__, _INSIDE, *sys.argv[1:]])  # noqa: S606, S607 - util-linux, wherever it is
     return 0
+
+
+def _commands(options: argparse.Namespace) -> None:
+    rows = commands.measure(rounds=options.rounds, say=Console(stderr=True).print)
+    if options.output == "json":
+        _dump([row._asdict() for row in rows])
+        return
+    Console().print(commands.report(rows))
 
 
 def _fan_out(options: argparse.Namespace) -> None:
