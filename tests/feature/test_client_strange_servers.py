@@ -24,7 +24,9 @@ from xds.render import render_resource
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from betterproto2 import Message
 
     Context = grpc.aio.ServicerContext[DeltaDiscoveryRequest, DeltaDiscoveryResponse]
     Handler = Callable[[AsyncIterator[DeltaDiscoveryRequest], Context], Awaitable[None]]
@@ -111,7 +113,7 @@ def build_resources(*, has_routes: bool = True) -> dict[ResourceType, dict[str, 
     filters = [Filter(name="odd", typed_config=UNKNOWN), Filter(name="http", typed_config=Any.pack(manager))]
     listener = Listener(name="l", filter_chains=[FilterChain(filters=filters)])
     routes = {"r": RouteConfiguration(name="r")} if has_routes else {}
-    packed = {
+    packed: dict[ResourceType, Mapping[str, Message]] = {
         ResourceType.CLUSTER: {"c": cluster},
         ResourceType.ENDPOINT: {"endpoints-of-c": ClusterLoadAssignment(cluster_name="endpoints-of-c")},
         ResourceType.LISTENER: {"l": listener},

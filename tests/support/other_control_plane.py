@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.any_pb2 import Any as ProtoAny
@@ -52,19 +52,19 @@ class OtherControlPlane:
     async def serving(self) -> AsyncIterator[str]:
         """Listen until the block ends."""
         server = grpc.aio.server()
-        methods = {
-            "StreamAggregatedResources": grpc.stream_stream_rpc_method_handler(
-                self._serve_sotw,
-                request_deserializer=DiscoveryRequest.FromString,
-                response_serializer=DiscoveryResponse.SerializeToString,
-            )
-        }
+        sotw = grpc.stream_stream_rpc_method_handler(
+            self._serve_sotw,
+            request_deserializer=DiscoveryRequest.FromString,
+            response_serializer=DiscoveryResponse.SerializeToString,
+        )
+        delta = grpc.stream_stream_rpc_method_handler(
+            self._serve_delta,
+            request_deserializer=DeltaDiscoveryRequest.FromString,
+            response_serializer=DeltaDiscoveryResponse.SerializeToString,
+        )
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {"StreamAggregatedResources": sotw}
         if self.speaks_delta:
-            methods["DeltaAggregatedResources"] = grpc.stream_stream_rpc_method_handler(
-                self._serve_delta,
-                request_deserializer=DeltaDiscoveryRequest.FromString,
-                response_serializer=DeltaDiscoveryResponse.SerializeToString,
-            )
+            methods["DeltaAggregatedResources"] = delta
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
