@@ -9,7 +9,7 @@ Invariant: what is told is what those resources do; what is not told may differ 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Network
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, assert_never
 
 from xds import names
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from xds.explain.connection import Address, Outcome
-    from xds.policy.model import Destination, Policy, Rule
+    from xds.policy.model import Destination, Network, Policy, Rule
     from xds.snapshot import Snapshot
 
 _MOST, _FEWEST, _EFFORT = 200, 12, 100_000
@@ -32,6 +32,8 @@ _MOST, _FEWEST, _EFFORT = 200, 12, 100_000
 _HTTPS, _HTTP = 443, 80
 _SOMEWHERE = IPv4Address("203.0.113.77")
 """Where names are taken to lead (RFC 5737), unless the rule says where they must."""
+_MOST_NETWORKS = 3
+"""Of those that a rule wants names to lead into."""
 _NOBODY = "no-rule-names-it.invalid"
 _BELOW = "any"
 """The label that stands for whatever is below a name."""
@@ -50,7 +52,7 @@ class Decision:
     """A connection that goes another way."""
 
     target: str
-    """`host:port`; `any other host` and `any other address` are those that no rule names."""
+    """`host:port`, ` at ` and the address if that matters; `any other host` and `any other address` no rule names."""
     protocol: Protocol
     before: str
     after: str
@@ -107,7 +109,10 @@ def _describe_target(connection: Connection) -> str:
         return f"any other host:{connection.port}"
     if not connection.name and connection.address == _SOMEWHERE:
         return f"any other address:{connection.port}"
-    return f"{connection.name}:{connection.port}" if connection.name else connection.dialled
+    if not connection.name:
+        return connection.dialled
+    named = f"{connection.name}:{connection.port}"
+    return named if connection.address == _SOMEWHERE else f"{named} at {connection.address}"
 
 
 def _probes(before: Policy | None, after: Policy | None) -> Iterator[Connection]:
@@ -143,13 +148,17 @@ def _of_destination(destination: Destination, rule: Rule) -> Iterable[Connection
         case None:
             return _of_name(_NOBODY, destination.ports, _SOMEWHERE)
         case DomainPattern(name, apex, subdomains):
-            address = rule.verify[0].network_address if rule.verify else _SOMEWHERE
+            addresses = [_first_of(network) for network in rule.verify[:_MOST_NETWORKS]] or [_SOMEWHERE]
             hosts = [name] * apex + [f"{_BELOW}.{name}"] * subdomains
-            return (probe for host in hosts for probe in _of_name(host, destination.ports, address))
+            pairs = [(host, address) for address in addresses for host in hosts]
+            return (probe for host, address in pairs for probe in _of_name(host, destination.ports, address))
         case network:
-            # The first address of a network is often that of a smaller one.
-            offset = 1 if network.num_addresses > 1 and not isinstance(network, IPv6Network) else 0
-            return _of_address(network.network_address + offset, destination.ports)
+            return _of_address(_first_of(network), destination.ports)
+
+
+def _first_of(network: Network) -> Address:
+    """Return an address of a network; its very first one is often that of a smaller network, too."""
+    return network.network_address + (network.num_addresses > 1)
 
 
 def _of_name(host: str, ports: tuple[int, ...], address: Address) -> Iterable[Connection]:

@@ -65,9 +65,16 @@ def apply_edits(
             config_maps.setdefault(place, []).append(document)
     for place, held in config_maps.items():
         edits += _put_config_map(place, held, documents, now)
+    edits = [edit for edit in edits if not _is_idle(edit, documents)]
     gone = {edit.source for edit in edits} | {edit.replaced.source for edit in edits if edit.replaced is not None}
     unreadable = tuple(finding for finding in read.unreadable if finding.where.source not in gone)
     return replace(read, documents=tuple(documents.values()), unreadable=unreadable), tuple(edits)
+
+
+def _is_idle(edit: Edit, documents: Mapping[str, Document]) -> bool:
+    """Whether a document took the place of one with the same text."""
+    old, new = edit.replaced, documents.get(edit.source)
+    return old is not None and new is not None and old.text == new.text
 
 
 def _remove(name: str, documents: dict[str, Document], home: str) -> list[Edit]:

@@ -116,6 +116,12 @@ def test_what_is_the_same_in_other_words_changes_nothing(xds: Runner, base: Path
     assert outcome.out.splitlines()[-1] == "nothing changes for any pod"
 
 
+def test_a_document_as_it_is_changes_nothing_and_is_not_told_of(xds: Runner, base: Path, tmp_path: Path) -> None:
+    outcome = xds("diff", "-f", save(tmp_path, "new/corp.yaml", text(tmp_path)), base)
+
+    assert (outcome.code, outcome.out) == (0, "nothing changes for any pod\n")
+
+
 def test_two_directories_are_compared_file_by_file(xds: Runner, base: Path, tmp_path: Path) -> None:
     save(tmp_path, "other/corp.yaml", text(tmp_path, ("action: tunnel, proxy: corp", "action: deny")))
 
