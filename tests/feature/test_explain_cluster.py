@@ -1,0 +1,124 @@
+"""`xds explain --kubernetes`: which way a connection of a pod of the cluster goes, by what the cluster knows of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from tests.support.api_server import ApiServerEmulation
+from tests.support.cluster import HOME, namespace, pod, policy, secret
+from tests.support.command_line import Outcome, Runner
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+CANARY = "s3cr3t-canary"
+CORP = """\
+apiVersion: egress-xds/v1alpha1
+kind: EgressPolicy
+metadata: {name: corp}
+spec:
+  proxies:
+    corp:
+      endpoints: [{url: "http://192.0.2.2:3128"}]
+      auth: {basic: {secretRef: {name: login}}}
+  default: {action: tunnel, proxy: corp}
+  dialect: go
+"""
+WEB = """\
+apiVersion: egress-xds/v1alpha1
+kind: EgressPolicy
+metadata: {name: web}
+spec:
+  selector: {podLabels: {matchLabels: {app: web}}}
+  default: {action: direct}
+"""
+
+
+@pytest.fixture(autouse=True)
+def default_logging() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ApiServerEmulation]:
+    async with ApiServerEmulation() as emulation:
+        emulation.put(namespace(HOME))
+        emulation.put(namespace("shop"))
+        emulation.put(pod("shop", "web-0", {"app": "web"}))
+        emulation.put(pod("shop", "batch-0"))
+        emulation.put(policy(HOME, "corp", CORP))
+        emulation.put(policy(HOME, "web", WEB))
+        emulation.put(secret(HOME, "login", username="me", password=CANARY))
+        yield emulation
+
+
+@pytest.fixture
+def runner(capsys: pytest.CaptureFixture[str]) -> Runner:
+    return Runner(capsys)
+
+
+async def explain(runner: Runner, server: ApiServerEmulation, directory: Path, *arguments: object) -> Outcome:
+    cluster = ("--kubernetes", "--kubeconfig", server.write_kubeconfig(directory), "--namespace", HOME)
+    return await asyncio.to_thread(runner, "explain", *cluster, "--no-resolve", "--resolv-conf", "", *arguments)
+
+
+async def test_a_pod_has_the_policy_that_its_labels_choose(
+    runner: Runner, server: ApiServerEmulation, tmp_path: Path
+) -> None:
+    web = await explain(runner, server, tmp_path, "web-0.shop", "https://api.example/", "-o", "json")
+    batch = await explain(runner, server, tmp_path, "batch-0.shop", "https://api.example/", "-o", "json")
+
+    assert (web.code, batch.code) == (0, 0), web.err + batch.err
+    of_web, of_batch = json.loads(web.out), json.loads(batch.out)
+    assert (of_web["policy"]["name"], of_web["answers"][0]["action"]) == ("web", "direct")
+    assert (of_batch["policy"]["name"], of_batch["answers"][0]["action"]) == ("corp", "proxy")
+    assert of_batch["answers"][0]["source"] == f"configmap/{HOME}/corp/policy.yaml"
+    assert of_batch["answers"][0]["line"] == 9
+    assert of_batch["answers"][0]["proxy"]["login"] == {"secret": {"namespace": HOME, "name": "login"}}
+
+
+async def test_a_login_of_a_secret_is_named_and_not_shown(
+    runner: Runner, server: ApiServerEmulation, tmp_path: Path
+) -> None:
+    for target in ("https://api.example/", "http://api.example/"):
+        outcome = await explain(runner, server, tmp_path, "batch-0.shop", target)
+
+        assert f"Basic, of the Secret {HOME}/login" in outcome.out
+        assert CANARY not in outcome.out + outcome.err
+
+
+async def test_a_pod_that_the_cluster_does_not_know_is_wrong_usage(
+    runner: Runner, server: ApiServerEmulation, tmp_path: Path
+) -> None:
+    outcome = await explain(runner, server, tmp_path, "nobody.shop", "https://api.example/")
+
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "kubectl get pods --namespace shop" in outcome.err
+
+
+async def test_labels_of_a_pod_are_the_clusters_to_know(
+    runner: Runner, server: ApiServerEmulation, tmp_path: Path
+) -> None:
+    outcome = await explain(runner, server, tmp_path, "batch-0.shop", "https://api.example/", "--label", "app=web")
+
+    assert outcome.code == 2
+    assert "leave them out" in outcome.err
+
+
+async def test_a_cluster_that_does_not_answer_is_unreachable(
+    runner: Runner, server: ApiServerEmulation, tmp_path: Path
+) -> None:
+    kubeconfig = server.write_kubeconfig(tmp_path)
+    kubeconfig.write_text(kubeconfig.read_text().replace(str(server.port), "1"))
+    arguments = ("--kubernetes", "--kubeconfig", kubeconfig, "--namespace", HOME, "--resolv-conf", "", "--no-resolve")
+
+    outcome = await asyncio.to_thread(runner, "explain", *arguments, "web-0.shop", "https://api.example/")
+
+    assert (outcome.code, outcome.out) == (3, "")
