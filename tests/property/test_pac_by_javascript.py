@@ -222,7 +222,7 @@ def test_most_drawn_files_that_should_compile_lose_nothing() -> None:
     """Otherwise the first property would compare little."""
     kept = []
 
-    @settings(max_examples=100, database=None, derandomize=True)
+    @settings(max_examples=40, database=None, derandomize=True)
     @given(text=files(atoms()))
     def draw(text: str) -> None:
         imported = import_pac(text, Wish(source="f", name="f"))

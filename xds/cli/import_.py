@@ -23,9 +23,12 @@ KINDS = {
     "openshift": "OpenShift Proxy",
     "env": "proxy variables",
     "istio": "Istio tunnels",
-    "pac": "PAC file",
+    "pac": "PAC files",
 }
 """The sources, as the first word of the command says them, and what they are."""
+
+_EXACT = ("istio", "pac")
+"""Those whose names mean what they say."""
 
 _STDIN = "-"
 _MOST_BYTES = 4 * 1024 * 1024
@@ -44,8 +47,7 @@ _COLOURS = {Weight.NOTE: "cyan", Weight.CHANGED: "yellow", Weight.LOST: "red"}
 @click.option(
     "--dialect",
     type=click.Choice([item.value for item in Dialect]),
-    default=Dialect.GO.value,
-    help="The clients whose reading of the variables is meant.",
+    help="The clients whose reading of the variables is meant; go if left out.",
 )
 @click.option("--configmap", is_flag=True, help="Wrap the policy into a ConfigMap with the label of policies.")
 @click.option("--namespace", help="With --configmap: the namespace that it stands in.")
@@ -59,7 +61,7 @@ def command(
     words: tuple[str, ...],
     name: str | None,
     output: str,
-    dialect: str,
+    dialect: str | None,
     configmap: bool,
     namespace: str | None,
     pid: int | None,
@@ -84,10 +86,14 @@ def command(
             raise click.UsageError(f"{given!r} is no name for an object: use lower-case letters, digits, `-` and `.`")
     texts = [(file, _read(file)) for file in files]
     kind = kind or _guess(texts)
+    if dialect is not None and kind in _EXACT:
+        raise click.UsageError(f"--dialect is for lists of NO_PROXY, and {KINDS[kind]} have none")
+    if container and kind != "env":
+        raise click.UsageError("--container needs a FILE with a pod, or with what makes pods")
     wish = Wish(
         source=", ".join("stdin" if file == _STDIN else file for file in files),
         name=name or _name_of(files[0], kind),
-        dialect=dialect,
+        dialect=dialect or Dialect.GO.value,
         home=Home.CLUSTER if configmap else Home.FILES,
     )
     imported = _check(_import(kind, texts, wish, container), wish)

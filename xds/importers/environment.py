@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xds.errors import SourceError
-from xds.importers.imported import NOTHING, Changes
+from xds.importers.imported import NOTHING, Changes, Home
 from xds.importers.no_proxy import Item, read_entries
 from xds.importers.proxy_urls import read_url
 from xds.importers.reading import Reader, join
@@ -96,6 +96,9 @@ def import_workload(document: object, wish: Wish, container: str = "") -> Import
     if namespace and not is_subdomain(namespace):
         changes.lost("metadata.namespace", "this is no name of a namespace, so left out", "correct it")
         namespace = ""
+    if namespace and wish.home is Home.CLUSTER:
+        message = f"the pods are in the namespace {quote(namespace)}, and where the ConfigMap stands says whose it is"
+        changes.note("metadata.namespace", message, f"import with --namespace {namespace}")
     return _build(found, selector, namespace, wish, changes)
 
 

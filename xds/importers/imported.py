@@ -83,6 +83,7 @@ class Changes:
 
     source: str
     found: list[Change] = field(default_factory=list)
+    _told: set[Change] = field(default_factory=set)
 
     def note(self, key: str, message: str, hint: str, line: int | None = None) -> None:
         """Tell of something that means the same."""
@@ -98,5 +99,6 @@ class Changes:
 
     def _add(self, weight: Weight, key: str, message: str, hint: str, line: int | None) -> None:
         change = Change(weight, Where(self.source, redact_logins(key), line), message, hint)
-        if change not in self.found:
+        if change not in self._told:
+            self._told.add(change)
             self.found.append(change)

@@ -73,15 +73,15 @@ class Item:
 
 def read_entries(items: Iterable[Item], dialect: Dialect, changes: Changes) -> tuple[str, ...]:
     """Return the entries that a policy in `dialect` can hold, as they were written and in their order."""
-    kept: list[str] = []
+    kept: dict[str, None] = {}
     groups = _Groups()
     for item in items:
         for text in split_entries(item.text):
             entry = parse_entry(text, dialect)
             if isinstance(entry, Problem):
                 _tell_problem(text, entry, item, changes)
-            elif _keep(text, entry, item, groups, changes) and text not in kept:
-                kept.append(text)
+            elif _keep(text, entry, item, groups, changes):
+                kept[text] = None
     _tell_groups(groups, dialect, changes)
     return tuple(kept)
 
@@ -123,12 +123,24 @@ def _keep(text: str, entry: Entry, item: Item, groups: _Groups, changes: Changes
             if not host.subdomains:
                 return False
         groups.add("name", text, entry, item)
-        groups.add(f"{entry.form.name} {entry.port is None}", text, entry, item)
+        groups.add(f"form {_shape(text, entry)}", text, entry, item)
         if entry.port is not None:
-            groups.add("port", text, entry, item)
+            groups.add(f"port {_shape(text, entry)}", text, entry, item)
     else:
-        groups.add(f"network {entry.form.name} {host.version} {entry.port is None}", text, entry, item)
+        groups.add(f"network {_shape(text, entry)}", text, entry, item)
     return True
+
+
+def _shape(text: str, entry: Entry) -> str:
+    """Return what entries have in common that clients read alike; an odd one, as `X.example.`, is by itself."""
+    host = entry.host
+    if isinstance(host, DomainPattern):
+        written = entry.form.value.replace("name.example", host.name)
+    else:
+        written = str(host) if entry.form is Form.CIDR else str(host).partition("/")[0]
+    is_usual = text == (written if entry.port is None else f"{written}:{entry.port}")
+    version = 6 if isinstance(host, IPv6Network) else 4
+    return f"{entry.form.name} {version} {entry.port is None} {'' if is_usual else text}"
 
 
 def is_built_in(host: DomainPattern | IPv4Network | IPv6Network) -> bool:
@@ -159,7 +171,7 @@ def _tell_groups(groups: _Groups, dialect: Dialect, changes: Changes) -> None:
             case _ if kind.startswith("network"):
                 message = f"matches the address that is dialled, also that of a name; {compare_networks(text, entry)}"
                 hint = "narrow it if names that resolve into it should go to the proxy"
-            case "port":
+            case _ if kind.startswith("port"):
                 message = compare_ports(text, entry)
                 hint = "write the entry without it if all ports are meant"
             case _:

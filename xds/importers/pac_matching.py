@@ -34,7 +34,10 @@ def match_name(text: str) -> Condition:
         network = parse_network(text)
         return Unknown() if isinstance(network, Problem) or "/" in text else Within((Region(network=network),))
     name = parse_name(text)
-    if isinstance(name, Problem) or text.endswith("."):
+    if text.endswith("."):
+        # Both spellings are one name here.
+        return Unknown()
+    if isinstance(name, Problem):
         return FALSE
     return _within(DomainPattern(name, subdomains=False))
 
@@ -126,6 +129,8 @@ def match_url(text: str, scheme: str) -> Condition:
         return TRUE
     if not _WILD.search(text):
         return match_url_start(text, scheme) if text.endswith("/") else Unknown()
+    if text.endswith("*") and not _WILD.search(text[:-1]):
+        return match_url_start(text[:-1], scheme)
     only = _SCHEME_ONLY.fullmatch(text)
     if only:
         return TRUE if fnmatchcase(scheme, only["scheme"]) else FALSE

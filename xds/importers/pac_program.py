@@ -19,6 +19,8 @@ from xds.importers.pac_syntax import (
     alternative_of,
     always_returns,
     assigned_in,
+    changed_in,
+    declared_in,
     has_jumps,
     line_of,
     part,
@@ -71,14 +73,21 @@ class _Compiler:
         self._program = program
         self._changes = changes
         self._evaluator = Evaluator(scheme, program.functions, changes)
+        self._evaluator.own_names = declared_in(program.functions[ENTRY])
         self._steps = 0
         self._known_rows: dict[tuple[tuple[object, ...], frozenset[tuple[str, Value]]], Rows[Verdict]] = {}
 
     def run(self) -> Rows[Verdict]:
         entry = self._program.functions[ENTRY]
-        known = self._globals()
-        known |= dict(zip(entry.parameters, (Symbol.URL, Symbol.HOST), strict=False))
-        return self._walk(entry.body, known)
+        # A variable outside of the function keeps what an earlier call left there.
+        known = self._globals() | dict.fromkeys(changed_in(entry), OPAQUE)
+        self._evaluator.outside = known
+        arguments = dict(zip(entry.parameters, (Symbol.URL, Symbol.HOST), strict=False))
+        return self._walk(entry.body, self._forget(known | arguments))
+
+    def _forget(self, known: Environment) -> Environment:
+        """Return what is known but for names that can't be followed."""
+        return known | dict.fromkeys(self._program.fickle, OPAQUE)
 
     def _globals(self) -> Environment:
         known: Environment = {}
@@ -88,7 +97,7 @@ class _Compiler:
                 known |= dict.fromkeys(assigned_in(node), OPAQUE)
             else:
                 known = bound
-        return known
+        return self._forget(known)
 
     def _walk(self, statements: _Statements, known: Environment) -> Rows[Verdict]:
         key = (tuple(item if isinstance(item, _Binding) else item.id for item in statements), frozenset(known.items()))
@@ -106,7 +115,7 @@ class _Compiler:
                 break
             node, rest = statements[0], statements[1:]
             if isinstance(node, _Binding):
-                statements, known = rest, {**known, node.name: node.value}
+                statements, known = rest, self._forget({**known, node.name: node.value})
             elif node.type == "return_statement":
                 rows = self._return(node, known)
             elif node.type == "statement_block":
@@ -118,7 +127,7 @@ class _Compiler:
                 parted.append((condition, self._walk((then, *rest), known)))
                 statements = (otherwise, *rest)
             elif (bound := self._bind(node, known)) is not None:
-                statements, known = rest, bound
+                statements, known = rest, self._forget(bound)
             elif (unrolled := self._unroll(node, known)) is not None:
                 statements = (*unrolled, *rest)
             else:

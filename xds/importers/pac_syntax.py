@@ -22,6 +22,7 @@ ENTRY = "FindProxyForURL"
 _MISSING = "reading PAC files needs the parser of an extra: pip install 'egress-xds[pac]'"
 _SKIPPED = ("comment", "empty_statement", "html_comment")
 _SHOWN = 70
+_MUTATORS = ("push", "pop", "shift", "unshift", "splice", "sort", "reverse", "fill", "copyWithin")
 _VALUES = ("function_expression", "arrow_function")
 _FUNCTIONS = ("function_declaration", "function_expression", "arrow_function", "method_definition")
 
@@ -41,6 +42,8 @@ class Program:
 
     statements: tuple[Node, ...]
     functions: Mapping[str, Function]
+    fickle: frozenset[str]
+    """Names whose values can't be followed."""
 
 
 def parse_program(text: str, source: str) -> Program:
@@ -69,7 +72,7 @@ def parse_program(text: str, source: str) -> Program:
             functions[function.name] = function
     if ENTRY not in functions:
         raise SourceError(f"{source} has no function {ENTRY}; give a PAC file")
-    return Program(tuple(statements), functions)
+    return Program(tuple(statements), functions, _find_fickle(root, functions))
 
 
 def _read_function(node: Node) -> Function | None:
@@ -149,11 +152,69 @@ def returns_of(node: Node) -> Iterator[Node]:
 
 def assigned_in(node: Node) -> set[str]:
     """Return the names that something below `node` may change."""
-    return {
-        text_of(part(found, "left" if found.type != "variable_declarator" else "name"))
-        for found in _walk(node)
-        if found.type in ("assignment_expression", "augmented_assignment_expression", "variable_declarator")
-    } | {text_of(part(found, "argument")) for found in _walk(node) if found.type == "update_expression"}
+    return {name for found in _walk(node) for name in (*_changed_by(found), *_declared_by(found))}
+
+
+def declared_in(function: Function) -> frozenset[str]:
+    """Return the names that are a function's own."""
+    names = {name for node in function.body for found in _walk(node, _FUNCTIONS) for name in _declared_by(found)}
+    return frozenset((*names, *function.parameters))
+
+
+def changed_in(function: Function) -> frozenset[str]:
+    """Return the names that a function changes without having declared them."""
+    names = {name for node in function.body for found in _walk(node) for name in _changed_by(found)}
+    return frozenset(names - declared_in(function))
+
+
+def _declared_by(node: Node) -> tuple[str, ...]:
+    if node.type == "variable_declarator":
+        return (text_of(part(node, "name")),)
+    return (text_of(part(node, "left")),) if node.type == "for_in_statement" else ()
+
+
+def _changed_by(node: Node) -> tuple[str, ...]:
+    """Return the name that a node itself changes."""
+    if node.type in ("assignment_expression", "augmented_assignment_expression"):
+        return (_base_of(part(node, "left")),)
+    return (_base_of(part(node, "argument")),) if node.type == "update_expression" else ()
+
+
+def _base_of(node: Node) -> str:
+    """Return `list` of `list[0]` and of `list.length`."""
+    while node.type in ("member_expression", "subscript_expression"):
+        node = part(node, "object")
+    return text_of(node)
+
+
+def _find_fickle(root: Node, functions: Mapping[str, Function]) -> frozenset[str]:
+    """Return names whose values can't be followed: what statements of their own in FindProxyForURL do not set."""
+    names = {name for function in functions.values() if function.name != ENTRY for name in changed_in(function)}
+    for node in _walk(root):
+        if node.type == "call_expression" and part(node, "function").type == "member_expression":
+            method = part(node, "function")
+            if text_of(part(method, "property")) in _MUTATORS:
+                names.add(_base_of(part(method, "object")))
+        for name in _changed_by(node):
+            target = node.child_by_field_name("left") or node.child_by_field_name("argument")
+            is_step = node.type == "update_expression"
+            allowed = ("expression_statement", "for_statement") if is_step else ("expression_statement",)
+            is_part = target is not None and target.type != "identifier"
+            is_nested = any(_is_in_a_nested_function(node, function) for function in functions.values())
+            if is_part or is_nested or node.parent is None or node.parent.type not in allowed:
+                names.add(name)
+    return frozenset(names)
+
+
+def _is_in_a_nested_function(node: Node, function: Function) -> bool:
+    parent = node.parent
+    while parent is not None:
+        if parent.type in _FUNCTIONS:
+            return any(
+                body.start_byte <= parent.start_byte and parent.end_byte <= body.end_byte for body in function.body
+            )
+        parent = parent.parent
+    return False
 
 
 def always_returns(node: Node) -> bool:

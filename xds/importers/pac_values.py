@@ -76,6 +76,7 @@ Environment = dict[str, Value]
 OPAQUE = Symbol.OPAQUE
 
 _MOST_NESTED = 20
+_SHORTEST_URL = len("http://a/")
 _EQUAL = ("==", "===")
 _UNEQUAL = ("!=", "!==")
 _IN_LIST = {(">", -1), (">=", 0), ("!=", -1), ("!==", -1)}
@@ -91,6 +92,10 @@ class Evaluator:
         self._functions = functions
         self._changes = changes
         self._depth = 0
+        self.outside: Environment = {}
+        """What is known of variables outside of the function."""
+        self.own_names: frozenset[str] = frozenset()
+        """The function's own variables, which no other function sees."""
 
     def condition(self, node: Node, known: Environment) -> Condition:
         """Return when `node` is true; what is unknown is told."""
@@ -196,10 +201,12 @@ class Evaluator:
                 return matching.match_name(other)
             case Symbol.ADDRESS, str() if other:
                 return matching.match_name(other)
-            case Symbol.ADDRESS | Symbol.HOST | Symbol.URL, str():
+            case Symbol.ADDRESS | Symbol.HOST | Symbol.URL, "":
                 return FALSE
-            case Front(), str():
-                return matching.match_url_start(other, self._scheme) if len(other) == one.length else FALSE
+            case Front(), str() if len(other) == one.length:
+                return matching.match_url_start(other, self._scheme)
+            case Front(), str() if len(other) > one.length or one.length <= _SHORTEST_URL:
+                return FALSE
             case (str(), str()) | (int(), int()):
                 return TRUE if one == other else FALSE
             case _:
@@ -254,7 +261,9 @@ class Evaluator:
             return OPAQUE
         self._depth += 1
         try:
-            return self.value(returned[0], {**known, **dict(zip(function.parameters, arguments, strict=False))})
+            seen = {name: value for name, value in known.items() if name not in self.own_names}
+            arguments_by_name = dict(zip(function.parameters, arguments, strict=False))
+            return self.value(returned[0], self.outside | seen | arguments_by_name)
         finally:
             self._depth -= 1
 

@@ -201,6 +201,8 @@ def test_tunnels_may_stand_in_several_files(xds: Runner, tmp_path: Path) -> None
         (("aks", "--pid", "1"), "--pid reads the variables of a process"),
         (("env", "{file}", "--pid", "1"), "without a FILE"),
         (("aks", "{file}", "{file}"), "only one FILE can be imported at once"),
+        (("istio", "{file}", "--dialect", "go"), "--dialect is for lists of NO_PROXY, and Istio tunnels have none"),
+        (("aks", "{file}", "--container", "a"), "--container needs a FILE with a pod"),
         (("env", "{file}", "--container", "a"), "--container needs a FILE with a pod"),
         (("{file}", "--name", "corp"), "is none of: AKS httpProxyConfig, OpenShift Proxy,"),
         (("aks", "{file}"), "names no HTTP proxy"),

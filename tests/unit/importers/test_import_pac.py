@@ -198,10 +198,27 @@ def test_a_name_with_an_address_becomes_a_verified_bypass() -> None:
         ('"a" + 1 == "a1"', "x.example", True),
         ("dnsResolve(host)", "x.example", True),
         ('"" || false', "x.example", False),
+        ("-1 + 1 || [] && 2 + 2 == 4 && [1].length", "x.example", True),
+        ("host == ''", "x.example", False),
+        ("dnsResolve(host) == '192.0.2.77'", "x.example", True),
+        ("dnsResolve(host) == ''", "x.example", False),
+        ("url.substring(0, 5) == 'https:'", "x.example", False),
+        ("'https:' == url.substring(0, 6)", "x.example", True),
+        ("isInternal(host)", "a.x.example", True),
+        ("[\"x.example\", 'y\\x2eexample'][0] == host", "x.example", True),
+        ('"a".length == 1', "x.example", True),
+        ('shExpMatch(url, "ftp*")  || shExpMatch(url, "ftp:*")', "x.example", False),
+        ('shExpMatch(url, "https://x.example/")', "x.example", True),
+        ('shExpMatch(url, "http://x.example/*")', "x.example", False),
+        ('shExpMatch(url, "*://*/*")', "x.example", True),
+        ('dnsDomainIs(host, ".X.example")', "a.x.example", False),
+        ('host == "x y"', "x.example", False),
+        ("isResolvable(host) && !isResolvable(host)", "x.example", False),
     ],
 )
 def test_a_test_of_a_file_means_what_it_meant(condition: str, host: str, holds: bool) -> None:
-    imported = read(function(f'if ({condition}) return "DIRECT"; return "PROXY 192.0.2.1:3128";'))
+    helper = 'function isInternal(name) { return dnsDomainIs(name, ".x.example"); } '
+    imported = read(helper + function(f'if ({condition}) return "DIRECT"; return "PROXY 192.0.2.1:3128";'))
 
     assert decide(read_policy(imported), "https", host, 443) == (DIRECT if holds else CORP)
     assert messages(imported, Weight.LOST) == []
@@ -223,6 +240,26 @@ def test_a_test_of_a_file_means_what_it_meant(condition: str, host: str, holds: 
         'host.indexOf(".") < 0',
         'eval("1")',
         "host < 7",
+        'url == "https://x.example/"',
+        'url.substring(0, 100) == "https://x.example/"',
+        'url.substring(1, 5) == "ttps"',
+        'host == "x.example."',
+        'dnsDomainIs(host, "!")',
+        'isInNet(host, "ten", "255.0.0.0")',
+        'isInNetEx(host, "10.0.0.0/33")',
+        'shExpMatch(url, "https://x.example")',
+        'shExpMatch(url, "x*://")',
+        'url.startsWith("https://x.example:x/")',
+        'url.indexOf("x.example") > 0',
+        "[].indexOf(host) == 7",
+        "host.length == 9",
+        "[1, 2][host]",
+        "host.replace(/x/, '').length",
+        "'x\\.example' == host",
+        "`${host}` == 'x.example'",
+        "check(host)",
+        "loop(host)",
+        "isInNet(...[host])",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(
@@ -237,10 +274,69 @@ def test_a_test_of_a_file_means_what_it_meant(condition: str, host: str, holds: 
 )
 def test_what_is_not_known_never_makes_anything_direct(condition: str, form: str) -> None:
     known = {"C": condition, "D": '"DIRECT"', "P": '"PROXY 192.0.2.1:3128"'}
-    imported = read(function(re.sub(r"\b[CDP]\b", lambda found: known[found[0]], form)))
+    helpers = "function check(h) { if (h) return true; } function loop(h) { return loop(h); } "
+    imported = read(helpers + function(re.sub(r"\b[CDP]\b", lambda found: known[found[0]], form)))
 
     assert decide(read_policy(imported), "https", "x.example", 443) == CORP
     assert not imported.is_same
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (function('for (var d of ["x.example"]) if (host == d) return "DIRECT"; return PROXY;'), DIRECT),
+        (
+            function('for (var i in ["x.example"]) { if (host == ["x.example"][i]) return "DIRECT"; } return PROXY;'),
+            DIRECT,
+        ),
+        (function('var p = "PROXY "; p += "192.0.2.1:3128"; return (p);'), CORP),
+        (function('"use strict"; alert(host); let a, p = "192.0.2.1" + ":" + 3128; return "PROXY " + p;'), CORP),
+        (function('p = "DIRECT"; if (host != "x.example") { p = PROXY } return p;'), DIRECT),
+        (function('if (false) return "DIRECT"; else if (true) { return PROXY; }'), CORP),
+        ('const FindProxyForURL = (url, host) => { return "DIRECT"; }', DIRECT),
+        ('var FindProxyForURL = function (u, h) { return h == "x.example" ? "DIRECT" : "PROXY a.example:1"; }', DIRECT),
+        ("var p = PROXY; function get() { return p; }" + function('var p = "DIRECT"; return get();'), CORP),
+        (function('return "\\u0044IRECT";'), DIRECT),
+    ],
+)
+def test_statements_are_followed(text: str, expected: str) -> None:
+    imported = read(
+        text.replace("PROXY;", '"PROXY 192.0.2.1:3128";').replace("= PROXY }", '= "PROXY 192.0.2.1:3128" }')
+    )
+
+    assert decide(read_policy(imported), "https", "x.example", 443) == expected
+    assert messages(imported, Weight.LOST) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        function('var r = "DIRECT"; for (r of lists()) { if (x) break; return r; } return "DIRECT";'),
+        "var p = D; function init() { p = P; } " + function("init(); return p;"),
+        "var p = D; function init() { p = P; return true; } " + function("if (init()) return p; return p;"),
+        "var n = 0; " + function("if (n) return P; n = n + 1; return D;"),
+        "var n = 0; " + function("n++; if (n == 0) return D; return P;"),
+        "var l = []; l.push('x.example'); "
+        + function("for (var i = 0; i < l.length; i++) if (host == l[i]) return P; return D;"),
+        function("var l = ['a']; l[0] = host; if (host == l[0]) return P; return D;"),
+        function("var p = D; if ((p = P) && unknown) alert(1); return p;"),
+        function("var p = D; [1].forEach(function (i) { p = P; }); return p;"),
+        function("var p = D; try { p = P; } finally { } return p;"),
+        function("var p = D; while (unknown) { p = P; break; } return p;"),
+        function("for (var i = 0; i < 3; i += 1) { if (i == 2) return P; } return D;"),
+        function("for (var i = 9; i < ['x'].length; i++) { return D; } return P;"),
+        "if (unknown) { var p = D; } " + function("return p;"),
+        "var p = D, p = window.p; " + function("return p;"),
+        function("return host == 'x.example' ? lookUp() : D;"),
+        function("return;  ").replace("return;", "do { return P; } while (unknown); return D;"),
+        function("function inner() { return D; } return inner();"),
+    ],
+)
+def test_what_is_not_followed_never_makes_anything_direct(text: str) -> None:
+    known = {"D": '"DIRECT"', "P": '"PROXY 192.0.2.1:3128"'}
+    imported = read(re.sub(r"\b[DP]\b", lambda found: known[found[0]], text))
+
+    assert decide(read_policy(imported), "https", "x.example", 443) in (CORP, DENY)
 
 
 @pytest.mark.parametrize(
