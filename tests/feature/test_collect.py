@@ -203,7 +203,7 @@ async def test_a_cluster_is_collected_with_its_pods_and_without_its_secrets(xds:
     assert "no pod of the namespace" in members["problems.txt"].decode()
     assert leaks(members, CANARY) == []
     (found,) = json.loads(members["pods.json"])
-    assert (found["node"], found["policy"], found["has_sidecar"]) == ("web-0.shop", "corp", True)
+    assert (found["node"], found["policy"], found["hasSidecar"]) == ("web-0.shop", "corp", True)
     assert any(name.startswith("resources/") for name in members)
 
 

@@ -134,7 +134,7 @@ def describe(report: Report, *, shows_resources: bool) -> dict[str, object]:
         "diagnostics": [describe_diagnostic(finding) for finding in report.findings],
         "policies": [_describe_policy(item, report, shows_resources=shows_resources) for item in change.policies],
         "pods": {
-            "looked_at": change.all_pods,
+            "lookedAt": change.all_pods,
             "changed": change.touched_pods,
             "groups": [_describe_group(group, report) for group in change.pods],
         },
@@ -196,7 +196,7 @@ def _describe_connections(connections: OpenConnections | None) -> dict[str, obje
             for item in connections.drained
         ],
         "stay": list(connections.stay),
-        "next_request_elsewhere": connections.is_next_request_elsewhere,
+        "nextRequestElsewhere": connections.is_next_request_elsewhere,
     }
 
 

@@ -106,7 +106,7 @@ def _describe_settings(settings: Settings) -> list[dict[str, object]]:
                 "flag": option.flag,
                 "variable": option.variable,
                 "value": redact_values(_plain(value)),
-                "is_default": value == getattr(usual, option.field),
+                "isDefault": value == getattr(usual, option.field),
             }
         )
     return described
@@ -207,10 +207,10 @@ def _describe_pods(world: OpenWorld, judgement: Judgement) -> list[dict[str, obj
     return [
         {
             "node": node,
-            "service_account": pod.workload.service_account,
+            "serviceAccount": pod.workload.service_account,
             "labels": dict(pod.workload.labels),
-            "namespace_labels": dict(pod.workload.namespace_labels),
-            "has_sidecar": node in world.injected,
+            "namespaceLabels": dict(pod.workload.namespace_labels),
+            "hasSidecar": node in world.injected,
             **_describe_selected(candidates, pod.workload),
         }
         for node, pod in sorted(world.pods.items())
@@ -222,7 +222,7 @@ def _describe_selected(candidates: Candidates, workload: Workload) -> dict[str, 
         case None:
             return {"told": "refuse-all", "policy": None}
         case HeldPolicy(where=where):
-            return {"told": "nothing", "policy": None, "held_by": str(where)}
+            return {"told": "nothing", "policy": None, "heldBy": str(where)}
         case Policy(namespace=namespace, name=name):
             return {"told": "policy", "policy": "/".join(filter(None, (namespace, name)))}
 
