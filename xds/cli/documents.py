@@ -146,7 +146,7 @@ def _gather(read: SourceRead, standing: Standing) -> Gathered:
     if standing.namespace is not None:
         scope = None if standing.namespace == standing.home else standing.namespace
         plain = [replace(document, namespace=scope, secrets=standing.namespace) for document in plain]
-    in_maps, origins, twice = _take_apart(found, standing)
+    in_maps, origins, twice = _take_apart(found, standing) if found else ((), {}, [])
     told = [finding for finding in findings if finding not in broken.values()]
     told += _find_unlabelled(found)
     unreadable = (*read.unreadable, *broken.values(), *twice)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from xds.cli.documents import Located
     from xds.judge import Judgement
 
-_CLUSTER = ("kubernetes", "kubeconfig", "context", "namespace", "namespaced_policies")
+_CLUSTER = ("kubernetes", "kubeconfig", "context", "namespace", "namespaced_policies", "discover_networks")
 _GUTTER = 6
 """Columns for line numbers."""
 
@@ -39,8 +39,8 @@ _GUTTER = 6
 @click.command(
     name="validate",
     epilog="Exit code: 0 if the documents are good (warnings are, unless --strict is given), 1 with findings, 2 for "
-    "wrong usage or a PATH that can't be read, 3 if the cluster can't. With -o json or sarif stdout holds that for 0 "
-    "and 1, and with json for such a PATH, too; about wrong usage there is only a message on stderr. "
+    "wrong usage or a PATH that can't be read, 3 if the cluster can't. With -o json or sarif stdout is JSON for 0 "
+    "and 1, with json for such a PATH, too; about wrong usage there is only a message on stderr. "
     "Examples: xds validate deploy/policies; xds validate --kubernetes; kubectl kustomize deploy | xds validate -; "
     "xds validate -o sarif policies > xds.sarif. About a code: xds explain EX101.",
 )
