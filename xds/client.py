@@ -193,10 +193,9 @@ class _Fetch(ABC, Generic[_Request, _Response]):
     def _receive_untimed(self, response: _Response, limit: asyncio.Timeout) -> tuple[Name, ...]:
         """Receive without taking it from the server's time: messages are imported when one is met first."""
         clock = asyncio.get_running_loop().time
-        started, deadline = clock(), limit.when()
+        started = clock()
         references = self._receive(response)
-        if deadline is not None:
-            limit.reschedule(deadline + clock() - started)
+        limit.reschedule((limit.when() or started) + clock() - started)
         return references
 
     def _subscribe(self, requests: asyncio.Queue[_Request], items: Iterable[ResourceType | Name]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,9 @@ from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Liste
 from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager, Rds
 from envoy_data_plane.google.protobuf import Any
+from google.protobuf.any_pb2 import Any as ProtoAny
 
+from tests.support.command_line import Runner
 from tests.support.other_control_plane import SERVICE, VERSION, OtherControlPlane
 from xds.client import Fetched, Identity, fetch_resources
 from xds.errors import UnreachableError
@@ -138,7 +142,11 @@ ALL = [
         pytest.param(OtherControlPlane(build_resources()), True, id="delta"),
         pytest.param(OtherControlPlane(build_resources(), names_resources=False), True, id="delta without names"),
         pytest.param(OtherControlPlane(build_resources(), wraps=True), True, id="delta, wrapped once more"),
+        pytest.param(OtherControlPlane(build_resources(), says_more=True), True, id="delta, and what nobody asked for"),
         pytest.param(OtherControlPlane(build_resources(), speaks_delta=False), False, id="the state of the world"),
+        pytest.param(
+            OtherControlPlane(build_resources(), speaks_delta=False, says_more=True), False, id="the same, and more"
+        ),
         pytest.param(
             OtherControlPlane(build_resources(), speaks_delta=False, wraps=True), False, id="the same, wrapped"
         ),
@@ -173,6 +181,28 @@ async def test_what_is_referred_to_and_not_sent_is_named_beside_what_was_sent(sp
 
     assert describe(fetched) == ALL[:-1]
     assert fetched.missing == ("route r",)
+
+
+async def test_what_is_referred_to_and_not_sent_is_a_finding_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    server = OtherControlPlane(build_resources(has_routes=False))
+    async with server.serving() as address:
+        command = ("dump", "--server", address, "--node", "any-id", "--node-cluster", "gateways", "--timeout", "500ms")
+        outcome = await asyncio.to_thread(Runner(capsys), *command, "-o", "json")
+
+    assert outcome.code == 1
+    assert [(item["type"], item["name"]) for item in json.loads(outcome.out)] == [name[:2] for name in ALL[:-1]]
+    assert "did not send within 0.5 s what these resources refer to: route r; an Envoy would wait" in outcome.err
+    assert [(node.id, node.cluster) for node in server.nodes] == [("any-id", "gateways")]
+
+
+async def test_a_resource_that_nobody_can_read_has_no_name_and_is_shown() -> None:
+    damaged = ProtoAny(type_url=CLUSTER, value=b"\x0a\x01\xff").SerializeToString()
+    resources = {**build_resources(), ResourceType.CLUSTER: {"x": damaged}}
+    async with OtherControlPlane(resources, speaks_delta=False).serving() as address:
+        fetched = await fetch_resources(address, WHO, within=10)
+
+    assert describe(fetched)[0] == ("cluster", "", VERSION)
+    assert render_resource(fetched.resources[0]) == {"@type": CLUSTER, "value": "[3 bytes that are not known here]"}
 
 
 async def test_what_a_server_says_is_repeated_without_logins() -> None:

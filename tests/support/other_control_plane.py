@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 VERSION = "7"
+UNASKED = "type.googleapis.com/example.v1.Unasked"
 
 
 @dataclass
@@ -46,6 +47,8 @@ class OtherControlPlane:
     """Whether delta tells names, which are inside the resources, too."""
     wraps: bool = False
     """Whether each resource is sent inside another message that names it."""
+    says_more: bool = False
+    """Whether it begins with a type that nobody asked for."""
     nodes: list[Node] = field(default_factory=list)
 
     @asynccontextmanager
@@ -75,6 +78,8 @@ class OtherControlPlane:
 
     async def _serve_delta(self, requests: AsyncIterator[DeltaDiscoveryRequest], context: DeltaContext) -> None:
         asked: set[str] = set()
+        if self.says_more:
+            await context.write(DeltaDiscoveryResponse(type_url=UNASKED, nonce="n", resources=[b"\xff"]))
         async for request in requests:
             self._meet(request)
             wanted = list(request.resource_names_subscribe)
@@ -98,6 +103,8 @@ class OtherControlPlane:
 
     async def _serve_sotw(self, requests: AsyncIterator[DiscoveryRequest], context: SotwContext) -> None:
         told: dict[str, tuple[str, ...]] = {}
+        if self.says_more:
+            await context.write(DiscoveryResponse(type_url=UNASKED, nonce="n", resources=[b"\xff"]))
         async for request in requests:
             self._meet(request)
             names = tuple(request.resource_names)

@@ -221,6 +221,12 @@ def test_what_is_no_credential_is_left_as_it_is() -> None:
     assert redact_content(content) == content
 
 
+def test_a_resource_without_an_envelope_is_of_the_type_that_it_was_asked_as() -> None:
+    resource = Resource(ResourceType.CLUSTER, "c", Version("1"), bytes(Cluster(name="c")), b"")
+
+    assert render_resource(resource) == {"@type": CLUSTER_URL, "name": "c"}
+
+
 def test_a_resource_that_is_of_another_type_than_it_was_asked_as_is_shown_as_what_it_is() -> None:
     inside = ProtoAny.pack(Struct.from_dict({"a": "b", "password": CANARY}))
     resource = Resource(ResourceType.CLUSTER, "c", Version("1"), inside.value, bytes(inside))
