@@ -14,7 +14,6 @@ import io
 import os
 import sys
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from keyword import iskeyword
 from typing import TYPE_CHECKING
 
@@ -75,6 +74,8 @@ class LazyGroup(click.Group):
         """Find the verb. A word that is none is wrong usage, and the closest verb is named."""
         word = args[0]
         if word not in VERBS and not word.startswith("-") and not ctx.resilient_parsing:
+            from difflib import get_close_matches  # noqa: PLC0415  # who knows the verbs need not wait for it
+
             close = get_close_matches(word, VERBS, n=1)
             ctx.fail(f"there is no verb {word}; {f'did you mean {close[0]}? ' if close else ''}See: xds --help")
         return super().resolve_command(ctx, args)

@@ -10,7 +10,6 @@ import json
 from typing import TYPE_CHECKING
 
 import click
-import yaml
 
 from xds.catalogue import Severity
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from xds.diagnostics import Diagnostic
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
-_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-"""libyaml's, where PyYAML was built with it: ten times faster."""
 
 
 def style_diagnostic(finding: Diagnostic) -> str:
@@ -62,7 +59,11 @@ def render_json(value: object) -> str:
 
 def render_yaml(value: object) -> str:
     """Return YAML in block style, keys in the order given."""
-    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    import yaml  # noqa: PLC0415  # most output is a table or JSON
+
+    # libyaml's, where PyYAML was built with it: ten times faster.
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text = yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
     assert isinstance(text, str)
     return text.removesuffix("\n")
 

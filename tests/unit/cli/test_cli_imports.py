@@ -56,7 +56,7 @@ def imported_by(arguments: Sequence[str], directory: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("arguments", "unwanted"),
     [
-        pytest.param(["explain", "EX101"], {*HEAVY, *DOCUMENTS}, id="explain of a code"),
+        pytest.param(["explain", "EX101"], {*HEAVY, *DOCUMENTS, "yaml", "asyncio"}, id="explain of a code"),
         pytest.param(["bootstrap", "--node", "shop-0.payments", "--server", "192.0.2.1:18000"],
                      {*HEAVY, *DOCUMENTS, "yaml"}, id="bootstrap"),
         pytest.param(["capture", "--print"], {*HEAVY, *DOCUMENTS, "yaml"}, id="capture"),
