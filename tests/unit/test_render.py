@@ -221,6 +221,16 @@ def test_what_is_no_credential_is_left_as_it_is() -> None:
     assert redact_content(content) == content
 
 
+def test_messages_in_messages_without_end_are_not_unpacked() -> None:
+    inside = Cluster(name="c")
+    for _ in range(300):
+        nested = TypedExtensionConfig(name="x", typed_config=ProtoAny(type_url=CLUSTER_URL, value=bytes(inside)))
+        inside = Cluster(name="c", upstream_config=nested)
+    size = len(bytes(inside))
+
+    assert render_cluster(inside) == {"@type": CLUSTER_URL, "value": f"[{size} bytes that are not known here]"}
+
+
 def test_a_resource_without_an_envelope_is_of_the_type_that_it_was_asked_as() -> None:
     resource = Resource(ResourceType.CLUSTER, "c", Version("1"), bytes(Cluster(name="c")), b"")
 

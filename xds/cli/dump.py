@@ -250,11 +250,14 @@ def _show(options: _Options, dump: ConfigDump | None) -> int:
 def _show_comparison(options: _Options, dump: ConfigDump) -> int:
     """Print the comparison; return the exit code."""
     expected = _expect(options, dump)
-    compared = compare(
-        expected.shown,
-        show_held(dump.resources, options.wanted),
-        versions_tell=expected.is_delta is dump.is_delta,
-    )
+    versions_tell = expected.is_delta is dump.is_delta
+    compared = compare(expected.shown, show_held(dump.resources, options.wanted), versions_tell=versions_tell)
+    if not versions_tell:
+        click.echo(
+            "one side asks for the state of the world and the other for changes, so that their versions have nothing to "
+            "do with each other: whether credentials are the same, which are not shown, can't be told",
+            err=True,
+        )
     click.echo(render_comparison(compared, options.output))
     click.echo(count_verdicts(compared), err=True)
     return 0 if expected.is_complete and not any(item.is_finding for item in compared) else 1

@@ -73,7 +73,7 @@ def read_config_dump(path: str) -> ConfigDump:
     """Read what an Envoy answered; `-` is the standard input. Raises SettingsError."""
     name = "standard input" if path == STDIN else path
     try:
-        body = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+        body = _read_stdin() if path == STDIN else Path(path).read_bytes()
     except OSError as error:
         raise SettingsError(f"--config-dump {name} can't be read: {error.strerror}; correct the path") from error
     try:
@@ -83,6 +83,11 @@ def read_config_dump(path: str) -> ConfigDump:
             f"--config-dump {name} can't be used: {error}; write it anew: "
             f"curl --silent --output FILE 'localhost:15000{_TARGET}'"
         ) from None
+
+
+def _read_stdin() -> bytes:
+    """Read all of it; there is none if it was closed before the start."""
+    return b"" if sys.stdin is None else sys.stdin.buffer.read()
 
 
 def _describe(place: Authority | UnixPath) -> str:

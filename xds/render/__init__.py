@@ -57,7 +57,10 @@ def render_resource(resource: Resource | tuple[TypeUrl, bytes]) -> dict[str, obj
     from xds.render import messages  # noqa: PLC0415  # see above
 
     type_url, body = messages.unwrap(resource) if isinstance(resource, Resource) else resource
-    return redact_content(messages.render_any(type_url, body))
+    try:
+        return redact_content(messages.render_any(type_url, body))
+    except RecursionError:  # a message in a message, and so on; no Envoy takes that either
+        return messages.render_unknown(type_url, body)
 
 
 def redact_content(content: Mapping[str, object]) -> dict[str, object]:

@@ -48,11 +48,16 @@ def render_any(type_url: str, body: bytes) -> dict[str, object]:
     message_type = _find_type(type_url)
     message = None if message_type is None else _decode(message_type, body)
     if message is None:
-        return {"@type": type_url, "value": _UNKNOWN.format(size=len(body))}
+        return render_unknown(type_url, body)
     content = _render_message(message)
     if isinstance(content, dict) and not _has_json_form(message):
         return {"@type": type_url, **content}
     return {"@type": type_url, "value": content}
+
+
+def render_unknown(type_url: str, body: bytes) -> dict[str, object]:
+    """Return what stands for bytes that can't be unpacked."""
+    return {"@type": type_url, "value": _UNKNOWN.format(size=len(body))}
 
 
 def _find_type(type_url: str) -> type[betterproto2.Message] | None:

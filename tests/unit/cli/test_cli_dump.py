@@ -142,6 +142,15 @@ def test_what_an_envoy_answered_is_read_from_standard_input(xds: Runner, monkeyp
     assert len(outcome.out.splitlines()) == 2
 
 
+def test_a_standard_input_that_is_closed_is_empty(xds: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+
+    outcome = xds("dump", "--config-dump", "-")
+
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--config-dump standard input can't be used" in outcome.err
+
+
 def test_an_envoy_that_is_not_there_can_not_be_asked(xds: Runner) -> None:
     outcome = xds("dump", "--admin", "/nowhere/admin.sock")
 
@@ -216,6 +225,20 @@ def test_what_differs_is_shown_line_by_line(xds: Runner, tmp_path: Path, compile
     assert "--- expected cluster proxy/proxy" in table.out
     changes = [line.split() for line in table.out.splitlines() if line.startswith(("-  ", "+  "))]
     assert changes == [["-", "address:", "192.0.2.2"], ["+", "address:", "192.0.2.9"]]
+
+
+def test_where_versions_tell_nothing_of_credentials_that_is_said(
+    xds: Runner, tmp_path: Path, compiled: list[dict[str, Any]]
+) -> None:
+    dump = json.loads(as_envoy_has_it([item | {"version": "of the whole"} for item in compiled]))
+    dump["configs"][0]["bootstrap"]["dynamic_resources"] = {"ads_config": {"api_type": "GRPC"}}
+    (tmp_path / "dump.json").write_text(json.dumps(dump))
+
+    outcome = xds("dump", tmp_path / "policies", *OFFLINE, "--diff", "--config-dump", tmp_path / "dump.json")
+
+    assert outcome.code == 0
+    assert "whether credentials are the same, which are not shown, can't be told" in outcome.err
+    assert f"{len(compiled)} same-content" in outcome.err
 
 
 def test_a_comparison_may_be_of_some_resources_only(
