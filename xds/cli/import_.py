@@ -38,7 +38,7 @@ _COLOURS = {Weight.NOTE: "cyan", Weight.CHANGED: "yellow", Weight.LOST: "red"}
 @click.command(
     name="import",
     epilog="Example: xds import aks proxy.json > corp.yaml; kubectl exec POD -- env | xds import env -. "
-    "Then: xds validate corp.yaml. Exit code: 0 if nothing changed in meaning, 1 if something did, 2 for input that "
+    "Then: xds validate corp.yaml, and xds diff -f corp.yaml DIR. Exit code: 0 if nothing changed in meaning, 1 if something did, 2 for input that "
     "can't be used.",
 )
 @click.argument("words", metavar="[aks|openshift|env|istio|pac] FILE…", nargs=-1)
@@ -302,4 +302,4 @@ def _count(changes: Sequence[Change]) -> str:
 
 
 def _summarise(changes: Sequence[Change]) -> str:
-    return f"{_count(changes)}. Keep the output in a file of your policies, and see: xds validate DIR, then xds diff"
+    return f"{_count(changes)}. Save the output, then: xds validate FILE, and: xds diff -f FILE DIR"
