@@ -254,8 +254,8 @@ def _show_comparison(options: _Options, dump: ConfigDump) -> int:
     compared = compare(expected.shown, show_held(dump.resources, options.wanted), versions_tell=versions_tell)
     if not versions_tell:
         click.echo(
-            "one side asks for the state of the world and the other for changes, so that their versions have nothing to "
-            "do with each other: whether credentials are the same, which are not shown, can't be told",
+            "one side asks for the state of the world and the other for changes, so that their versions have nothing "
+            "to do with each other: whether credentials are the same, which are not shown, can't be told",
             err=True,
         )
     click.echo(render_comparison(compared, options.output))
