@@ -38,8 +38,8 @@ _COLOURS = {Weight.NOTE: "cyan", Weight.CHANGED: "yellow", Weight.LOST: "red"}
 @click.command(
     name="import",
     epilog="Example: xds import aks proxy.json > corp.yaml; kubectl exec POD -- env | xds import env -. "
-    "Then: xds validate corp.yaml, and xds diff -f corp.yaml DIR. Exit code: 0 if nothing changed in meaning, 1 if something did, 2 for input that "
-    "can't be used.",
+    "Then: xds validate corp.yaml, and xds diff -f corp.yaml DIR. Exit code: 0 if nothing changed in meaning, "
+    "1 if something did, 2 for input that can't be used.",
 )
 @click.argument("words", metavar="[aks|openshift|env|istio|pac] FILE…", nargs=-1)
 @click.option("--name", help="The policy's name; that of the file if left out.")
