@@ -65,6 +65,8 @@ def imported_by(arguments: Sequence[str], directory: Path) -> set[str]:
         pytest.param(["validate", "policies"], {*HEAVY, "asyncio"}, id="validate"),
         pytest.param(["import", "env", "env"], {*HEAVY, "asyncio"}, id="import"),
         pytest.param(["dump", "policies"], HEAVY - MESSAGES, id="dump of documents"),
+        pytest.param(["explain", "shop-0.payments", "192.0.2.7:443", "policies"], HEAVY - MESSAGES,
+                     id="explain of a connection"),
         pytest.param(["diff", "policies", "policies"], HEAVY - MESSAGES, id="diff of documents"),
     ],
 )  # fmt: skip
