@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from xds.cli.targets import Target
     from xds.explain.connection import Protocol
     from xds.explain.explanation import Explanation, Question, Subject
+    from xds.settings import Settings
 
 _WIDTH = 100
 _SUGGESTIONS = 3
@@ -42,6 +43,8 @@ class _Options:
     """What was typed about the connection."""
 
     policy: str | None
+    admin: str | None
+    config_dump: str | None
     labels: tuple[str, ...]
     service_account: str
     addresses: tuple[str, ...]
@@ -51,6 +54,11 @@ class _Options:
     explicit: bool
     resolve: bool | None
     no_files: bool
+
+    @property
+    def is_held(self) -> bool:
+        """Whether an Envoy tells what it has, instead of a policy what it should have."""
+        return self.admin is not None or self.config_dump is not None
 
     @property
     def names_connection(self) -> bool:
@@ -69,6 +77,8 @@ class _Options:
 )
 @click.argument("words", metavar="[CODE | POD.NAMESPACE HOST:PORT [PATH]...]", nargs=-1)
 @click.option("--policy", metavar="[NAMESPACE/]NAME", help="A policy instead of a pod; HOST:PORT then comes first.")
+@click.option("--admin", metavar="HOST:PORT|SOCKET", help="What this Envoy has, instead of a policy; as above.")
+@click.option("--config-dump", metavar="FILE", help="What an Envoy answered to /config_dump; - is stdin. As above.")
 @click.option(
     "-f",
     "--policies",
@@ -102,6 +112,8 @@ def command(
     *,
     words: tuple[str, ...],
     policy: str | None,
+    admin: str | None,
+    config_dump: str | None,
     paths: tuple[Path, ...],
     addresses: tuple[str, ...],
     resolve: bool | None,
@@ -120,10 +132,13 @@ def command(
 
     The connection is one of the pod to HOST:PORT (or [IPv6]:PORT, or a URL). What happens to it is read from the
     resources that the pod's Envoy gets; the rule that caused it, from the policy. What clients would do with the same
-    NO_PROXY stands below. With a CODE, tell more about that diagnostic; without anything, list them all.
+    NO_PROXY stands below. With --admin, it is what that Envoy really has, and no policy says why. With a CODE, tell
+    more about that diagnostic; without anything, list them all.
     """
     options = _Options(
         policy=policy,
+        admin=admin,
+        config_dump=config_dump,
         labels=labels,
         service_account=service_account,
         addresses=addresses,
@@ -134,13 +149,14 @@ def command(
         resolve=resolve,
         no_files=no_files,
     )
-    if policy is None and len(words) < len(("POD", "HOST:PORT")):
+    is_pod = policy is None and not options.is_held
+    if is_pod and len(words) < len(("POD", "HOST:PORT")):
         _explain_code(words, options)
         return
-    whose, rest = (words[0], words[1:]) if policy is None else (None, words)
+    pod, rest = (words[0], words[1:]) if is_pod else (None, words)
     if not rest:
         raise click.UsageError("say where the connection goes: xds explain --policy NAME HOST:PORT PATH")
-    ctx.exit(_explain_connection(whose, rest[0], (*paths, *map(Path, rest[1:])), options, flags, output))
+    ctx.exit(_explain_connection(pod, rest[0], (*paths, *map(Path, rest[1:])), options, flags, output))
 
 
 def _explain_code(words: Sequence[str], options: _Options) -> None:
@@ -185,17 +201,43 @@ def _explain_connection(
 ) -> int:
     """Print the answers; return the exit code."""
     # What a connection needs, a code need not wait for.
-    import asyncio  # noqa: PLC0415  # as said
-
-    from xds.bootstrap import parse_labels, parse_node_id  # noqa: PLC0415  # as said
     from xds.cli.logs import configure_logging  # noqa: PLC0415  # as said
-    from xds.cli.subjects import Asked, find_subject  # noqa: PLC0415  # as said
     from xds.cli.targets import parse_target  # noqa: PLC0415  # as said
-    from xds.cli.world import choose_place  # noqa: PLC0415  # as said
     from xds.settings import load_settings  # noqa: PLC0415  # as said
 
     settings = load_settings(flags)
     configure_logging(settings)
+    target = parse_target(text)
+    addresses = _read_addresses(target, options)
+    _check_shown(target, options)
+    whose, found = _find_held(paths, options) if options.is_held else _find(pod, paths, options, settings)
+    errors = [finding for finding in found.findings if finding.is_error]
+    for finding in errors:
+        click.echo(style_diagnostic(finding), err=True)
+    if found.remark:
+        click.echo(found.remark, err=True)
+    answers = [] if found.subject is None else _answer(found.subject, target, options, addresses)
+    _print(answers, found, whose, pod, output)
+    return 1 if errors or not found.is_in_force or any(item.contradictions for item in answers) else 0
+
+
+def _find_held(paths: tuple[Path, ...], options: _Options) -> tuple[str, Found]:
+    from xds.cli.subjects import find_held  # noqa: PLC0415  # a code need not wait for it
+
+    if options.admin is not None and options.config_dump is not None:
+        raise click.UsageError("give either --admin or --config-dump: an Envoy is asked, or was")
+    if paths or options.policy is not None or options.labels or options.service_account:
+        raise click.UsageError("an Envoy has what it has, whatever policies say: xds explain --admin HOST:PORT TARGET")
+    return find_held(options.admin, options.config_dump)
+
+
+def _find(pod: str | None, paths: tuple[Path, ...], options: _Options, settings: Settings) -> tuple[str, Found]:
+    import asyncio  # noqa: PLC0415  # a code need not wait for it
+
+    from xds.bootstrap import parse_labels, parse_node_id  # noqa: PLC0415  # as said
+    from xds.cli.subjects import Asked, find_subject  # noqa: PLC0415  # as said
+    from xds.cli.world import choose_place  # noqa: PLC0415  # as said
+
     asked = Asked(
         node_id=None if pod is None else parse_node_id(pod),
         labels=tuple(sorted(parse_labels(options.labels).items())),
@@ -204,19 +246,8 @@ def _explain_connection(
     )
     if (asked.labels or asked.service_account) and (pod is None or settings.kubernetes):
         raise click.UsageError("--label and --service-account are for a pod that no cluster knows; leave them out")
-    target = parse_target(text)
-    addresses = _read_addresses(target, options)
-    _check_shown(target, options)
     place = choose_place(paths, settings, resolves=options.resolve is not False, reads_files=not options.no_files)
-    found = asyncio.run(find_subject(place, asked))
-    errors = [finding for finding in found.findings if finding.is_error]
-    for finding in errors:
-        click.echo(style_diagnostic(finding), err=True)
-    if found.remark:
-        click.echo(found.remark, err=True)
-    answers = [] if found.subject is None else _answer(found.subject, target, options, addresses)
-    _print(answers, found, asked.words, pod, output)
-    return 1 if errors or not found.is_in_force or any(item.contradictions for item in answers) else 0
+    return asked.words, asyncio.run(find_subject(place, asked))
 
 
 def _read_addresses(target: Target, options: _Options) -> tuple[IPv4Address | IPv6Address, ...]:
@@ -275,9 +306,7 @@ def _answer(
     from xds.explain.explicit import has_explicit  # noqa: PLC0415  # as said
 
     if options.explicit and not has_explicit(subject.snapshot):
-        raise click.UsageError(
-            f"the policy {subject.policy.name} has no listener for explicit mode; add `explicit: {{port: 15002}}` to it"
-        )
+        raise click.UsageError("there is no listener for explicit mode; add `explicit: {port: 15002}` to the policy")
 
     def ask(protocol: Protocol) -> Question:
         return Question(
@@ -290,7 +319,7 @@ def _answer(
             is_explicit=options.explicit,
         )
 
-    is_silent = target.port in subject.policy.server_first_ports
+    is_silent = subject.policy is not None and target.port in subject.policy.server_first_ports
     answers = [explain(subject, ask(item)) for item in _protocols(target, options, is_silent=is_silent)]
     first, *others = answers
     return [first, *(item for item in others if _way(item) != _way(first))]
@@ -314,7 +343,7 @@ def _protocols(target: Target, options: _Options, *, is_silent: bool) -> Iterabl
 
 def _way(explanation: Explanation) -> object:
     return [
-        (branch.addresses, branch.decision.verdict, branch.decision.target, branch.decision.cause.rule)
+        (branch.addresses, branch.decision.verdict, branch.decision.target, branch.decision.place)
         for branch in explanation.branches
     ]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from xds.diagnostics import Where
 from xds.explain.cause import DEFAULT, Verdict
 from xds.explain.connection import Fate, Protocol
 from xds.explain.explanation import ADDRESS
@@ -19,7 +20,6 @@ from xds.policy.secrets import describe_path, read_secret_path
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from xds.diagnostics import Where
     from xds.explain.explanation import Branch, Decision, Explanation
     from xds.policy.model import Endpoint, Policy, Proxy
 
@@ -93,7 +93,9 @@ def _name_of(decision: Decision) -> str:
 
 
 def _details(decision: Decision) -> list[str]:
-    rows = [("because", f"{decision.cause.reason}: {_origin(decision)}")]
+    rows = []
+    if decision.cause is not None:
+        rows.append(("because", f"{decision.cause.reason}: {_origin(decision)}"))
     request = describe_request(decision)
     if request:
         rows.append(("it is asked", request))
@@ -114,6 +116,8 @@ def _row(label: str, text: str) -> str:
 
 def _origin(decision: Decision) -> str:
     cause, place = decision.cause, decision.place
+    if cause is None or place is None:
+        return f"chain {decision.arrival.chain}"
     if cause.is_built_in:
         return cause.rule
     name = "the default" if cause.rule == DEFAULT else f"rule {cause.rule}"
@@ -145,7 +149,7 @@ def _url(endpoint: Endpoint) -> str:
 
 
 def _misses(decision: Decision) -> list[str]:
-    found = decision.cause.misses
+    found = () if decision.cause is None else decision.cause.misses
     return [
         _row("" if index else "and not", f"rule {miss.rule}, {miss.where}: {miss.why}")
         for index, miss in enumerate(found)
@@ -167,6 +171,8 @@ def _shorten(addresses: Sequence[str]) -> str:
 
 def _clients(explanation: Explanation) -> list[str]:
     listed = explanation.no_proxy
+    if explanation.policy is None:
+        return []
     if explanation.question.protocol is Protocol.OTHER and not explanation.question.is_explicit:
         return []
     if listed.missing:
@@ -233,7 +239,8 @@ def describe_explanation(explanation: Explanation) -> dict[str, object]:
 
 
 def _describe_branch(branch: Branch) -> dict[str, object]:
-    decision, cause = branch.decision, branch.decision.cause
+    decision, cause, place = branch.decision, branch.decision.cause, branch.decision.place
+    misses = () if cause is None else cause.misses
     return {
         "addresses": list(branch.addresses),
         "action": decision.verdict.value,
@@ -244,12 +251,12 @@ def _describe_branch(branch: Branch) -> dict[str, object]:
         "chain": decision.arrival.chain,
         "cluster": decision.cluster,
         "hops": [{"chain": hop.chain, "cluster": hop.cluster} for hop in decision.arrival.hops],
-        "rule": cause.rule,
-        "built_in": cause.is_built_in,
-        "reason": cause.reason,
-        **describe_place(decision.place.where),
-        "entry": decision.place.entry,
-        "near_misses": [{"rule": miss.rule, **describe_place(miss.where), "why": miss.why} for miss in cause.misses],
+        "rule": None if cause is None else cause.rule,
+        "built_in": cause is not None and cause.is_built_in,
+        "reason": "" if cause is None else cause.reason,
+        **describe_place(Where("") if place is None else place.where),
+        "entry": "" if place is None else place.entry,
+        "near_misses": [{"rule": miss.rule, **describe_place(miss.where), "why": miss.why} for miss in misses],
     }
 
 

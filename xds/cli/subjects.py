@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import click
 
+from xds.cli.progress import working
 from xds.cli.world import open_world
 from xds.compile.refuse import REFUSE_ALL
 from xds.errors import quote_value
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from xds.facts import Facts
     from xds.judge import Judgement
     from xds.names import NodeId
+
+_PATIENCE = 10.0
+"""Seconds for which an Envoy may answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,26 @@ class Found:
     findings: tuple[Diagnostic, ...]
     is_in_force: bool = True
     remark: str = ""
+
+
+def find_held(admin: str | None, config_dump: str | None) -> tuple[str, Found]:
+    """
+    Return who an Envoy says it is, and what it says that it holds: the one whose admin interface is at `admin`.
+
+    Raises what `ask_envoy` and `read_config_dump` raise, and UnknownConfigurationError if a resource can't be read.
+    """
+    from xds.explain.held import read_held  # noqa: PLC0415  # few ask an Envoy
+    from xds.inspection.config_dump import State  # noqa: PLC0415  # as above
+    from xds.inspection.envoy_admin import ask_envoy, parse_place, read_config_dump  # noqa: PLC0415  # as above
+
+    if config_dump is not None:
+        dump = read_config_dump(config_dump)
+    else:
+        with working("asking the Envoy"):
+            dump = ask_envoy(parse_place(admin or ""), within=_PATIENCE)
+    active = [item for item in dump.resources if item.state is State.ACTIVE]
+    snapshot = read_held((item.type_url, item.name, item.content) for item in active)
+    return dump.node_id or "the Envoy", Found(subject=Subject(snapshot=snapshot), findings=())
 
 
 async def find_subject(place: Place, asked: Asked) -> Found:

@@ -15,6 +15,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from xds import names
+from xds.errors import EgressXdsError
 from xds.explain.cause import Cause, Reading, Verdict
 from xds.explain.connection import Arrival, Connection, Fate, Protocol
 from xds.explain.dns import names_at, resolve
@@ -91,12 +92,29 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is asked: resources, and the policy that they were compiled from, with its text and facts."""
+    """
+    What is asked: resources, and the policy that they were compiled from, with its text and facts.
+
+    Without a policy, as of what an Envoy says that it holds, there is no reason for what happens.
+    """
 
     snapshot: Snapshot
-    policy: Policy
+    policy: Policy | None = None
     facts: Facts = field(default_factory=Facts)
     text: str = field(default="", repr=False)
+
+
+class AddressNeededError(EgressXdsError):
+    """What happens depends on the address of a name, and nothing says which addresses matter."""
+
+    exit_code = 2
+
+    def __init__(self, host: str) -> None:
+        """Take the name."""
+        super().__init__(
+            f"where {host} leads decides, and no policy is given that says which addresses matter; "
+            "add --address IP, or --resolve"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +130,8 @@ class Decision:
     verdict: Verdict
     target: str
     proxy: Proxy | None
-    cause: Cause
-    place: Place
+    cause: Cause | None
+    place: Place | None
     contradiction: str = ""
 
     @property
@@ -145,7 +163,7 @@ class Explanation:
     """
 
     question: Question
-    policy: Policy
+    policy: Policy | None
     branches: tuple[Branch, ...]
     synthetic: tuple[Address, ...] = ()
     is_partial: bool = False
@@ -171,7 +189,8 @@ def explain(subject: Subject, question: Question) -> Explanation:
     Raises UnknownConfigurationError if the resources hold something that is not known here. Any other exception is a
     bug.
     """
-    written = Written.read(subject.policy, subject.text)
+    policy = subject.policy
+    written = None if policy is None else Written.read(policy, subject.text)
     inspector = _Inspector(subject, question, written, Envoy(subject.snapshot))
     synthetic = () if question.is_explicit or question.literal else resolve(subject.snapshot, question.host)
     is_partial = False
@@ -180,14 +199,18 @@ def explain(subject: Subject, question: Question) -> Explanation:
     elif known := (question.addresses or synthetic or ((question.literal,) if question.literal else ())):
         branches = _group((str(address), inspector.take(address)) for address in known)
     else:
-        regions = find_regions(subject.policy, subject.facts)
+        if policy is None:
+            raise AddressNeededError(question.host)
+        regions = find_regions(policy, subject.facts)
         is_partial = len(regions) > MOST
         branches = inspector.take_regions(_largest(regions) if is_partial else regions)
-    no_proxy = choose_no_proxy(subject.policy, written.no_proxy)
+    no_proxy = NoProxy(missing="it is not known here")
+    if policy is not None and written is not None:
+        no_proxy = choose_no_proxy(policy, written.no_proxy)
     scheme = "http" if question.protocol.is_http else "https"
     return Explanation(
         question=question,
-        policy=subject.policy,
+        policy=policy,
         branches=tuple(branches),
         synthetic=synthetic,
         is_partial=is_partial,
@@ -200,19 +223,20 @@ def explain(subject: Subject, question: Question) -> Explanation:
 class _Inspector:
     subject: Subject
     question: Question
-    written: Written
+    written: Written | None
     envoy: Envoy
 
     def take(self, address: Address) -> Decision:
         """Decide for one address."""
         asked, policy = self.question, self.subject.policy
         connection = Connection(address, asked.port, asked.protocol, asked.claimed, asked.path)
-        stands_for = names_at(self.subject.snapshot, address) if policy.dns_mode is DnsMode.CAPTURE else ()
-        host = "" if asked.literal is not None else asked.host.lower().removesuffix(".")
-        causes = Reading(policy, self.subject.facts).find(connection, host, stands_for)
         arrival = self.envoy.take(connection)
         target = connection.dialled if arrival.outcome.fate is Fate.DIRECT else arrival.outcome.target
-        return self._decide(arrival, target, causes)
+        if policy is None:
+            return self._decide(arrival, target, ())
+        stands_for = names_at(self.subject.snapshot, address) if policy.dns_mode is DnsMode.CAPTURE else ()
+        host = "" if asked.literal is not None else asked.host.lower().removesuffix(".")
+        return self._decide(arrival, target, Reading(policy, self.subject.facts).find(connection, host, stands_for))
 
     def ask(self) -> Decision:
         """Decide a request of explicit mode."""
@@ -220,14 +244,16 @@ class _Inspector:
         method = "GET" if asked.protocol.is_http else CONNECT
         arrival = ask(self.subject.snapshot, method, asked.authority, asked.path)
         host = asked.authority.rpartition(":")[0]
-        cause = find_explicit(self.subject.policy, self.subject.facts, method, host, asked.port)
         target = asked.authority if arrival.outcome.fate is Fate.DIRECT else arrival.outcome.target
-        return self._decide(arrival, target, (cause,))
+        policy = self.subject.policy
+        causes = () if policy is None else (find_explicit(policy, self.subject.facts, method, host, asked.port),)
+        return self._decide(arrival, target, causes)
 
     def take_regions(self, regions: Iterable[Region]) -> list[Branch]:
         """Decide for every part of the address space, the usual decision first."""
         found = []
-        shields = self.subject.policy.synthetic_ranges if self.subject.policy.dns_mode is DnsMode.CAPTURE else ()
+        policy = self.subject.policy
+        shields = policy.synthetic_ranges if policy is not None and policy.dns_mode is DnsMode.CAPTURE else ()
         for region in regions:
             if any(region.address in item for item in shields):
                 # No name server answers with what stands for names.
@@ -237,7 +263,7 @@ class _Inspector:
             dialled = Connection(region.address, self.question.port, self.question.protocol).dialled
             found.append((label, replace(decision, target=decision.target.replace(dialled, self._unknown))))
         usual, *others = _group(found)
-        others.sort(key=lambda branch: branch.decision.cause.is_built_in)
+        others.sort(key=lambda branch: branch.decision.cause is not None and branch.decision.cause.is_built_in)
         return [replace(usual, addresses=()), *(replace(item, addresses=_widest(item.addresses)) for item in others)]
 
     @property
@@ -246,24 +272,25 @@ class _Inspector:
 
     def _decide(self, arrival: Arrival, target: str, causes: tuple[Cause, ...]) -> Decision:
         outcome = arrival.outcome
-        proxies = {names.proxy_cluster(proxy.name): proxy for proxy in self.subject.policy.proxies}
+        policy = self.subject.policy
+        proxies = {} if policy is None else {names.proxy_cluster(proxy.name): proxy for proxy in policy.proxies}
         proxy = proxies.get(outcome.cluster)
         verdict = _verdict(outcome.fate)
         wanted = proxy.name if proxy is not None else ""
         agreeing = [item for item in causes if item.verdict is verdict and (not wanted or item.proxy == wanted)]
-        cause = (agreeing or causes)[0]
+        cause = next(iter((*agreeing, *causes)), None)
         return Decision(
             arrival=arrival,
             verdict=verdict,
             target=target,
             proxy=proxy,
             cause=cause,
-            place=self._place(cause),
-            contradiction="" if agreeing else _contradict(arrival, cause),
+            place=None if cause is None else self._place(cause),
+            contradiction="" if agreeing or cause is None else _contradict(arrival, cause),
         )
 
     def _place(self, cause: Cause) -> Place:
-        if cause.is_built_in:
+        if cause.is_built_in or self.written is None:
             return Place(cause.where)
         if cause.destination is None:
             return self.written.find_default(is_http=self.question.protocol.is_http)
@@ -289,7 +316,8 @@ def _group(decided: Iterable[tuple[str, Decision]]) -> list[Branch]:
     """Join what is decided alike, in the order given."""
     groups: dict[object, list[tuple[str, Decision]]] = defaultdict(list)
     for label, decision in decided:
-        key = (decision.arrival.chain, decision.fate, decision.cluster, decision.cause.rule, decision.contradiction)
+        rule = "" if decision.cause is None else decision.cause.rule
+        key = (decision.arrival.chain, decision.fate, decision.cluster, rule, decision.contradiction)
         groups[key].append((label, decision))
     return [_join([label for label, _ in found], [item for _, item in found]) for found in groups.values()]
 
@@ -298,7 +326,7 @@ def _join(labels: Sequence[str], decisions: Sequence[Decision]) -> Branch:
     """Take the first decision for all; where several entries of a rule made them, the rule's own place."""
     first = decisions[0]
     is_one = all(item.place == first.place for item in decisions)
-    place = first.place if is_one else Place(first.cause.where)
+    place = first.place if is_one or first.cause is None else Place(first.cause.where)
     return Branch(addresses=tuple(dict.fromkeys(labels)), decision=replace(first, place=place))
 
 
