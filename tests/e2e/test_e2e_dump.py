@@ -38,12 +38,17 @@ from structlog.testing import capture_logs
 
 from tests.e2e.harness import SERVER, open_lab
 from tests.e2e.secured_proxies import put
+from tests.golden.test_golden import compile_case
 from tests.support.command_line import Outcome, Runner
 from tests.support.other_control_plane import OtherControlPlane
 from tests.support.validation import find_envoy
+from xds.cli.comparison import compare
+from xds.cli.resources import Filter as Wanted
+from xds.cli.resources import show_compiled, show_held
 from xds.demo.cast import NODE, save_policy, start_control_plane, start_envoy, xds_command
 from xds.demo.lab import Namespace, python_environment
-from xds.resources import ResourceType
+from xds.inspection.envoy_admin import ask_envoy, parse_place
+from xds.resources import Resource, ResourceType, build_resource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -280,6 +285,46 @@ def test_an_edit_is_shown_and_nothing_else(site: Site, old: str, new: str) -> No
         assert {line[0] for line in lines if new in line} <= {"-"}
 
 
+@pytest.mark.parametrize(
+    "case", ["connect-ports", "explicit", "https-proxy-with-ca", "names-without-dns", "verified-bypass"]
+)
+async def test_the_form_in_which_an_envoy_writes_resources_is_no_difference(
+    command: Command, tmp_path: Path, case: str
+) -> None:
+    """The versions are others, so that contents are compared."""
+    snapshot, _ = compile_case(case)
+    assert snapshot is not None
+    resources = {kind: dict(snapshot.of(kind)) for kind in ResourceType}
+    for name, resource in resources[ResourceType.LISTENER].items():
+        resources[ResourceType.LISTENER][name] = on_any_port(resource)
+    compiled = [item for table in resources.values() for item in table.values()]
+    packed = {kind: {name: item.any_body for name, item in table.items()} for kind, table in resources.items()}
+
+    async with (
+        OtherControlPlane(packed).serving() as address,
+        running_envoy(command, address, tmp_path) as envoy,
+    ):
+        await envoy.wait_for("/ready", "LIVE")
+        dump = await asyncio.to_thread(ask_envoy, parse_place(envoy.admin), within=10)
+
+    compared = compare(show_compiled(compiled, Wanted()), show_held(dump.resources, Wanted()), versions_tell=True)
+    assert [(item.kind, item.name, item.verdict.value, item.diff) for item in compared] == [
+        (item.kind.name.lower(), item.name, "same-content", ()) for item in compiled
+    ]
+
+
+def on_any_port(resource: Resource) -> Resource:
+    """Return a listener that takes the place of none that runs beside the test."""
+    listener = Listener.parse(resource.body)
+    if listener.address is not None and listener.address.socket_address is not None:
+        listener.address.socket_address.port_value, listener.additional_addresses = 0, []
+    return build_resource(ResourceType.LISTENER, resource.name, listener)
+
+
+def at_any_port() -> Address:
+    return Address(socket_address=SocketAddress(address="127.0.0.1", port_value=0))
+
+
 ADS = ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
 
 
@@ -303,13 +348,12 @@ def other_resources() -> dict[ResourceType, dict[str, ProtoAny]]:
     chain = FilterChain(
         filters=[Filter(name="envoy.filters.network.http_connection_manager", typed_config=ProtoAny.pack(manager))]
     )
-    at = Address(socket_address=SocketAddress(address="127.0.0.1", port_value=0))
     return {
         ResourceType.CLUSTER: {"c": ProtoAny.pack(cluster)},
         ResourceType.ENDPOINT: {"e": ProtoAny.pack(endpoints)},
         ResourceType.LISTENER: {
-            "waits": ProtoAny.pack(Listener(name="waits", address=at, filter_chains=[chain])),
-            "bad": ProtoAny.pack(Listener(name="bad", address=at)),
+            "waits": ProtoAny.pack(Listener(name="waits", address=at_any_port(), filter_chains=[chain])),
+            "bad": ProtoAny.pack(Listener(name="bad", address=at_any_port())),
         },
         ResourceType.ROUTE: {},
     }
