@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, assert_never
 
 from xds.policy.findings import quote
-from xds.policy.patterns import CLIENT_READINGS, CLIENTS, READINGS, Form, Reading
+from xds.policy.patterns import CLIENTS, READINGS, Form, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,10 +129,10 @@ def _add(findings: Findings, code: str, tally: _Tally, what: str, hint: str) -> 
 def _compare(dialect: Dialect, form: Form) -> str:
     """Say how `dialect` reads `form`, and which clients read it differently."""
     if form is Form.CIDR:
-        return "read here as networks, but by Python, .NET and Node.js not at all"
+        return "read here as networks, but by Python's urllib, .NET and Node.js not at all"
     own = READINGS[dialect][form]
     others: dict[Reading, list[str]] = {}
-    for other, readings in CLIENT_READINGS.items():
+    for other, readings in READINGS.items():
         if other is not dialect and readings[form] != own:
             others.setdefault(readings[form], []).append(CLIENTS[other])
     differing = "; ".join(f"by {_join(clients)} as {_words(reading)}" for reading, clients in others.items())

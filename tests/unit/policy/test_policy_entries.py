@@ -63,8 +63,8 @@ READINGS = {
     Dialect.GO: ((True, True), (False, True), (False, True)),
     Dialect.CURL: ((True, True), (True, True), None),
     Dialect.PYTHON: ((True, True), (True, True), None),
-    Dialect.DOTNET: ((True, False), (False, True), None),
-    Dialect.NODE: ((True, False), (False, True), (False, True)),
+    Dialect.DOTNET: ((True, False), (True, True), None),
+    Dialect.NODE: ((True, False), (True, True), (False, True)),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.unit.policy.policy_texts import PROXY, codes, good, long_form, only, parse, to_rule
 from xds.dialects.clients import decide
 from xds.policy.model import Destination, Dialect, DomainPattern
-from xds.policy.patterns import CLIENT_READINGS, Form, Reading
+from xds.policy.patterns import READINGS, Form, Reading
 
 SHORT = "httpProxy: deny\nhttpsProxy: deny\n"
 BELIEVING = f"{SHORT}noProxyVerify: none\n"
@@ -19,7 +19,7 @@ BELIEVING = f"{SHORT}noProxyVerify: none\n"
         ("go", "a.example", "the name and all below it, but by .NET and Node.js as the name alone"),
         ("go", ".a.example", "all below the name, but by curl, Python, .NET and Node.js as the name and all below it"),
         ("go", "'*.a.example'", "all below the name, but by curl, Python and .NET as nothing"),
-        ("go", "10.0.0.0/8", "networks, but by Python, .NET and Node.js not at all"),
+        ("go", "10.0.0.0/8", "networks, but by Python's urllib, .NET and Node.js not at all"),
     ],
 )
 def test_an_entry_that_clients_read_differently_is_a_warning_that_names_them(
@@ -62,7 +62,7 @@ def test_what_a_warning_says_of_a_client_is_what_the_client_does(dialect: Dialec
     for client in _CLIENTS_OF[dialect]:
         hosts = ("name.example", "a.name.example")
         real = Reading(*(decide(client, form.value, host, 443).goes_direct for host in hosts))
-        assert CLIENT_READINGS[dialect][form] == real
+        assert READINGS[dialect][form] == real
 
 
 @pytest.mark.parametrize("entry", ["name.example:8443", "192.0.2.7:8443"])

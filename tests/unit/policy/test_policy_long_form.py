@@ -119,9 +119,9 @@ def test_ports_of_one_host_are_joined() -> None:
 
 def test_a_name_and_what_is_below_it_are_told_apart_only_where_they_differ() -> None:
     node = {"action": "deny", "dialect": "node"}
-    both = good(to_rule("{domains: [a.example, .a.example]}", **node)).rules[0].destinations
+    both = good(to_rule("{domains: [a.example, '*.a.example']}", **node)).rules[0].destinations
     assert both == (Destination(DomainPattern("a.example")),)
-    apart = good(to_rule("{domains: ['a.example:1', '.a.example:2']}", **node)).rules[0].destinations
+    apart = good(to_rule("{domains: ['a.example:1', '*.a.example:2']}", **node)).rules[0].destinations
     assert apart == (
         Destination(DomainPattern("a.example", apex=False), (2,)),
         Destination(DomainPattern("a.example", subdomains=False), (1,)),
