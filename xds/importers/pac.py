@@ -145,7 +145,7 @@ def _texts(pattern: DomainPattern) -> Iterable[str]:
     if pattern.apex:
         yield pattern.name
     if pattern.subdomains:
-        yield f".{pattern.name}"
+        yield f"*.{pattern.name}"
 
 
 def _show(network: Network) -> str:

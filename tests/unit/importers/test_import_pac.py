@@ -98,7 +98,7 @@ def test_a_file_with_one_long_condition_is_one_rule_and_tells_what_is_different(
         {
             "name": "direct-1",
             "to": {
-                "domains": [".corp.example", ".corp-old.example"],
+                "domains": ["*.corp.example", "*.corp-old.example"],
                 "cidrs": ["10.0.0.0/8", "172.16.0.0/12"],
             },
             "action": "direct",
@@ -162,7 +162,7 @@ def test_a_name_with_an_address_becomes_a_verified_bypass() -> None:
     assert [rule for rule in rules if "verify" in rule] == [
         {
             "name": "direct-2",
-            "to": {"domains": [".intra.example"]},
+            "to": {"domains": ["*.intra.example"]},
             "action": "direct",
             "verify": ["10.0.0.0/8"],
         }
