@@ -24,10 +24,12 @@ from xds.compile import compile_snapshot
 from xds.explain.cause import Verdict
 from xds.explain.connection import Connection, Fate, Protocol
 from xds.explain.explanation import Question, Subject, explain
+from xds.policy.model import DomainPattern, Tunnel
 
 if TYPE_CHECKING:
     from xds.explain.explanation import Explanation
-    from xds.policy.model import Policy
+    from xds.facts import Facts
+    from xds.policy.model import Destination, Policy, Proxy
 
 POLICIES = max(12, settings().max_examples // 10)
 """Each has an Envoy of its own."""
@@ -66,6 +68,8 @@ def test_a_real_envoy_logs_the_chain_and_cluster_that_are_explained(
 ) -> None:
     policy = without_logins(data.draw(strategies.policies() | strategies.captured_policies()))
     facts = data.draw(strategies.facts())
+    if policy.proxies and data.draw(st.sampled_from(["", "more tunnels", "more tunnels"])):
+        policy, facts = towards_proxies(policy, facts, data.draw(st.sampled_from(policy.proxies)))
     snapshot = compile_snapshot(policy, facts).snapshot
     assume(snapshot is not None)
     assert snapshot is not None
@@ -87,9 +91,31 @@ def test_a_real_envoy_logs_the_chain_and_cluster_that_are_explained(
         assert decision.arrival.outcome == outcome, explanation.question
         assert decision.arrival.chain == lines.chains[source], explanation.question
         assert [decision.arrival.hops[0].cluster or ""] == lines.clusters.get(source, [""]), explanation.question
+        assert decision.cause is not None
         assert decision.cause.verdict is verdict_of(outcome.fate), explanation.question
         assert proxy_of(explanation) == outcome.cluster, explanation.question
     assert inside == Counter(lines.inside)
+
+
+def towards_proxies(policy: Policy, facts: Facts, proxy: Proxy) -> tuple[Policy, Facts]:
+    """Return a policy that lets more through to names and proxies: one wide network decides all behind it."""
+    rules = [dataclasses.replace(rule, destinations=narrow(rule.destinations)) for rule in policy.rules]
+    tunnel = Tunnel(proxy.name)
+    narrowed = dataclasses.replace(
+        policy,
+        rules=tuple(rule for rule in rules if rule.destinations),
+        default=dataclasses.replace(policy.default, action=tunnel, http_action=tunnel),
+    )
+    return narrowed, dataclasses.replace(facts, always_direct=(), cluster_direct=())
+
+
+def narrow(destinations: tuple[Destination, ...]) -> tuple[Destination, ...]:
+    """Leave out what matches most of the world."""
+    return tuple(
+        item
+        for item in destinations
+        if isinstance(item.host, DomainPattern) or (item.host is not None and item.host.prefixlen > 8) or item.ports
+    )
 
 
 def verdict_of(fate: Fate) -> Verdict:
@@ -106,6 +132,7 @@ def verdict_of(fate: Fate) -> Verdict:
 def proxy_of(explanation: Explanation) -> str:
     """Return the cluster that the cause speaks of."""
     cause = explanation.decision.cause
+    assert cause is not None
     if cause.verdict is Verdict.DIRECT:
         return names.DIRECT_CLUSTER
     return names.proxy_cluster(cause.proxy) if cause.verdict is Verdict.PROXY else ""

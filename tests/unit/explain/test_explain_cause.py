@@ -10,9 +10,10 @@ import pytest
 
 from tests.support.policies import CORP, compile_good, default, policy, proxy, rule, to
 from xds.compile import compile_snapshot
-from xds.explain.cause import Cause, Verdict
+from xds.explain.cause import BUILT_IN, Cause, Verdict
 from xds.explain.connection import Fate, Protocol
 from xds.explain.explanation import Question, Subject, explain
+from xds.explain.written import Place
 from xds.facts import DirectEndpoint, Facts
 from xds.policy.model import (
     AlwaysDirect,
@@ -45,20 +46,26 @@ def ask(
     shown: str | None = None,
     is_explicit: bool = False,
 ) -> Explanation:
-    known = facts or Facts()
-    snapshot = compile_snapshot(written, known).snapshot
+    there = facts or Facts()
+    snapshot = compile_snapshot(written, there).snapshot
     assert snapshot is not None
     addresses = () if host[0].isdigit() or ":" in host or is_explicit else tuple(map(ip_address, at))
     question = Question(
         host=host, port=port, protocol=protocol, addresses=addresses, shown=shown, is_explicit=is_explicit
     )
-    found = explain(Subject(snapshot=snapshot, policy=written, facts=known), question)
+    found = explain(Subject(snapshot=snapshot, policy=written, facts=there), question)
     assert found.contradictions == ()
     return found
 
 
 def cause_of(*args: object, **kwargs: object) -> Cause:
-    return ask(*args, **kwargs).decision.cause  # type: ignore[arg-type]  # handed on as they are
+    return known(ask(*args, **kwargs).decision)  # type: ignore[arg-type]  # handed on as they are
+
+
+def known(decision: Decision) -> Cause:
+    """Return the cause of what is decided by a policy."""
+    assert decision.cause is not None
+    return decision.cause
 
 
 def named(name: str, item: Rule) -> Rule:
@@ -146,7 +153,7 @@ def test_originated_tls_is_asked_for_at_its_port() -> None:
     assert [hop.cluster for hop in decision.arrival.hops] == ["https-tunnel/corp", "proxy/corp"]
 
 
-BUILT_IN = [
+CASES_BUILT_IN = [
     pytest.param("127.0.0.1", 8080, Protocol.OTHER, None, "built-in: this host and its links", id="loopback"),
     pytest.param("127.0.0.1", 15001, Protocol.OTHER, None, "built-in: Envoy's own port", id="Envoy itself"),
     pytest.param("192.0.2.1", 3128, Protocol.OTHER, None, "built-in: the proxy itself", id="the proxy itself (N15)"),
@@ -156,7 +163,7 @@ BUILT_IN = [
 ]
 
 
-@pytest.mark.parametrize(("host", "port", "protocol", "shown", "expected"), BUILT_IN)
+@pytest.mark.parametrize(("host", "port", "protocol", "shown", "expected"), CASES_BUILT_IN)
 def test_what_is_built_in_has_a_name(
     host: str, port: int, protocol: Protocol, shown: str | None, expected: str
 ) -> None:
@@ -166,15 +173,15 @@ def test_what_is_built_in_has_a_name(
 
     decision = ask(policy(always_direct=AlwaysDirect()), host, port, protocol, facts=facts, shown=shown).decision
 
-    assert decision.cause.rule == expected
-    assert decision.cause.is_built_in
-    assert str(decision.place.where) == "built-in"
+    assert known(decision).rule == expected
+    assert known(decision).is_built_in
+    assert decision.place == Place(BUILT_IN)
 
 
 def test_an_odd_claim_is_dialled_where_nobody_has_to_look() -> None:
     decision = ask(policy(rule(DIRECT, "203.0.113.0/24")), shown="a..b").decision
 
-    assert (decision.fate, decision.cause.rule) == (Fate.DIRECT, "rule")
+    assert (decision.fate, known(decision).rule) == (Fate.DIRECT, "rule")
 
 
 MISSES = [
@@ -256,7 +263,7 @@ def test_a_name_that_is_captured_has_an_address_that_stands_for_it() -> None:
     (address,) = explanation.synthetic
     assert address in ip_network(RANGES[0])
     assert explanation.decision.target == "db.example:5432"
-    assert explanation.decision.cause.rule == "rule"
+    assert known(explanation.decision).rule == "rule"
 
 
 SYNTHETIC = [

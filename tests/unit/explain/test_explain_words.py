@@ -9,10 +9,12 @@ import pytest
 
 from tests.support.policies import CORP, default, policy, rule, to
 from xds.compile import compile_snapshot
+from xds.diagnostics import Where
 from xds.dialects.clients import CLIENTS
 from xds.explain.connection import Protocol
 from xds.explain.explanation import Question, Subject, explain
 from xds.explain.no_proxy import ask_clients, choose_no_proxy
+from xds.explain.written import Place
 from xds.facts import Facts
 from xds.policy.model import Deny, Direct, Policy
 from xds.policy.parse import Document, parse_document
@@ -63,6 +65,7 @@ def place_of(text: str, host: str, port: int = 443, at: str = "203.0.113.9", pro
     found = explain(Subject(snapshot=snapshot, policy=written, text=text), question)
     assert found.contradictions == ()
     place = found.decision.place
+    assert place is not None
     return f"{place.where} {place.entry}".strip()
 
 
@@ -124,6 +127,7 @@ def test_of_several_policies_in_a_text_the_right_one_is_read() -> None:
     question = Question(host="a.example", port=443, protocol=Protocol.TLS, addresses=(ip_address("203.0.113.9"),))
     place = explain(Subject(snapshot=snapshot, policy=second, text=text), question).decision.place
 
+    assert place is not None
     assert (place.where.line, place.entry) == (text[: text.index("a.example, b")].count("\n") + 1, "a.example")
 
 
@@ -136,8 +140,8 @@ def test_without_its_text_the_rule_of_a_policy_is_still_named() -> None:
     found = explain(Subject(snapshot=snapshot, policy=written), asked)
     default_place = explain(Subject(snapshot=snapshot, policy=written), dataclasses.replace(asked, host="z.example"))
 
-    assert str(found.decision.place.where) == "file.yaml:8 spec.rules[0]"
-    assert str(default_place.decision.place.where) == "file.yaml:1"
+    assert found.decision.place == Place(Where("file.yaml", "spec.rules[0]", 8))
+    assert default_place.decision.place == Place(Where("file.yaml", "", 1))
 
 
 def test_the_list_of_the_short_form_is_as_it_is_written() -> None:
