@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 _SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
-_OPTIONS = (("grpc.max_receive_message_length", -1),)
+_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0))
+"""Responses of any size, and no proxy of the environment: it is for what leaves the company."""
 _ENDED_UNREAD = "Internal error from Core"
 """What grpc.aio says if the server ended the call while the client was still writing; the status is lost then."""
 _NOT_SERVED = re.compile(r"unimplemented|not (?:yet )?(?:implemented|supported)", re.IGNORECASE)

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from xds.cli.bundle import Bundle, check_target, write_archive
-from xds.cli.options import settings_options
+from xds.cli.options import world_options
 from xds.cli.output import count_of, render_table
 from xds.cli.places import PATH
 from xds.cli.progress import working
-from xds.cli.world import CLUSTER, FACTS
 from xds.flags import parse_host_port, parse_seconds
 from xds.settings import DEFAULT_ADMIN, DEFAULT_HTTP, load_settings
 
@@ -74,7 +73,7 @@ class Request:
 @click.option("--timeout", default="10s", show_default=True, metavar="DURATION", help="How long an answer may take.")
 @click.option("--no-resolve", is_flag=True, help="Look up no names of proxies.")
 @click.option("--no-files", is_flag=True, help="Leave out the files that policies name: they are on another machine.")
-@settings_options((*CLUSTER, *FACTS))
+@world_options
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -12,11 +12,11 @@ import click
 
 from xds.cli.documents import Gathered, Standing, read_policies
 from xds.cli.edits import Edit, EditKind, apply_edits, rename
-from xds.cli.options import settings_options
+from xds.cli.options import world_options
 from xds.cli.output import render_json
 from xds.cli.places import PATH, check_policies
 from xds.cli.progress import working
-from xds.cli.world import CLUSTER, FACTS, choose_place, open_world
+from xds.cli.world import choose_place, open_world
 from xds.judge import Judge, SourceRead
 from xds.policy.config_maps import object_of
 from xds.settings import load_settings
@@ -76,7 +76,7 @@ class _Versions:
 @click.option("--no-resolve", is_flag=True, help="Look up no names of proxies.")
 @click.option("--no-files", is_flag=True, help="Leave out the files that policies name: they are on another machine.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="Form.")
-@settings_options((*CLUSTER, *FACTS))
+@world_options
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -18,11 +18,11 @@ from xds.bootstrap import parse_authority, parse_labels, parse_node_id
 from xds.cli.comparison import compare, count_verdicts, render_comparison
 from xds.cli.credentials import CREDENTIALS, credential_options, read_credentials
 from xds.cli.logs import configure_logging
+from xds.cli.options import CLUSTER, FACTS, world_options
 from xds.cli.output import style_diagnostic
 from xds.cli.places import PATH
 from xds.cli.progress import working
 from xds.cli.resources import ALL, Filter, render_resources, show_compiled, show_held
-from xds.cli.world import CLUSTER, FACTS, choose_place, world_options
 from xds.errors import SettingsError, quote_value
 from xds.flags import parse_seconds
 from xds.inspection.envoy_admin import ask_envoy, parse_place, read_config_dump
@@ -294,6 +294,7 @@ def _parse_node(text: str, is_free: bool) -> NodeId:
 
 def _compile(options: _Options, who: Who | None) -> _Expected:
     from xds.cli.expected import Choice, compile_expected  # noqa: PLC0415  # as above
+    from xds.cli.world import choose_place  # noqa: PLC0415  # as above
 
     place = choose_place(
         options.paths, options.settings, resolves=not options.no_resolve, reads_files=not options.no_files

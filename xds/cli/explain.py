@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xds.catalogue import CATALOGUE, RETIRED
-from xds.cli.options import settings_options
+from xds.cli.options import world_options
 from xds.cli.output import render_json, render_table, style_diagnostic
 from xds.errors import UnreachableError, quote_value
 
@@ -30,12 +30,6 @@ _SUGGESTIONS = 3
 _MEANINGFUL = 3
 """Characters that two codes share if they are of one kind: `EX` and a digit."""
 _USAGE = "xds explain POD.NAMESPACE HOST:PORT PATH"
-
-PLACE = (
-    *("kubernetes", "kubeconfig", "context", "namespace", "namespaced_policies", "discover_networks"),
-    *("listen", "always_direct", "cluster_cidr", "api_server", "ip_families", "resolv_conf", "resolve_timeout"),
-)
-"""The settings of `xds.cli.world`, which takes long to import: a code is explained without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +98,7 @@ class _Options:
 @click.option("--service-account", default="", metavar="NAME", help="Its service account.")
 @click.option("--no-files", is_flag=True, help="Leave out the files that policies name: they are on another machine.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="Form.")
-@settings_options(PLACE)
+@world_options
 @click.pass_context
 def command(
     ctx: click.Context,

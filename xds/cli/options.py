@@ -20,19 +20,13 @@ _DEFAULTS = Settings()
 _NOTE = "Flags of the server that change what is compiled are understood, too (see xds serve --help): {flags}."
 
 
-ASIDE = frozenset(
-    {
-        "namespaced_policies",
-        "discover_networks",
-        "listen",
-        "always_direct",
-        "cluster_cidr",
-        "api_server",
-        "ip_families",
-        "resolv_conf",
-        "resolve_timeout",
-    }
-)
+FACTS = ("listen", "always_direct", "cluster_cidr", "api_server", "ip_families", "resolv_conf", "resolve_timeout")
+"""Settings of `serve` that change what is compiled."""
+
+CLUSTER = ("kubernetes", "kubeconfig", "context", "namespace", "namespaced_policies", "discover_networks")
+"""Settings that say which cluster, and what of it counts."""
+
+ASIDE = frozenset(("namespaced_policies", "discover_networks", *FACTS))
 """Settings of the server that every command which compiles understands; to explain them each time hides the rest."""
 
 
@@ -61,6 +55,11 @@ def settings_options(fields: Iterable[str], *, is_server: bool = False) -> Calla
         return command
 
     return decorate
+
+
+def world_options(command: _F) -> _F:
+    """Add what a command needs to read policies; its arguments then are those of `load_settings`."""
+    return settings_options((*CLUSTER, *FACTS))(command)
 
 
 def _form(option: Option) -> dict[str, Any]:

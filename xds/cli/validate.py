@@ -13,7 +13,7 @@ import click
 
 from xds.cli.documents import Gathered, Standing, read_policies
 from xds.cli.logs import configure_logging
-from xds.cli.options import settings_options
+from xds.cli.options import CLUSTER, settings_options
 from xds.cli.output import count_of, describe_diagnostic, render_json, style_diagnostic, style_severity
 from xds.cli.places import PATH
 from xds.diagnostics import Diagnostic, Where
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from xds.cli.documents import Located
     from xds.judge import Judgement
 
-_CLUSTER = ("kubernetes", "kubeconfig", "context", "namespace", "namespaced_policies", "discover_networks")
 _GUTTER = 6
 """Columns for line numbers."""
 
@@ -59,7 +58,7 @@ _GUTTER = 6
     metavar="NAMESPACE",
     help="Judge documents as if they stood in ConfigMaps of this namespace, unless they are and say another.",
 )
-@settings_options(_CLUSTER)
+@settings_options(CLUSTER)
 @click.pass_context
 def command(
     ctx: click.Context,

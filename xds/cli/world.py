@@ -13,13 +13,12 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
 from xds.cli.documents import read_policies
 from xds.cli.logs import configure_logging
-from xds.cli.options import settings_options
 from xds.cli.places import check_policies, check_resolv_conf
 from xds.cli.progress import working
 from xds.errors import SettingsError, UnreachableError
@@ -30,7 +29,7 @@ from xds.sources.facts import NetworkFacts
 from xds.sources.files import read_files
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
     from xds.facts import Facts, File
@@ -39,22 +38,9 @@ if TYPE_CHECKING:
     from xds.settings import Settings
     from xds.workloads import Pod
 
-FACTS = ("listen", "always_direct", "cluster_cidr", "api_server", "ip_families", "resolv_conf", "resolve_timeout")
-"""Settings of `serve` that change what is compiled."""
-
-CLUSTER = ("kubernetes", "kubeconfig", "context", "namespace", "namespaced_policies", "discover_networks")
-"""Settings that say which cluster, and what of it counts."""
-
 _PATIENCE = 30.0
 """Seconds for which a cluster may be read."""
 _LOOK = 0.1
-
-_F = TypeVar("_F", bound="Callable[..., object]")
-
-
-def world_options(command: _F) -> _F:
-    """Add what `open_world` needs to a command; its arguments then are those of `load_settings`."""
-    return settings_options((*CLUSTER, *FACTS))(command)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

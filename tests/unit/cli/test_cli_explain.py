@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.command_line import GOOD
-from xds.cli import explain, world
-from xds.cli.explain import PLACE
 from xds.cli.targets import Target, parse_target
 
 if TYPE_CHECKING:
@@ -366,9 +364,3 @@ TARGETS = [
 @pytest.mark.parametrize(("text", "expected"), TARGETS)
 def test_destinations_are_read(text: str, expected: Target) -> None:
     assert parse_target(text) == expected
-
-
-def test_the_settings_are_those_of_a_world() -> None:
-    """They are written twice, for speed."""
-    assert (*world.CLUSTER, *world.FACTS) == PLACE
-    assert explain.command.name == "explain"
