@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tests.support import strategies
 from tests.support.oracle import Oracle
 from xds.compile import compile_snapshot
-from xds.explain.cause import Verdict
 from xds.explain.connection import Connection, Protocol
 from xds.explain.explanation import Question, Subject, explain
 
@@ -19,9 +18,10 @@ if TYPE_CHECKING:
     from xds.facts import Facts
     from xds.policy.model import Policy
 
-slow = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+slow = settings(
+    max_examples=settings().max_examples // 4, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 PORT = 15002
-VERDICTS = {True: Verdict.REFUSED}
 
 
 def subject_of(policy: Policy, facts: Facts) -> Subject:
