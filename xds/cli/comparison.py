@@ -236,8 +236,8 @@ def _describe(item: Compared) -> dict[str, object]:
         "type": item.kind,
         "name": item.name,
         "verdict": item.verdict.value,
-        "expected_version": item.expected.version if item.expected is not None else None,
-        "held_version": item.held.version if item.held is not None else None,
+        "expectedVersion": item.expected.version if item.expected is not None else None,
+        "heldVersion": item.held.version if item.held is not None else None,
         **(describe_held(held) if held is not None else {"state": None, "updated": None, "refused": None}),
         "diff": list(item.diff),
     }

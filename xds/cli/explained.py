@@ -215,12 +215,12 @@ def describe_explanation(explanation: Explanation) -> dict[str, object]:
         "protocol": {Protocol.OTHER: "tcp", Protocol.TLS: "tls"}.get(question.protocol, "http"),
         "shown": question.claimed,
         "explicit": question.is_explicit,
-        "synthetic_addresses": [str(address) for address in explanation.synthetic],
+        "syntheticAddresses": [str(address) for address in explanation.synthetic],
         **_describe_branch(explanation.branches[0]),
         "otherwise": [_describe_branch(branch) for branch in explanation.branches[1:]],
         "partial": explanation.is_partial,
         "contradictions": list(explanation.contradictions),
-        "no_proxy": {
+        "noProxy": {
             "value": None if explanation.no_proxy.missing else explanation.no_proxy.text,
             "origin": explanation.no_proxy.origin,
             "missing": explanation.no_proxy.missing,
@@ -252,11 +252,11 @@ def _describe_branch(branch: Branch) -> dict[str, object]:
         "cluster": decision.cluster,
         "hops": [{"chain": hop.chain, "cluster": hop.cluster} for hop in decision.arrival.hops],
         "rule": None if cause is None else cause.rule,
-        "built_in": cause is not None and cause.is_built_in,
+        "builtIn": cause is not None and cause.is_built_in,
         "reason": "" if cause is None else cause.reason,
         **describe_place(Where("") if place is None else place.where),
         "entry": "" if place is None else place.entry,
-        "near_misses": [{"rule": miss.rule, **describe_place(miss.where), "why": miss.why} for miss in misses],
+        "nearMisses": [{"rule": miss.rule, **describe_place(miss.where), "why": miss.why} for miss in misses],
     }
 
 

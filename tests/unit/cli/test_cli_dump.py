@@ -215,7 +215,7 @@ def test_what_differs_is_shown_line_by_line(xds: Runner, tmp_path: Path, compile
     assert (table.code, as_json.code, as_yaml.code) == (1, 1, 1)
     assert yaml.safe_load(as_yaml.out) == described
     assert [list(item) for item in described] == [
-        ["type", "name", "verdict", "expected_version", "held_version", "state", "updated", "refused", "diff"]
+        ["type", "name", "verdict", "expectedVersion", "heldVersion", "state", "updated", "refused", "diff"]
     ] * len(described)
     assert {name: verdict for name, verdict in verdicts.items() if verdict != "same"} == {
         "proxy/proxy": "differs",

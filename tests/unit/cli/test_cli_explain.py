@@ -187,7 +187,7 @@ def test_a_refusal_is_compared_with_no_client(xds: Runner, policies: Path) -> No
     found = describe(xds, policies, "ads.example:443")
 
     assert found["action"] == "refused"
-    assert found["no_proxy"]["missing"]  # type: ignore[index]  # an object, as documented
+    assert found["noProxy"]["missing"]  # type: ignore[index]  # an object, as documented
     assert found["clients"] == []
 
 
@@ -201,10 +201,10 @@ def test_json_has_its_fields(xds: Runner, policies: Path) -> None:
     (answer,) = described["answers"]
     decision = [
         *("addresses", "action", "fate", "target", "request", "proxy", "chain", "cluster", "hops"),
-        *("rule", "built_in", "reason", "source", "line", "key", "entry", "near_misses"),
+        *("rule", "builtIn", "reason", "source", "line", "key", "entry", "nearMisses"),
     ]
     assert list(answer) == [
-        *("host", "port", "protocol", "shown", "explicit", "synthetic_addresses"),
+        *("host", "port", "protocol", "shown", "explicit", "syntheticAddresses"),
         *decision,
         *("otherwise", "partial", "contradictions", "no_proxy", "clients"),
     ]

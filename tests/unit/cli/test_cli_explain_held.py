@@ -73,7 +73,7 @@ def test_json_says_that_no_rule_is_known(xds: Runner, dump: Path) -> None:
     (answer,) = described["answers"]
     assert (described["pod"], described["policy"]) == (None, None)
     assert (answer["action"], answer["chain"], answer["rule"], answer["source"]) == ("direct", "direct", None, "")
-    assert (answer["no_proxy"]["value"], answer["clients"]) == (None, [])
+    assert (answer["noProxy"]["value"], answer["clients"]) == (None, [])
 
 
 def test_without_a_policy_the_address_of_a_name_is_needed(xds: Runner, dump: Path) -> None:
