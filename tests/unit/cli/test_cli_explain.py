@@ -206,7 +206,7 @@ def test_json_has_its_fields(xds: Runner, policies: Path) -> None:
     assert list(answer) == [
         *("host", "port", "protocol", "shown", "explicit", "syntheticAddresses"),
         *decision,
-        *("otherwise", "partial", "contradictions", "no_proxy", "clients"),
+        *("otherwise", "partial", "contradictions", "noProxy", "clients"),
     ]
     assert list(answer["otherwise"][0]) == decision
     assert answer["proxy"] == {
