@@ -9,7 +9,9 @@ is the world around us, and each edge turns the exceptions of its library into o
     ├── SourceError         a policy source can't be read                      (exit code 2)
     ├── ListenError         the server can't take its address                  (exit code 3)
     ├── UnreachableError    a server that the command needs does not answer    (exit code 3)
-    └── CaptureError        the kernel or iptables refuses the capture rules   (exit code 3)
+    ├── CaptureError        the kernel or iptables refuses the capture rules   (exit code 3)
+    ├── UnknownConfigurationError  `explain` meets what it can't read    (exit code 1)
+    └── AddressNeededError  `explain` must be told an address            (exit code 2)
 
 Every message names the object, what is wrong with it and what to try next. No message ever holds a
 credential: what a user gave us is shown by `quote_value`, and each message goes through `redact_logins`.

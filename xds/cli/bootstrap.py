@@ -21,14 +21,18 @@ from xds.bootstrap import (
     render_bootstrap,
     render_secrets,
 )
+from xds.cli.options import render_epilog
 from xds.errors import SettingsError
 
 
 @click.command(
     name="bootstrap",
-    epilog="Start Envoy with `envoy --config-path FILE --disable-hot-restart --drain-time-s 30`: after a change of the "
-    "policy that is more than rules, connections of the old kind have that long to end. Before Envoy is stopped, `POST "
-    "/drain_listeners` to its admin interface takes no new connections and cuts none.",
+    epilog=render_epilog(
+        "xds bootstrap --node web-0.shop --server 127.0.0.1:18000 > envoy.yaml",
+        "envoy --config-path envoy.yaml --disable-hot-restart --drain-time-s 30",
+    )
+    + "\n\nAfter a change of the policy that is more than rules, connections of the old kind have the drain time to "
+    "end. Before Envoy is stopped, `POST /drain_listeners` to its admin interface takes no new connections and cuts none.",
 )
 @click.option("--node", required=True, metavar="POD.NAMESPACE", help="Who this Envoy is.")
 @click.option("--server", required=True, metavar="HOST:PORT", help="The control plane.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xds.cli.bundle import Bundle, check_target, write_archive
-from xds.cli.options import world_options
+from xds.cli.options import render_epilog, world_options
 from xds.cli.output import count_of, render_table
 from xds.cli.places import PATH
 from xds.cli.progress import working
@@ -46,9 +46,12 @@ class Request:
 
 @click.command(
     name="collect",
-    epilog="Examples: xds collect deploy/policies --envoy 127.0.0.1:15000.  xds collect --kubernetes --namespace "
-    "egress-system -o bundle.tar.gz.  What can't be had is listed in problems.txt of the bundle. Exit code: 0 if "
-    "everything was had, 1 if something is missing, 2 wrong usage; the path of the bundle is on stdout.",
+    epilog=render_epilog(
+        "xds collect deploy/policies --envoy 127.0.0.1:15000",
+        "xds collect --kubernetes --namespace egress-system -o bundle.tar.gz",
+        codes="0 if everything was had, 1 if something is missing (problems.txt in the bundle lists it), 2 for "
+        "wrong usage. The path of the bundle is on stdout.",
+    ),
 )
 @click.argument("paths", metavar="[PATH…]", nargs=-1, type=PATH)
 @click.option(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from xds.cli.options import render_epilog
+
 _SHELLS = ("bash", "zsh", "fish")
 _VARIABLE = "_XDS_COMPLETE"
 """How the script asks this program what may follow."""
@@ -12,8 +14,11 @@ _VARIABLE = "_XDS_COMPLETE"
 
 @click.command(
     name="completion",
-    epilog='Example: eval "$(xds completion bash)", in ~/.bashrc to keep it; zsh alike; '
-    "xds completion fish > ~/.config/fish/completions/xds.fish.",
+    epilog=render_epilog(
+        'eval "$(xds completion bash)"',
+        'eval "$(xds completion zsh)"',
+        "xds completion fish > ~/.config/fish/completions/xds.fish",
+    ),
 )
 @click.argument("shell", type=click.Choice(_SHELLS))
 @click.pass_context

@@ -12,7 +12,7 @@ import click
 
 from xds.cli.documents import Gathered, Standing, read_policies
 from xds.cli.edits import Edit, EditKind, apply_edits, rename
-from xds.cli.options import world_options
+from xds.cli.options import render_epilog, world_options
 from xds.cli.output import render_json
 from xds.cli.places import PATH, check_policies
 from xds.cli.progress import working
@@ -43,9 +43,13 @@ class _Versions:
 
 @click.command(
     name="diff",
-    epilog="Examples: xds diff -f corp.yaml deploy/policies.  kubectl kustomize deploy | xds diff -f - --kubernetes.  "
-    "xds diff main/policies branch/policies.  Exit code, as of `git diff --exit-code`: 0 if nothing changes for any "
-    "pod, 1 if something does or a new document has an error, 2 wrong usage, 3 if the cluster can't be read.",
+    epilog=render_epilog(
+        "xds diff -f corp.yaml deploy/policies",
+        "kubectl kustomize deploy | xds diff -f - --kubernetes",
+        "xds diff main/policies branch/policies",
+        codes="0 if nothing changes for any pod, 1 if something does or a new document has an error, 2 for wrong "
+        "usage, 3 if the cluster can't be read.",
+    ),
 )
 @click.argument("paths", metavar="[PATH…]", nargs=-1, type=PATH)
 @click.option(

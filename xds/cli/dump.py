@@ -18,7 +18,7 @@ from xds.bootstrap import parse_authority, parse_labels, parse_node_id
 from xds.cli.comparison import compare, count_verdicts, render_comparison
 from xds.cli.credentials import CREDENTIALS, credential_options, read_credentials
 from xds.cli.logs import configure_logging
-from xds.cli.options import CLUSTER, FACTS, world_options
+from xds.cli.options import CLUSTER, FACTS, render_epilog, world_options
 from xds.cli.output import style_diagnostic
 from xds.cli.places import PATH
 from xds.cli.progress import working
@@ -87,13 +87,16 @@ class _Expected:
 
 @click.command(
     name="dump",
-    epilog="Examples: xds dump deploy/policies --policy short.  "
-    "xds dump --server 127.0.0.1:18000 --node shop-0.payments --type listener -o yaml.  "
-    "xds dump --kubernetes --node web-0.shop.  xds dump --admin 127.0.0.1:15000 --name 'proxy/*'.  "
-    "xds dump --kubernetes --diff --admin 127.0.0.1:15000.  "
-    "Exit code: 0 fine, 1 if a document has an error, something is missing, an Envoy refused something, or --diff "
-    "finds a difference, 2 wrong usage, 3 if somebody can't be asked; with 2 and 3 there is nothing on stdout, "
-    "whatever -o says.",
+    epilog=render_epilog(
+        "xds dump deploy/policies --policy short",
+        "xds dump --server 127.0.0.1:18000 --node shop-0.payments --type listener -o yaml",
+        "xds dump --kubernetes --node web-0.shop",
+        "xds dump --admin 127.0.0.1:15000 --name 'proxy/*'",
+        "xds dump --kubernetes --diff --admin 127.0.0.1:15000",
+        codes="0 fine, 1 if a document has an error, something is missing, an Envoy refused something, or --diff "
+        "finds a difference, 2 for wrong usage, 3 if somebody can't be asked; with 2 and 3 there is nothing "
+        "on stdout, whatever -o says.",
+    ),
 )
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=PATH)
 @click.option("--server", metavar="HOST:PORT", help="Ask this server, which may be any that serves ADS.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xds.catalogue import CATALOGUE, RETIRED
-from xds.cli.options import world_options
+from xds.cli.options import render_epilog, world_options
 from xds.cli.output import render_json, render_table, style_diagnostic
 from xds.errors import UnreachableError, quote_value
 
@@ -63,11 +63,15 @@ class _Options:
 
 @click.command(
     name="explain",
-    epilog="Examples: xds explain web-0.shop api.example.com:443 -f policies.  "
-    "xds explain web-0.shop https://api.example.com/ --kubernetes.  "
-    "xds explain --policy corp 203.0.113.7:5432 --protocol tcp policies.  xds explain EX101.  "
-    "Exit code: 0 explained, 1 if a document has an error, no policy selects the pod, or what is compiled contradicts "
-    "the policy, 2 wrong usage, 3 if the cluster can't be read.",
+    epilog=render_epilog(
+        "xds explain web-0.shop api.example.com:443 -f policies",
+        "xds explain web-0.shop https://api.example.com/ --kubernetes",
+        "xds explain --policy corp 203.0.113.7:5432 --protocol tcp policies",
+        "xds explain --admin 127.0.0.1:15000 203.0.113.7:443 --sni api.example.com",
+        "xds explain EX101",
+        codes="0 explained, 1 if a document has an error, no policy selects the pod, or what is compiled "
+        "contradicts the policy, 2 for wrong usage, 3 if somebody can't be asked.",
+    ),
 )
 @click.argument("words", metavar="[CODE | POD.NAMESPACE HOST:PORT [PATH]...]", nargs=-1)
 @click.option("--policy", metavar="[NAMESPACE/]NAME", help="A policy instead of a pod; HOST:PORT then comes first.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from xds.cli.options import render_epilog
 from xds.cli.output import count_of, render_json, render_yaml
 from xds.errors import SourceError, redact_logins
 from xds.importers.imported import Change, Home, Imported, Weight, Wish
@@ -37,9 +38,13 @@ _COLOURS = {Weight.NOTE: "cyan", Weight.CHANGED: "yellow", Weight.LOST: "red"}
 
 @click.command(
     name="import",
-    epilog="Example: xds import aks proxy.json > corp.yaml; kubectl exec POD -- env | xds import env -. "
-    "Then: xds validate corp.yaml, and xds diff -f corp.yaml DIR. Exit code: 0 if nothing changed in meaning, "
-    "1 if something did, 2 for input that can't be used.",
+    epilog=render_epilog(
+        "xds import aks proxy.json > corp.yaml",
+        "kubectl exec POD -- env | xds import env -",
+        "xds import pac proxy.pac --configmap | xds validate -",
+        "xds diff -f corp.yaml DIR",
+        codes="0 if nothing changed in meaning, 1 if something did, 2 for input that can't be used.",
+    ),
 )
 @click.argument("words", metavar="[aks|openshift|env|istio|pac] FILE…", nargs=-1)
 @click.option("--name", help="The policy's name; that of the file if left out.")

@@ -62,6 +62,13 @@ def world_options(command: _F) -> _F:
     return settings_options((*CLUSTER, *FACTS))(command)
 
 
+def render_epilog(*examples: str, codes: str = "") -> str:
+    """Return the end of a help: examples, a line each, and what the exit codes mean."""
+    lines = "\n".join(f"  {example}" for example in examples)
+    text = f"\b\nExamples:\n{lines}"
+    return f"{text}\n\nExit codes: {codes}" if codes else text
+
+
 def _form(option: Option) -> dict[str, Any]:
     if option.is_switch:
         return {"is_flag": True, "flag_value": "on", "default": None}

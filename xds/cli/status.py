@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import click
 
+from xds.cli.options import render_epilog
 from xds.cli.output import render_json
 from xds.cli.progress import working
 from xds.errors import SettingsError, UnreachableError
@@ -38,9 +39,14 @@ _HOME, _LINE_END, _REST = "\x1b[H", "\x1b[K\n", "\x1b[J"
 
 @click.command(
     name="status",
-    epilog="Examples: xds status.  xds status --kubernetes --kubeconfig ~/.kube/config --namespace egress-system "
-    "--problems.  Exit code: 0 if every sidecar is current, 1 if one is not, 2 wrong usage, 3 if a replica does not "
-    "answer; what the others say is shown. In JSON, fields that are not known are null.",
+    epilog=render_epilog(
+        "xds status",
+        "xds status web-0.shop --admin 127.0.0.1:18001",
+        "xds status --kubernetes --namespace egress-system --problems",
+        "xds status --watch",
+        codes="0 if every sidecar is current, 1 if one is not, 2 for wrong usage, 3 if a replica does not answer; "
+        "what the others say is shown.",
+    ),
 )
 @click.argument("nodes", metavar="[NODE]…", nargs=-1)
 @click.option(

@@ -13,7 +13,7 @@ import click
 
 from xds.cli.documents import Gathered, Standing, read_policies
 from xds.cli.logs import configure_logging
-from xds.cli.options import CLUSTER, settings_options
+from xds.cli.options import CLUSTER, render_epilog, settings_options
 from xds.cli.output import count_of, describe_diagnostic, render_json, style_diagnostic, style_severity
 from xds.cli.places import PATH
 from xds.diagnostics import Diagnostic, Where
@@ -37,11 +37,16 @@ _GUTTER = 6
 
 @click.command(
     name="validate",
-    epilog="Exit code: 0 if the documents are good (warnings are, unless --strict is given), 1 with findings, 2 for "
-    "wrong usage or a PATH that can't be read, 3 if the cluster can't. With -o json or sarif stdout is JSON for 0 "
-    "and 1, with json for such a PATH, too; about wrong usage there is only a message on stderr. "
-    "Examples: xds validate deploy/policies; xds validate --kubernetes; kubectl kustomize deploy | xds validate -; "
-    "xds validate -o sarif policies > xds.sarif. About a code: xds explain EX101.",
+    epilog=render_epilog(
+        "xds validate deploy/policies",
+        "xds validate --kubernetes",
+        "kubectl kustomize deploy | xds validate -",
+        "xds validate -o sarif policies > xds.sarif",
+        codes="0 if the documents are good (warnings are, unless --strict is given), 1 with findings, 2 for wrong "
+        "usage or a PATH that can't be read, 3 if the cluster can't. With -o json or sarif stdout is JSON for "
+        "0 and 1, with json for such a PATH, too; about wrong usage there is only a message on stderr. About "
+        "a code: xds explain EX101.",
+    ),
 )
 @click.argument("paths", metavar="[PATH…]", nargs=-1, type=PATH)
 @click.option(
