@@ -5,13 +5,13 @@ A user's mistake in a policy is a `Diagnostic`, not an exception; a bug is an `a
 is the world around us, and each edge turns the exceptions of its library into one of these::
 
     EgressXdsError
-    ├── SettingsError       a flag or an environment variable is unusable      (exit code 2)
-    ├── SourceError         a policy source can't be read                      (exit code 2)
-    ├── ListenError         the server can't take its address                  (exit code 3)
-    ├── UnreachableError    a server that the command needs does not answer    (exit code 3)
-    ├── CaptureError        the kernel or iptables refuses the capture rules   (exit code 3)
-    ├── UnknownConfigurationError  `explain` meets what it can't read    (exit code 1)
-    └── AddressNeededError  `explain` must be told an address            (exit code 2)
+    ├── SettingsError              a flag or an environment variable is unusable      (exit code 2)
+    ├── SourceError                a policy source can't be read                      (exit code 2)
+    ├── ListenError                the server can't take its address                  (exit code 3)
+    ├── UnreachableError           a server that the command needs does not answer    (exit code 3)
+    ├── CaptureError               the kernel or iptables refuses the capture rules   (exit code 3)
+    ├── AddressNeededError         what explains must be told an address              (exit code 2)
+    └── UnknownConfigurationError  what explains can't read what an Envoy has         (exit code 1)
 
 Every message names the object, what is wrong with it and what to try next. No message ever holds a
 credential: what a user gave us is shown by `quote_value`, and each message goes through `redact_logins`.

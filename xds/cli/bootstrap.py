@@ -32,7 +32,8 @@ from xds.errors import SettingsError
         "envoy --config-path envoy.yaml --disable-hot-restart --drain-time-s 30",
     )
     + "\n\nAfter a change of the policy that is more than rules, connections of the old kind have the drain time to "
-    "end. Before Envoy is stopped, `POST /drain_listeners` to its admin interface takes no new connections and cuts none.",
+    "end. Before Envoy is stopped, `POST /drain_listeners` to its admin interface takes no new connections and cuts "
+    "none.",
 )
 @click.option("--node", required=True, metavar="POD.NAMESPACE", help="Who this Envoy is.")
 @click.option("--server", required=True, metavar="HOST:PORT", help="The control plane.")
