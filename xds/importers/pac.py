@@ -9,6 +9,7 @@ also match what a name resolves to, ends of names begin at a dot, and patterns f
 
 from __future__ import annotations
 
+import re
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 EXACT = "node"
 """The dialect in which a name alone is that name, so that every pattern can be written."""
+
+_A_PROXY = re.compile(r"[\"'`;]\s*(?:PROXY|HTTPS?|SOCKS[45]?)\s", re.IGNORECASE)
+"""The front of a proxy in a text of JavaScript, as results have it."""
 
 Verdicts = tuple[Verdict, Verdict]
 """For TLS and other TCP; for plain HTTP."""
@@ -48,9 +52,17 @@ def import_pac(text: str, wish: Wish) -> Imported:
         spec["rules"] = rules
     spec |= {"default": _actions(rows[-1][1], proxies), "dialect": EXACT}
     if not proxies:
-        changes.changed(ENTRY, "no path leads to a proxy that a policy could name", "import another file")
+        _tell_no_proxy(text, changes)
     tell_general(changes)
     return Imported(build_document(wish, spec), tuple(changes.found))
+
+
+def _tell_no_proxy(text: str, changes: Changes) -> None:
+    message = "no path leads to a proxy that a policy could name"
+    if _A_PROXY.search(text):
+        changes.lost(ENTRY, f"{message}, though the file names some", "write the rules by hand, or import another file")
+    else:
+        changes.changed(ENTRY, message, "import another file")
 
 
 def _pair(https: Verdict, http: Verdict) -> Verdicts:

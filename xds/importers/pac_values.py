@@ -145,8 +145,7 @@ class Evaluator:
         match value:
             case str() | int():
                 return TRUE if value else FALSE
-            case Symbol.ADDRESS | Symbol.HOST | Symbol.URL | Items():
-                # A connection has all of them: a name that does not resolve leads to none.
+            case Symbol.HOST | Symbol.URL | Items():
                 return TRUE
             case Within() | Unknown() | Not() | Both() | Either():
                 return value
@@ -201,7 +200,7 @@ class Evaluator:
                 return matching.match_name(other)
             case Symbol.ADDRESS, str() if other:
                 return matching.match_name(other)
-            case Symbol.ADDRESS | Symbol.HOST | Symbol.URL, "":
+            case Symbol.HOST | Symbol.URL, "":
                 return FALSE
             case Front(), str() if len(other) == one.length:
                 return matching.match_url_start(other, self._scheme)
@@ -322,11 +321,9 @@ class Evaluator:
             case "isPlainHostName" if symbol is Symbol.HOST:
                 return self._plain(node)
             case "dnsResolve" | "dnsResolveEx":
+                # Names that the machine can't resolve went to the proxy, and get here all the same: whether it could
+                # (also asked by `isResolvable`, and by this being empty) is not known from a connection.
                 return Symbol.ADDRESS
-            case "isResolvable" | "isResolvableEx":
-                message = "whether a name resolves is not asked: a connection goes to an address, so it did"
-                self._tell_once(message, node, "with `dns.mode: capture` names that nobody resolves get addresses")
-                return TRUE
             case _:
                 return OPAQUE
 
