@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,6 +66,17 @@ def test_what_an_envoy_has_decides(xds: Runner, dump: Path, words: list[str], ex
     assert expected in outcome.out
     assert "because" not in outcome.out
     assert CANARY not in outcome.out
+
+
+def test_a_process_that_has_compiled_nothing_reads_it_too(dump: Path) -> None:
+    """Messages can be read only once the modules of their types are imported, which other tests do."""
+    program = "import sys; from xds.cli import run_command; sys.exit(run_command(sys.argv[1:]))"
+    arguments = [sys.executable, "-c", program, "explain", "--config-dump", str(dump), "10.1.2.3:443"]
+
+    finished = subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "direct to 10.1.2.3:443" in finished.stdout
 
 
 def test_json_says_that_no_rule_is_known(xds: Runner, dump: Path) -> None:
@@ -128,3 +141,12 @@ def test_resources_of_others_are_not_guessed_at(xds: Runner, tmp_path: Path) -> 
 
     assert (outcome.code, outcome.out) == (1, "")
     assert "not understood here" in outcome.err
+
+
+def test_a_type_that_is_not_known_is_named(xds: Runner, dump: Path) -> None:
+    dump.write_text(dump.read_text().replace("access_loggers.stream.v3.StdoutAccessLog", "made.up.v3.Logger"))
+
+    outcome = xds("explain", "--config-dump", dump, "10.1.2.3:443")
+
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "listener egress-outbound with envoy.extensions.made.up.v3.Logger;" in outcome.err
