@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 _SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
-_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0))
-"""Responses of any size, and no proxy of the environment: it is for what leaves the company."""
+_OPTIONS = (("grpc.max_receive_message_length", 256 << 20), ("grpc.enable_http_proxy", 0))
+"""Far larger responses than the usual 4 MiB, and no proxy of the environment: it is for what leaves the company."""
 _ENDED_UNREAD = "Internal error from Core"
 """What grpc.aio says if the server ended the call while the client was still writing; the status is lost then."""
 _NOT_SERVED = re.compile(r"unimplemented|not (?:yet )?(?:implemented|supported)", re.IGNORECASE)
@@ -110,13 +110,15 @@ async def fetch_resources(
     """
     Return everything that `server` (`host:port`) serves to the node, as far as it comes `within` that many seconds.
 
+    What it costs to read what came is not the server's time, but it is never more than `within` again.
     Raises UnreachableError if it can't be reached, refuses the node, or has not told by then of clusters and listeners.
     """
     credentials = credentials or Credentials()
     fetches: list[_Fetch[DeltaDiscoveryRequest, DeltaDiscoveryResponse] | _Fetch[DiscoveryRequest, DiscoveryResponse]]
     fetches = [_DeltaFetch(identity, credentials.metadata)]
     try:
-        async with asyncio.timeout(within) as limit, credentials.open(server) as channel:
+        async with asyncio.timeout(within) as timeout, credentials.open(server) as channel:
+            limit = _Limit(timeout, asyncio.get_running_loop().time() + 2 * within)
             try:
                 await fetches[-1].run(channel, limit)
             except grpc.aio.AioRpcError as error:
@@ -134,6 +136,18 @@ async def fetch_resources(
     except DecodeError as error:
         raise UnreachableError(f"{server} does not speak xDS; is this the address of `xds serve`?") from error
     return fetches[-1].outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """Until when a server has time; `latest` is the end, however long it takes to read what it sends."""
+
+    timeout: asyncio.Timeout
+    latest: float
+
+    def extend(self, seconds: float) -> None:
+        """Give the server so much more time."""
+        self.timeout.reschedule(min((self.timeout.when() or self.latest) + seconds, self.latest))
 
 
 @dataclass(slots=True)
@@ -173,7 +187,7 @@ class _Fetch(ABC, Generic[_Request, _Response]):
     def _missing(self) -> list[str]:
         return sorted(_describe(item) for item in self._asked.keys() - self._answered)
 
-    async def run(self, channel: grpc.aio.Channel, limit: asyncio.Timeout) -> None:
+    async def run(self, channel: grpc.aio.Channel, limit: _Limit) -> None:
         requests: asyncio.Queue[_Request] = asyncio.Queue()
         # One after the other, as an Envoy does: a server that refuses the node does so before anything else is
         # written, since a write that meets the end of the call would hide the status.
@@ -191,12 +205,12 @@ class _Fetch(ABC, Generic[_Request, _Response]):
             call.cancel()
         raise UnreachableError("the server ended the stream before it had sent everything; try again")
 
-    def _receive_untimed(self, response: _Response, limit: asyncio.Timeout) -> tuple[Name, ...]:
+    def _receive_untimed(self, response: _Response, limit: _Limit) -> tuple[Name, ...]:
         """Receive without taking it from the server's time: messages are imported when one is met first."""
         clock = asyncio.get_running_loop().time
         started = clock()
         references = self._receive(response)
-        limit.reschedule((limit.when() or started) + clock() - started)
+        limit.extend(clock() - started)
         return references
 
     def _subscribe(self, requests: asyncio.Queue[_Request], items: Iterable[ResourceType | Name]) -> None:

@@ -19,8 +19,9 @@ from envoy_data_plane.google.protobuf import Any
 from google.protobuf.any_pb2 import Any as ProtoAny
 
 from tests.support.command_line import Runner
+from tests.support.control_plane import PATIENCE
 from tests.support.other_control_plane import SERVICE, VERSION, OtherControlPlane
-from xds.client import Fetched, Identity, fetch_resources
+from xds.client import Credentials, Fetched, Identity, fetch_resources
 from xds.errors import UnreachableError
 from xds.gen.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource
 from xds.names import NodeId
@@ -28,7 +29,7 @@ from xds.render import render_resource
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from betterproto2 import Message
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 WHO = Identity(node_id=NodeId("web-0.shop"))
 CLUSTER = ResourceType.CLUSTER.type_url
+CA = b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"
 
 
 async def end_at_once(requests: AsyncIterator[DeltaDiscoveryRequest], context: Context) -> None:
@@ -67,6 +69,15 @@ async def answer_half(requests: AsyncIterator[DeltaDiscoveryRequest], context: C
 async def refuse_delta_in_words(requests: AsyncIterator[DeltaDiscoveryRequest], context: Context) -> None:
     await anext(requests)
     await context.abort(grpc.StatusCode.UNKNOWN, "delta xDS is not implemented, ask https://me:canary@example/")
+
+
+async def never_stop(requests: AsyncIterator[DeltaDiscoveryRequest], context: Context) -> None:
+    """Have the next response ready whenever the last one was read; never one of listeners."""
+    await anext(requests)
+    body = bytes(Any.pack(Cluster(name="c")))
+    resources = [Resource(name=f"c{number}", resource=body).SerializeToString() for number in range(500)]
+    while True:
+        await context.write(DeltaDiscoveryResponse(type_url=CLUSTER, resources=resources))
 
 
 @asynccontextmanager
@@ -103,6 +114,29 @@ async def test_a_strange_server_is_described(handler: Handler | None, within: fl
     async with serving(handler) as address:
         with pytest.raises(UnreachableError, match=message):
             await fetch_resources(address, WHO, within=within)
+
+
+async def test_a_server_that_never_stops_gets_at_most_as_much_time_again() -> None:
+    started = asyncio.get_running_loop().time()
+    async with serving(never_stop) as address, asyncio.timeout(PATIENCE):
+        with pytest.raises(UnreachableError, match="missing are listener"):
+            await fetch_resources(address, WHO, within=1)
+
+    assert asyncio.get_running_loop().time() - started < 4
+
+
+@pytest.mark.parametrize("credentials", [Credentials(), Credentials(server_ca=CA)], ids=["plain", "TLS"])
+async def test_a_response_has_a_limit_to_its_size(credentials: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[dict[str, object]] = []
+
+    def open_channel(*_: object, options: Sequence[tuple[str, object]]) -> None:
+        opened.append(dict(options))
+
+    monkeypatch.setattr(grpc.aio, "insecure_channel", open_channel)
+    monkeypatch.setattr(grpc.aio, "secure_channel", open_channel)
+    credentials.open("127.0.0.1:1")
+
+    assert [options["grpc.max_receive_message_length"] for options in opened] == [256 << 20]
 
 
 ADS = ConfigSource(ads=AggregatedConfigSource())

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 
 _METHOD = "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus"
 _OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
+    # What tens of thousands of sidecars take, and no more.
+    ("grpc.max_receive_message_length", 256 << 20),
     # The environment's proxy is for the applications' egress.
     ("grpc.enable_http_proxy", 0),
     # Whoever watches sees a replica that is back within a second.
@@ -163,7 +164,7 @@ def _read_type(told: Mapping[str, object]) -> TypeReport:
     rejected = told.get("rejected")
     return TypeReport(
         is_current=told.get("current") is True,
-        resources=int(_number(told, "resources") or 0),
+        resources=None if (count := _number(told, "resources")) is None else int(count),
         sent=_text(told, "sent"),
         acknowledged=_text(told, "acknowledged"),
         refusal=None
