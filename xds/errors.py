@@ -24,6 +24,9 @@ import re
 REDACTED = "[redacted]"
 
 _WORD = re.compile(r"\S+")
+_ENDS_AUTHORITY = re.compile(r"[/\r\n]")
+_LOGIN_OF_URL = re.compile(r"://[^/\r\n]+@")
+"""Blanks in a URL are a mistake, and the login is there all the same. No two matches begin in one stretch: linear."""
 _MARGIN = 8
 """Times the length to show that is looked at: what is left out of a login makes a message shorter."""
 _BEFORE_A_LOGIN = "'\"(="
@@ -32,11 +35,15 @@ _BEFORE_A_LOGIN = "'\"(="
 
 def redact_logins(text: str) -> str:
     """
-    Return a message without the logins of the URLs in it. A path or a mail address, which has no colon, stays.
+    Return a message without the logins of the URLs in it, even with blanks in them.
+
+    A path or a mail address, which has no colon, stays, unless it follows a URL without a path in the same line.
 
     Linear in the text, for a client may have written it.
     """
-    return _WORD.sub(_redact_word, text) if "@" in text else text
+    if "@" not in text:
+        return text
+    return _WORD.sub(_redact_word, _LOGIN_OF_URL.sub(f"://{REDACTED}@", text))
 
 
 def cut_redacted(text: str, most: int) -> str:
@@ -44,12 +51,14 @@ def cut_redacted(text: str, most: int) -> str:
     Return at most the first `most` characters of a message, without the logins of the URLs in it.
 
     Only what may be shown is looked at, and of that no word with a colon that is cut through: half of a login would not
-    be known as one.
+    be known as one. Nor is a URL looked at that may go on, for its login may have blanks in it.
     """
     head = text[: _MARGIN * most]
     if len(head) < len(text):
         *before, last = head.rsplit(None, 1) or [""]
         head = "".join(before) if ":" in last else head
+        before_login, mark, rest = head.rpartition("://")
+        head = before_login if mark and not _ENDS_AUTHORITY.search(rest) else head
     return redact_logins(head)[:most]
 
 
