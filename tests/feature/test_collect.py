@@ -184,7 +184,7 @@ async def test_no_part_of_a_bundle_holds_a_login(xds: Runner, tmp_path: Path, mo
     assert told["bad-0.shop"] == "refused"
     assert any(name.endswith("metrics.txt") and b"egress_xds_" in content for name, content in members.items())
     assert any(b'"static_secrets"' in content for name, content in members.items() if name.startswith("dumps/"))
-    assert b"[redacted]@there" in members["settings.json"]
+    assert b"[redacted]@there" in members["settings-of-this-command.json"]
 
 
 async def test_a_cluster_is_collected_with_its_pods_and_without_its_secrets(xds: Runner, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ async def test_a_cluster_that_is_away_costs_the_rest_nothing(xds: Runner, tmp_pa
 
     assert outcome.code == 1
     members = read_bundle(target)
-    assert {"versions.json", "settings.json", "problems.txt"} <= set(members)
+    assert {"versions.json", "settings-of-this-command.json", "problems.txt"} <= set(members)
     assert {item["part"] for item in json.loads(members["MANIFEST.json"])["problems"]} == {
         "policies",
         "status",

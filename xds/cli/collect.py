@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from xds.cli.bundle import Bundle, check_target, write_archive
+from xds.cli.documents import STDIN
 from xds.cli.options import render_epilog, world_options
 from xds.cli.output import count_of, render_table
-from xds.cli.places import PATH
+from xds.cli.places import PATH, check_there
 from xds.cli.progress import working
 from xds.flags import parse_host_port, parse_seconds
 from xds.settings import DEFAULT_ADMIN, DEFAULT_HTTP, load_settings
@@ -110,6 +111,9 @@ def command(
     target = output or Path(time.strftime(_NAME, time.gmtime(now)))
     check_target(target, is_forced=force)
     request = Request(
+    for path in paths:
+        if path != STDIN:
+            check_there(path)
         settings=settings,
         paths=paths,
         admins=tuple(_address(text, "--admin") for text in admins) or _default(settings.admin_listen or DEFAULT_ADMIN),

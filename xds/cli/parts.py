@@ -68,7 +68,7 @@ _JSON_NAME = re.compile(r"[a-z][A-Za-z0-9]*")
 async def collect(request: Request, bundle: Bundle) -> None:
     """Collect all that `request` asks for."""
     bundle.add_json("versions.json", _describe_versions())
-    bundle.add_json("settings.json", _describe_settings(request.settings))
+    bundle.add_json("settings-of-this-command.json", _describe_settings(request.settings))
     if request.paths or request.settings.kubernetes:
         await _collect_policies(request, bundle)
     await _collect_replicas(request, bundle)
@@ -96,7 +96,7 @@ def _describe_versions() -> dict[str, object]:
 
 
 def _describe_settings(settings: Settings) -> list[dict[str, object]]:
-    """Return what is in effect: flags, else variables, else defaults."""
+    """Return what is in effect for this command, not for a server: its flags, else variables, else defaults."""
     usual = Settings()
     described = []
     for option in OPTIONS:
@@ -181,6 +181,8 @@ def _add_world(world: OpenWorld, judgement: Judgement, bundle: Bundle) -> None:
     names = dict(numbered(sources))
     for source, name in names.items():
         bundle.add(f"policies/{name}", redact_document(texts[source]))
+    for finding in world.read.unreadable:
+        bundle.miss(finding.where.source, f"{finding.message}; {finding.hint}")
     described = {
         "documents": [
             {
@@ -310,12 +312,17 @@ def _collect_envoy(text: str, name: str, request: Request, bundle: Bundle) -> No
     except EgressXdsError as error:
         bundle.miss("envoy", error)
         return
+    problems: dict[str, str] = {}
     for member, target in _OF_ENVOY.items():
         try:
             body = _ask(place, target, request.within)
             bundle.add(f"{name}/{member}", _redact_answer(body, member))
         except (EgressXdsError, ValueError) as error:
-            bundle.miss(f"{name}/{member}", error)
+            problems[f"{name}/{member}"] = str(error)
+    if len(problems) == len(_OF_ENVOY):
+        problems = {name: f"none of an Envoy's pages was had: {next(iter(problems.values()))}"}
+    for part, problem in problems.items():
+        bundle.miss(part, problem)
 
 
 def _ask(place: Authority | UnixPath, target: str, within: float) -> bytes:

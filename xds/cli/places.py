@@ -13,6 +13,7 @@ import click
 
 from xds.errors import SettingsError, SourceError
 from xds.settings import Settings
+from xds.sources.directory import refuse_missing
 
 PATH = click.Path(readable=False, path_type=Path)
 """A path to policies. That it may not be read is said by its source, which knows a remedy, and not by click."""
@@ -31,6 +32,17 @@ def check_policies(path: Path) -> None:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise SourceError(f"{path} is a link that leads to itself; see where it leads: ls -l {path}") from error
+
+
+def check_there(path: Path) -> None:
+    """Raise SourceError if `path` does not exist. Whether it can be read is another matter."""
+    check_policies(path)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise refuse_missing(path) from error
+    except OSError:
+        return
 
 
 def check_resolv_conf(settings: Settings) -> None:

@@ -166,11 +166,19 @@ def _files(path: Path) -> list[Path]:
             return [path]
         return sorted(item for item in path.iterdir() if is_document(item))
     except FileNotFoundError as error:
-        raise SourceError(
-            f"{path} does not exist; give a directory of *.yaml files, or make it: mkdir {path}"
-        ) from error
+        raise refuse_missing(path) from error
     except OSError as error:
         raise SourceError(f"{path} can't be read: {error.strerror}; check its owner and mode: ls -ld {path}") from error
+
+
+def refuse_missing(path: Path) -> SourceError:
+    """Return what to say of a path that does not exist; one that looks like a file's is no directory to make."""
+    remedy = (
+        f"check the path: ls {path.parent}"
+        if path.suffix
+        else (f"give a directory of *.yaml files, or make it: mkdir {path}")
+    )
+    return SourceError(f"{path} does not exist; {remedy}")
 
 
 def is_document(path: Path) -> bool:

@@ -45,7 +45,7 @@ def test_a_bundle_holds_what_can_be_had_and_says_what_could_not(xds: Runner, pol
         f"policies/001-{str(policies).replace('/', '_')}_corp.yaml",
         "problems.txt",
         "resources/001-corp.yaml",
-        "settings.json",
+        "settings-of-this-command.json",
         "status.json",
         "versions.json",
     }
@@ -109,12 +109,50 @@ def test_wrong_usage_is_told_before_anything_is_collected(
 
 def test_policies_that_can_not_be_read_cost_the_other_parts_nothing(xds: Runner, tmp_path: Path) -> None:
     target = tmp_path / "bundle.tar.gz"
+    (tmp_path / "empty").mkdir()
 
-    outcome = collect(xds, target, tmp_path / "nowhere")
+    outcome = collect(xds, target, tmp_path / "empty")
 
     assert outcome.code == 1
     assert b"policies: " in read_bundle(target)["problems.txt"]
     assert "versions.json" in read_bundle(target)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere.yaml", "policies/corp.yaml/nowhere"])
+def test_a_path_that_does_not_exist_is_wrong_usage_and_leaves_no_bundle(
+    xds: Runner, policies: Path, tmp_path: Path, name: str
+) -> None:
+    target = tmp_path / "bundle.tar.gz"
+
+    outcome = collect(xds, target, policies, tmp_path / name)
+
+    assert (outcome.code, outcome.out) == (2, "")
+    assert f"{tmp_path / name} does not exist; " in outcome.err
+    assert not target.exists()
+
+
+def test_a_policy_file_that_can_not_be_read_is_a_problem_and_a_finding(
+    xds: Runner, policies: Path, tmp_path: Path
+) -> None:
+    (policies / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    target = tmp_path / "bundle.tar.gz"
+
+    outcome = collect(xds, target, policies)
+
+    assert outcome.code == 1
+    members = read_bundle(target)
+    assert f"{policies / 'latin.yaml'}: the file is not UTF-8 text" in members["problems.txt"].decode()
+    found = json.loads(members["findings.json"])["diagnostics"]
+    assert [item["source"] for item in found] == [str(policies / "latin.yaml")]
+
+
+def test_where_no_envoy_is_one_problem_is_told(xds: Runner, tmp_path: Path) -> None:
+    target = tmp_path / "bundle.tar.gz"
+
+    collect(xds, target, "--envoy", "127.0.0.1:1")
+
+    problems = read_bundle(target)["problems.txt"].decode().splitlines()
+    assert len([line for line in problems if line.startswith("envoys/")]) == 1
 
 
 def test_a_bad_policy_is_in_the_bundle_with_what_was_found(xds: Runner, policies: Path, tmp_path: Path) -> None:
