@@ -100,13 +100,29 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
+def _show_version(ctx: click.Context, _: click.Parameter, is_wanted: bool) -> None:
+    """Print the version and end."""
+    if not is_wanted or ctx.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  # slow, and seldom wanted
+
+    try:
+        found = version("egress-xds")
+    except PackageNotFoundError:
+        found = "unknown (not installed)"
+    click.echo(f"xds, version {found}")
+    ctx.exit()
+
+
 @click.group(
     name="xds",
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start here: xds validate DIR, then xds serve DIR.",
 )
-@click.version_option(package_name="egress-xds", prog_name="xds")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
 def group() -> None:
     """Egress through a corporate CONNECT proxy that applications need not know of."""
 

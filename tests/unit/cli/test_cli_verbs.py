@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 import click
@@ -45,6 +46,23 @@ def test_help_lists_every_verb_without_importing_one() -> None:
 
     assert finished.returncode == 0, finished.stderr
     assert all(f"\n  {verb} " in finished.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("is_installed", [True, False], ids=["installed", "in a tree alone"])
+def test_the_version_is_told_as_far_as_it_is_known(
+    xds: Runner, monkeypatch: pytest.MonkeyPatch, *, is_installed: bool
+) -> None:
+    def find(name: str) -> str:
+        if not is_installed:
+            raise metadata.PackageNotFoundError(name)
+        return "1.2.3"
+
+    monkeypatch.setattr(metadata, "version", find)
+
+    outcome = xds("--version")
+
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == f"xds, version {'1.2.3' if is_installed else 'unknown (not installed)'}\n"
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -194,6 +212,20 @@ def test_where_there_is_nothing_to_check_usage_is_wrong(xds: Runner, tmp_path: P
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("xds: ")
     assert name in outcome.err
+
+
+@pytest.mark.parametrize("arguments", [["validate"], ["diff", "DIR", "-f"], ["collect"]], ids=lambda words: words[0])
+def test_nobody_is_told_to_make_a_directory_that_is_named_like_a_file(
+    xds: Runner, tmp_path: Path, arguments: list[str]
+) -> None:
+    write(tmp_path, corp=GOOD)
+    words = [str(tmp_path) if word == "DIR" else word for word in arguments]
+
+    outcome = xds(*words, tmp_path / "nope.yaml")
+
+    assert outcome.code == 2
+    assert f"{tmp_path}/nope.yaml does not exist; check the path: ls {tmp_path}\n" in outcome.err
+    assert "mkdir" in xds(*words, tmp_path / "nope").err
 
 
 # ---------------------------------------------------------------------------------- explain, schema
