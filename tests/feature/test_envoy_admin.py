@@ -7,6 +7,7 @@ import socket
 import socketserver
 import threading
 from contextlib import contextmanager
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import pytest
 
 from xds.bootstrap import Authority, UnixPath
 from xds.errors import SettingsError, UnreachableError
+from xds.inspection import envoy_admin
 from xds.inspection.envoy_admin import ask_envoy, parse_place, read_config_dump
 
 if TYPE_CHECKING:
@@ -168,3 +170,16 @@ def test_a_file_that_can_not_be_used_is_named(tmp_path: Path, content: str | Non
         read_config_dump(str(tmp_path / "dump.json"))
 
     assert CANARY not in str(raised.value)
+
+
+def test_what_is_too_large_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envoy_admin, "MAX_DUMP", 1 << 20)
+    large = GOOD + b" " * (1 << 20)
+    (tmp_path / "dump.json").write_bytes(large)
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(large)))
+
+    with listening(respond(large)) as place, pytest.raises(UnreachableError, match="larger than 1 MiB"):
+        ask_envoy(place, within=10)
+    for path in (str(tmp_path / "dump.json"), "-"):
+        with pytest.raises(SettingsError, match="it is larger than 1 MiB"):
+            read_config_dump(path)

@@ -28,9 +28,9 @@ from xds.cli.world import choose_place, open_world
 from xds.errors import EgressXdsError, SettingsError, UnreachableError
 from xds.facts import FileContent
 from xds.inspection.client_status import StatusReader
-from xds.inspection.envoy_admin import parse_place
+from xds.inspection.envoy_admin import parse_place, read_bounded
 from xds.inspection.fleet import Filter, put_together
-from xds.inspection.pages import MAX_BYTES, fetch_page
+from xds.inspection.pages import MAX_BYTES, MAX_DUMP, fetch_page
 from xds.policy.model import HeldPolicy, Policy
 from xds.policy.selection import Candidates
 from xds.render import redact_content, redact_text
@@ -326,7 +326,8 @@ def _collect_envoy(text: str, name: str, request: Request, bundle: Bundle) -> No
 
 
 def _ask(place: Authority | UnixPath, target: str, within: float) -> bytes:
-    status, body = fetch_page(place, target, within=within)
+    most = MAX_DUMP if target == _OF_ENVOY["config_dump.json"] else MAX_BYTES
+    status, body = fetch_page(place, target, within=within, most=most)
     if status != _OK:
         raise UnreachableError(f"{target} is answered with the status {status}")
     return body
@@ -367,17 +368,9 @@ def _proto_name(key: str) -> str:
 
 def _collect_dump(path: Path, shown: str, name: str, bundle: Bundle) -> None:
     try:
-        body = _read(path)
+        body = read_bounded(path)
         bundle.add(f"{name}.json".replace(".json.json", ".json"), _redact_answer(body, "config_dump.json"))
     except OSError as error:
         bundle.miss(shown, error.strerror or "it can't be read")
     except (ValueError, RecursionError) as error:
         bundle.miss(shown, error)
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        body = stream.read(MAX_BYTES + 1)
-    if len(body) > MAX_BYTES:
-        raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
-    return body

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,6 +81,36 @@ def test_an_answer_that_takes_too_long_is_given_up_however_it_trickles() -> None
         try:
             with pytest.raises(UnreachableError, match=r"did not answer /metrics within 0\.3 s"):
                 fetch_page(place, "/metrics", within=0.3)
+        finally:
+            done.set()
+
+
+@pytest.mark.parametrize(
+    ("first", "piece"),
+    [
+        pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n", id="never more than that it goes on"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX: ", b"x", id="a header that never ends"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0", id="the length of a chunk"),
+        pytest.param(b"", b"H", id="the first line"),
+    ],
+)
+def test_every_part_of_an_answer_is_awaited_no_longer_than_the_deadline(first: bytes, piece: bytes) -> None:
+    listener, place = loopback()
+    done = threading.Event()
+
+    def trickle(connection: socket.socket) -> None:
+        connection.sendall(first)
+        for _ in range(100):
+            connection.sendall(piece)
+            if done.wait(0.05):
+                return
+
+    started = monotonic()
+    with serving(trickle, listener):
+        try:
+            with pytest.raises(UnreachableError, match=r"did not answer /metrics within 0\.3 s"):
+                fetch_page(place, "/metrics", within=0.3)
+            assert monotonic() - started < 2
         finally:
             done.set()
 
