@@ -200,7 +200,7 @@ async def test_a_cluster_is_collected_with_its_pods_and_without_its_secrets(xds:
 
     members = read_bundle(target)
     assert outcome.code == 1, "no replica runs in this cluster"
-    assert "no pod of the namespace" in members["problems.txt"].decode()
+    assert "kubectl get pods -n egress-system -l app.kubernetes.io/name=egress-xds" in members["problems.txt"].decode()
     assert leaks(members, CANARY) == []
     (found,) = json.loads(members["pods.json"])
     assert (found["node"], found["policy"], found["hasSidecar"]) == ("web-0.shop", "corp", True)

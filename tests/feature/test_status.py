@@ -30,9 +30,10 @@ from tests.support.control_plane import (
     running_control_plane,
     wait_until,
 )
+from xds.cli.fleet_text import describe_sidecar
 from xds.gen import discovery_pb2 as pb
 from xds.gen import status_pb2
-from xds.inspection.client_status import StatusReader
+from xds.inspection.client_status import StatusReader, read_config
 from xds.inspection.fleet import State
 from xds.resources import ResourceType
 
@@ -176,7 +177,7 @@ async def test_a_replica_that_does_not_answer_hides_nobody_else(policies: Path, 
 
     assert "web-0.shop" in table.out
     assert f"warning: {gone} can't be reached" in table.err
-    assert "which sidecars are offline can't be told" in table.err
+    assert "no replica that answers knows web-1.shop" in table.err
     assert table.code == described.code == 3
     assert [replica["answered"] for replica in json.loads(described.out)["replicas"]].count(True) == 1
 
@@ -191,7 +192,21 @@ async def test_all_is_well_if_everybody_is_current_or_nobody_is_there(policies: 
 
     assert (empty.code, empty.out, empty.err) == (0, "", "0 sidecars, 1 replica\n")
     assert (good.code, good.err) == (0, "1 sidecar, 1 replica: 1 current\n")
-    assert (other.code, other.out) == (0, "")
+    assert (other.code, other.out) == (1, "")
+    assert other.err == ("warning: no sidecar has the policy other; there are: corp\n0 sidecars, 1 replica\n")
+
+
+async def test_a_node_that_no_replica_knows_is_not_invented(policies: Path, xds: Runner) -> None:
+    async with replicas(policies, 1) as (only,), open_stream(only.address, "web-0.shop"):
+        await settle(only, current=1)
+        table = await run(xds, "--admin", admin(only), "nope.nope")
+        described = await run(xds, "--admin", admin(only), "nope.nope", "-o", "json")
+
+    assert (table.code, table.out) == (1, "")
+    assert "no replica knows nope.nope; connected are: web-0.shop\n" in table.err
+    moment = json.loads(described.out)
+    assert (described.code, moment["sidecars"]) == (1, [])
+    assert moment["notes"] == ["no replica knows nope.nope; connected are: web-0.shop"]
 
 
 async def test_one_whose_policy_can_not_be_used_is_held_and_one_without_a_policy_is_refused_everything(
@@ -261,6 +276,17 @@ async def answer_plainly(request: status_pb2.ClientStatusRequest, context: Conte
     odd.generic_xds_configs.add(type_url="type.googleapis.com/other", client_status=status_pb2.ACKED)
     response.config.add(client_scope="empty")
     return response
+
+
+def test_what_an_older_server_of_ours_does_not_tell_is_not_known() -> None:
+    config = status_pb2.ClientConfig(node=pb.Node(id="web-0.shop"))
+    config.node.metadata.update({"egressXds": {"types": {"cluster": {"current": True}}}})
+
+    sidecar = read_config(config, "it")
+
+    assert describe_sidecar(sidecar, 1.0)["types"] == {
+        "cluster": {"current": True, "resources": None, "sent": None, "acknowledged": None, "refused": None}
+    }
 
 
 async def refuse(request: status_pb2.ClientStatusRequest, context: Context) -> status_pb2.ClientStatusResponse:

@@ -7,6 +7,7 @@ that stand alike. Invariants: it stays small, whatever a client says, and no log
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ class OwnStatus:
             (kind, status, resources.get(kind, 0), _is_current(kind, status, streams, snapshot))
             for kind in ResourceType
             if kind in resources or kind in speakers
-            for status in (speakers.get(kind, newest).types.get(kind, _NO_STATUS),)
+            for status in (_status(kind, speakers.get(kind, newest), snapshot),)
         )
         own = metadata.fields[OWN_METADATA].struct_value
         own.CopyFrom(_build(self._replica, self._in_force(newest.workload), newest.variant, types))
@@ -67,6 +68,15 @@ class OwnStatus:
                 return InForce.HELD, _name(policy)
             case policy:
                 return InForce.POLICY, _name(policy)
+
+
+def _status(kind: ResourceType, client: Client, snapshot: Snapshot | None) -> TypeStatus:
+    """Return where a client stands; one that came with all that is served needs nothing sent, and has that version."""
+    status = client.types.get(kind, _NO_STATUS)
+    if status.sent is not None or status.is_rejected or snapshot is None or not client.is_in_step(kind, snapshot):
+        return status
+    version = snapshot.versions[kind]
+    return replace(status, sent=version, acked=version)
 
 
 def _is_current(kind: ResourceType, status: TypeStatus, streams: Iterable[Client], snapshot: Snapshot | None) -> bool:

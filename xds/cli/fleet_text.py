@@ -159,7 +159,7 @@ def describe_fleet(fleet: Fleet, now: float) -> dict[str, object]:
             "sidecars": len(fleet.sidecars),
             **{state.value: count for state, count in fleet.counts.items()},
         },
-        "notes": list(fleet.notes),
+        "notes": [*fleet.notes, *fleet.missing],
     }
 
 

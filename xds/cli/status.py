@@ -44,8 +44,8 @@ _HOME, _LINE_END, _REST = "\x1b[H", "\x1b[K\n", "\x1b[J"
         "xds status web-0.shop --admin 127.0.0.1:18001",
         "xds status --kubernetes --namespace egress-system --problems",
         "xds status --watch",
-        codes="0 if every sidecar is current, 1 if one is not, 2 for wrong usage, 3 if a replica does not answer; "
-        "what the others say is shown.",
+        codes="0 if every sidecar is current, 1 if one is not or is not found, 2 for wrong usage, 3 if a replica does "
+        "not answer; what the others say is shown.",
     ),
 )
 @click.argument("nodes", metavar="[NODE]…", nargs=-1)
@@ -176,6 +176,7 @@ async def _open(question: _Question, settings: Settings) -> AsyncIterator[Look]:
 
     async with _open_replicas(question, settings) as replicas, StatusReader(question.wanted.prefixes) as reader:
         expectation = _Expectation(replicas)
+        connected: list[str] = []
 
         async def look() -> Fleet:
             found = await replicas.find()
@@ -188,7 +189,14 @@ async def _open(question: _Question, settings: Settings) -> AsyncIterator[Look]:
             answers += (Answer(replica=name, problem=problem) for name, problem in replicas.problems.items())
             expected = await expectation.ask(frozenset(side.node for answer in answers for side in answer.sidecars))
             answers.sort(key=lambda answer: answer.replica)
-            return put_together(tuple(answers), expected, question.wanted, expectation.notes)
+            fleet = put_together(tuple(answers), expected, question.wanted, expectation.notes, connected=connected)
+            if not fleet.missing or connected or not question.wanted.prefixes:
+                return fleet
+            # Only those were asked for that begin alike: once, all are, to name some of them.
+            async with StatusReader() as everybody:
+                everyone = await everybody.ask(found, within=question.within)
+            connected.extend(side.node for answer in everyone for side in answer.sidecars)
+            return put_together(tuple(answers), expected, question.wanted, expectation.notes, connected=connected)
 
         yield look
 
@@ -255,7 +263,7 @@ def _show(fleet: Fleet, output: str) -> None:
 
 def _tell(fleet: Fleet) -> None:
     """Say what is not known."""
-    for text in (*fleet.problems, *fleet.notes):
+    for text in fleet.told:
         click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {text}", err=True)
 
 
@@ -288,7 +296,7 @@ class _Screen:
         from xds.cli.fleet_text import render_table, summarise  # noqa: PLC0415  # after the answer
 
         table = render_table(fleet, time.time(), is_wide=self._is_wide)
-        warnings = [click.style(f"warning: {text}", fg="yellow") for text in (*fleet.problems, *fleet.notes)]
+        warnings = [click.style(f"warning: {text}", fg="yellow") for text in fleet.told]
         self._draw([f"{time.strftime('%X')}  {summarise(fleet)}", *warnings, "", *table.split("\n")])
 
     def complain(self, problem: str) -> None:
@@ -319,8 +327,8 @@ class _Lines:
             self._print(tuple(Change(None, sidecar) for sidecar in fleet.sidecars))
         else:
             _show(fleet, "wide" if self._is_wide else "table")
-            self._told = (*fleet.problems, *fleet.notes)
-        told = (*fleet.problems, *fleet.notes)
+            self._told = fleet.told
+        told = fleet.told
         if told != self._told:
             self._told = told
             _tell(fleet)

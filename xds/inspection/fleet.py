@@ -9,14 +9,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from xds.clients import InForce
+
+_NAMED, _COMPARED = 5, 1_000
+"""How many are named of what there is instead, and among how many those most alike are looked for."""
 
 
 class State(Enum):
@@ -49,8 +53,8 @@ class TypeReport:
     """Where a sidecar stands with one type."""
 
     is_current: bool
-    resources: int = 0
-    """How many it subscribes to or was sent."""
+    resources: int | None = None
+    """How many it subscribes to or was sent; None: it is not known."""
     sent: str = ""
     """The newest version; empty: nothing was sent on this stream, or it is not known."""
     acknowledged: str = ""
@@ -94,11 +98,18 @@ class Fleet:
     """By node, then by replica: a node that moves from one replica to another is seen by both for a moment."""
     notes: tuple[str, ...] = ()
     """What is not known, and why."""
+    missing: tuple[str, ...] = ()
+    """What was asked for that there is not."""
 
     @property
     def problems(self) -> tuple[str, ...]:
         """Which replicas did not answer, and why."""
         return tuple(answer.problem for answer in self.answers if answer.problem)
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """All that somebody who looks has to know besides the sidecars."""
+        return (*self.problems, *self.notes, *self.missing)
 
     @property
     def counts(self) -> Mapping[State, int]:
@@ -108,8 +119,8 @@ class Fleet:
 
     @property
     def is_current(self) -> bool:
-        """Whether every sidecar runs what it is to run."""
-        return all(sidecar.state is State.CURRENT for sidecar in self.sidecars)
+        """Whether every sidecar runs what it is to run, and all were found that were asked for."""
+        return not self.missing and all(sidecar.state is State.CURRENT for sidecar in self.sidecars)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,10 +140,14 @@ class Filter:
         found = tuple(pattern.partition("*")[0] for pattern in self.nodes)
         return found if all(found) else ()
 
-    @property
-    def named(self) -> frozenset[str]:
-        """The nodes that were asked for by their whole id."""
-        return frozenset(pattern for pattern in self.nodes if "*" not in pattern)
+    def unmatched(self, nodes: Iterable[str]) -> tuple[str, ...]:
+        """Return the patterns of nodes that none of `nodes` matches."""
+        known = frozenset(nodes)
+        return tuple(
+            pattern
+            for pattern in dict.fromkeys(self.nodes)
+            if pattern not in known and not any(map(_matcher((pattern,)).fullmatch, known))
+        )
 
     def choose(self, sidecars: Iterable[SidecarStatus]) -> tuple[SidecarStatus, ...]:
         """Return those that are looked at."""
@@ -153,23 +168,53 @@ def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def put_together(
-    answers: tuple[Answer, ...], expected: frozenset[str] | None, wanted: Filter, notes: Iterable[str] = ()
+    answers: tuple[Answer, ...],
+    expected: frozenset[str] | None,
+    wanted: Filter,
+    notes: Iterable[str] = (),
+    *,
+    connected: Iterable[str] = (),
 ) -> Fleet:
     """
     Put together what the replicas said; `expected` are the nodes that should be connected, None: nobody knows.
 
-    Those that `wanted` names are expected, too: somebody looks for them. A filter by policy leaves out those who are
-    offline, for nobody said which policy is theirs.
+    A node that `wanted` names and that nobody knows may be mistyped: it is told of, among those that are `connected`
+    (the answers may hold only what was asked for). A filter by policy leaves out those who are offline, for nobody said
+    which policy is theirs.
     """
     seen = [sidecar for answer in answers for sidecar in answer.sidecars]
     notes = list(notes)
-    absent = ((expected or frozenset()) | wanted.named) - {sidecar.node for sidecar in seen}
+    absent = (expected or frozenset()) - {sidecar.node for sidecar in seen}
     if absent and any(answer.problem for answer in answers):
         notes.append("which sidecars are offline can't be told while a replica does not answer")
         absent = frozenset()
     seen += (SidecarStatus(node=node, state=State.OFFLINE) for node in absent)
     chosen = sorted(wanted.choose(seen), key=lambda sidecar: (sidecar.node, sidecar.replica))
-    return Fleet(answers=answers, sidecars=tuple(chosen), notes=tuple(notes))
+    known = {sidecar.node for sidecar in seen} | (expected or frozenset())
+    who = "no replica that answers" if any(answer.problem for answer in answers) else "no replica"
+    others = sorted({*connected, *(sidecar.node for answer in answers for sidecar in answer.sidecars)})
+    missing = [f"{who} knows {node}; {_name_some('connected are', node, others)}" for node in wanted.unmatched(known)]
+    # Which policies there are can be told only of those that were found.
+    if not missing:
+        missing += _find_missing_policies(replace(wanted, problems_only=False), seen)
+    return Fleet(answers=answers, sidecars=tuple(chosen), notes=tuple(notes), missing=tuple(missing))
+
+
+def _find_missing_policies(wanted: Filter, seen: Iterable[SidecarStatus]) -> Iterable[str]:
+    sidecars = replace(wanted, policies=()).choose(seen)
+    policies = sorted({sidecar.policy for sidecar in sidecars} - {""})
+    among = f" of {', '.join(wanted.nodes)}" if wanted.nodes else ""
+    for pattern in dict.fromkeys(wanted.policies):
+        if not replace(wanted, policies=(pattern,)).choose(sidecars):
+            yield f"no sidecar{among} has the policy {pattern}; {_name_some('there are', pattern, policies)}"
+
+
+def _name_some(verb: str, wanted: str, names: Sequence[str]) -> str:
+    """Name what is most like `wanted`, and others if there is room."""
+    alike = get_close_matches(wanted, names[:_COMPARED], n=_NAMED)
+    some = list(dict.fromkeys([*alike, *names[:_NAMED]]))[:_NAMED]
+    more = f" and {len(names) - len(some)} more" if len(names) > len(some) else ""
+    return f"{verb}: {', '.join(some)}{more}" if some else f"{verb} none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,8 @@ class ControlPlanes:
             raise _explain(error, f"pods of the namespace {self._home}", f"-n {self._home}") from error
         if not names:
             raise UnreachableError(
-                f"no pod of the namespace {self._home} runs the control plane (label {LABEL}); give its namespace with "
-                "--namespace"
+                f"no pod that runs in the namespace {self._home} has the label {LABEL} of the control plane; see "
+                f"`kubectl get pods -n {self._home} -l {LABEL}`, or give another namespace with --namespace"
             )
         for gone in self._forwards.keys() - names:
             await self._drop(gone)

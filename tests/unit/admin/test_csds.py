@@ -34,7 +34,10 @@ from xds.protocol.stream import Response, Stream
 from xds.protocol.subscription import Acked, Nacked
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from xds.clients import Connection
+    from xds.names import Version
     from xds.policy.model import Policy
     from xds.resources import Resource, ResourceType
 
@@ -64,7 +67,14 @@ class Site:
         (config,) = (await self.status.describe(ClientStatusRequest())).config
         return {entry.name: entry for entry in config.generic_xds_configs}
 
-    def connect(self, pod: str, kind: ResourceType, *names: str, labels: tuple[tuple[str, str], ...] = ()) -> Played:
+    def connect(
+        self,
+        pod: str,
+        kind: ResourceType,
+        *names: str,
+        labels: tuple[tuple[str, str], ...] = (),
+        initial: Mapping[str, Version] | None = None,
+    ) -> Played:
         stream = Stream(Delta())
         workload = Workload(pod=pod, namespace="shop", labels=labels, service_account="till")
         connection = self.clients.connect(
@@ -75,7 +85,7 @@ class Site:
             resources=partial(report_resources, stream),
             is_in_step=partial(is_in_step, stream),
         )
-        stream.receive(DeltaRequest(type_url=kind.type_url, subscribe=names))
+        stream.receive(DeltaRequest(type_url=kind.type_url, subscribe=names, initial_versions=initial or {}))
         return Played(self, stream, connection)
 
 
@@ -214,6 +224,22 @@ async def test_who_asks_for_the_metadata_is_told_of_no_resources() -> None:
 
     assert not config.generic_xds_configs
     assert MessageToDict(config.node.metadata)[OWN_METADATA]["types"]["cluster"]["resources"] == 2
+
+
+async def test_a_client_that_comes_with_all_that_is_served_has_that_version_though_nothing_was_sent() -> None:
+    site = Site(resource(CDS, "c"))
+    before = site.connect("web-0", CDS)
+    response = before.hear()
+    before.connection.close()
+
+    held = {name: item.version for name, item in site.now.of(CDS).items()}
+    site.connect("web-0", CDS, initial=held)
+    (same,) = (await site.own())["types"].values()
+    site.serve(resource(CDS, "c", "2"))
+    (stale,) = (await site.own())["types"].values()
+
+    assert same == {"current": True, "resources": 1, "sent": response.version, "acknowledged": response.version}
+    assert stale == {"current": False, "resources": 1}
 
 
 async def test_a_client_that_acknowledged_everything_is_not_current_once_there_is_something_newer() -> None:

@@ -64,10 +64,54 @@ def test_nobody_is_called_offline_while_a_replica_does_not_answer() -> None:
     assert "offline" in fleet.notes[0]
 
 
-def test_one_who_is_named_and_not_connected_is_offline() -> None:
-    fleet = put_together((FIRST,), None, Filter(nodes=("new-0.shop", "web-*")))
+def test_one_who_is_named_and_that_nobody_knows_may_be_mistyped_and_is_not_invented() -> None:
+    fleet = put_together((FIRST, SECOND), None, Filter(nodes=("wep-0.shop", "x*", "web-*")))
 
-    assert nodes(fleet) == [("new-0.shop", State.OFFLINE), ("web-0.shop", State.CURRENT)]
+    assert nodes(fleet) == [("web-0.shop", State.CURRENT)]
+    assert fleet.missing == (
+        "no replica knows wep-0.shop; connected are: web-0.shop, db-0.shop",
+        "no replica knows x*; connected are: db-0.shop, web-0.shop",
+    )
+    assert not fleet.is_current
+
+
+def test_one_who_is_named_and_expected_is_offline() -> None:
+    fleet = put_together((FIRST,), frozenset({"new-0.shop"}), Filter(nodes=("new-0.shop",)))
+
+    assert nodes(fleet) == [("new-0.shop", State.OFFLINE)]
+    assert fleet.missing == ()
+
+
+def test_a_few_of_those_that_are_connected_are_named_the_most_alike_first() -> None:
+    connected = [f"pod-{number}.shop" for number in range(20)]
+
+    fleet = put_together((SILENT,), None, Filter(nodes=("pod-19.shpo",)), connected=connected)
+
+    (text,) = fleet.missing
+    assert text.startswith("no replica that answers knows pod-19.shpo; connected are: pod-19.shop, ")
+    assert text.endswith(" and 15 more")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "missing"),
+    [
+        pytest.param(
+            Filter(policies=("nope", "*/db")),
+            ("no sidecar has the policy nope; there are: shop/corp, shop/db",),
+            id="a policy that nobody has",
+        ),
+        pytest.param(
+            Filter(nodes=("web-*",), policies=("shop/db",)),
+            ("no sidecar of web-* has the policy shop/db; there are: shop/corp",),
+            id="a policy that only others have",
+        ),
+        pytest.param(Filter(nodes=("web-*",), problems_only=True), (), id="who is current is not missing"),
+    ],
+)
+def test_a_filter_that_finds_nobody_says_whom_there_is(wanted: Filter, missing: tuple[str, ...]) -> None:
+    fleet = put_together((FIRST, SECOND), None, wanted)
+
+    assert fleet.missing == missing
 
 
 @pytest.mark.parametrize(
