@@ -79,6 +79,8 @@ class Gathered:
     origins: Mapping[str, Origin] = field(default_factory=lambda: MappingProxyType({}))
     findings: tuple[Diagnostic, ...] = ()
     """About manifests themselves."""
+    left_out: tuple[str, ...] = ()
+    """The names of ConfigMaps that stand beside policies, hold documents, too, and don't have the label."""
 
     def locate(self, finding: Diagnostic) -> Located:
         """Return `finding` with its place in the file that was read."""
@@ -150,7 +152,8 @@ def _gather(read: SourceRead, standing: Standing) -> Gathered:
     told = [finding for finding in findings if finding not in broken.values()]
     told += _find_unlabelled(found)
     unreadable = (*read.unreadable, *broken.values(), *twice)
-    return Gathered(SourceRead((*plain, *in_maps), unreadable), MappingProxyType(origins), tuple(told))
+    left_out = tuple(name for manifests in found.values() for name in manifests.left_out) if in_maps else ()
+    return Gathered(SourceRead((*plain, *in_maps), unreadable), MappingProxyType(origins), tuple(told), left_out)
 
 
 def _find_manifests(read: SourceRead) -> dict[str, Manifests]:
@@ -169,8 +172,9 @@ def _find_unlabelled(found: Mapping[str, Manifests]) -> Iterable[Diagnostic]:
 
 
 def _warn_unlabelled(file: str, config_map: ConfigMapText) -> Diagnostic:
-    name = "/".join(filter(None, (config_map.namespace, config_map.name)))
-    message = f"the ConfigMap {name} holds what looks like a policy, without the label that makes it one"
+    message = (
+        f"the ConfigMap {config_map.full_name} holds what looks like a policy, without the label that makes it one"
+    )
     return Diagnostic("EX904", Where(file, "metadata.labels", config_map.line), message, f"give it {_LABELLED}")
 
 

@@ -21,6 +21,7 @@ from xds.errors import SourceError, quote_value
 from xds.facts import Facts
 from xds.flags import parse_namespace
 from xds.judge import UNREADABLE, Judge
+from xds.policy.config_maps import LABEL
 from xds.policy.secrets import read_secret_path
 from xds.settings import load_settings
 from xds.sources.files import read_files
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from xds.cli.documents import Located
     from xds.judge import Judgement
 
+_MOST_NAMES = 10
 _GUTTER = 6
 """Columns for line numbers."""
 
@@ -95,8 +97,15 @@ def command(
             raise
     _print(report, output)
     failed = report.errors or (strict and report.warnings)
+    if left_out := report.gathered.left_out:
+        click.echo(_say_left_out(left_out), err=True)
     click.echo(report.summary(), err=True)
     ctx.exit(1 if failed else 0)
+
+
+def _say_left_out(names: Sequence[str]) -> str:
+    shown = ", ".join(map(quote_value, names[:_MOST_NAMES])) + (", …" if len(names) > _MOST_NAMES else "")
+    return f"{count_of(len(names), 'ConfigMap')} without the label {LABEL}=true left out: {shown}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,9 +91,11 @@ def _check_proxy(proxy: Proxy, facts: Facts) -> Iterable[Diagnostic]:
     yield from read_material(proxy, facts)[1]
     for endpoint in proxy.endpoints:
         if endpoint.tls and is_address(endpoint.host) and proxy.tls.server_name is None:
+            # The short form has keys of its own at the top, and none for what a certificate says.
+            form = "" if "." in proxy.where.key else " in the long form"
             yield Diagnostic(
                 "EX502",
                 proxy.where,
                 f"proxy {proxy.name!r} is reached by TLS at an address, so its certificate names an unknown host",
-                "write the proxy's name in its URL, or the name in its certificate as tls.serverName",
+                f"write the proxy's name in its URL, or the name in its certificate as tls.serverName{form}",
             )

@@ -58,6 +58,11 @@ class ConfigMapText:
     is_policy: bool = True
     """Whether it has the label that makes it one; without, it is of interest only for what it holds."""
 
+    @property
+    def full_name(self) -> str:
+        """Its name, after its namespace if it says one."""
+        return "/".join(filter(None, (self.namespace, self.name)))
+
 
 @dataclass(frozen=True, slots=True)
 class Manifests:
@@ -69,6 +74,8 @@ class Manifests:
     """The text without objects of Kubernetes, its lines where they were; empty if nothing is left."""
     findings: tuple[Diagnostic, ...] = ()
     """What is wrong with manifests of ConfigMaps as YAML, so that something of them was not read."""
+    left_out: tuple[str, ...] = ()
+    """The names of ConfigMaps that hold documents and neither have the label nor look as if they should."""
 
 
 def has_config_map(text: str) -> bool:
@@ -84,6 +91,7 @@ def has_other_objects(text: str) -> bool:
 def find_manifests(text: str, source: str = "") -> Manifests:
     """Take the objects of Kubernetes out of `text`; what is none stays. `source` is what findings call it."""
     config_maps: list[ConfigMapText] = []
+    left_out: list[str] = []
     found: list[Diagnostic] = []
     rest: list[str] = []
     before = 0
@@ -91,17 +99,19 @@ def find_manifests(text: str, source: str = "") -> Manifests:
         findings = Findings(source)
         objects = _objects(part, findings)
         lines = part.split("\n")
-        read = [] if objects is None else [_read(item, lines, before) for item in objects]
-        config_maps += filter(None, read)
+        all_of_them = [] if objects is None else [_read(item, lines, before) for item in objects]
+        read = [item for item in all_of_them if _is_of_interest(item)]
+        config_maps += read
+        left_out += [item.full_name for item in all_of_them if item.entries and not _is_of_interest(item)]
         if objects is None:
             rest.append(part)
         else:
             rest.append("\n" * part.count("\n"))
-        if any(read) or (objects == [] and _is_ours(part)):
+        if read or (objects == [] and _is_ours(part)):
             found += (_move(item, before) for item in findings.since(0) if item.code in _UNREAD)
         before += part.count("\n")
     left = "".join(rest)
-    return Manifests(tuple(config_maps), left if _has_value(left) else "", tuple(found))
+    return Manifests(tuple(config_maps), left if _has_value(left) else "", tuple(found), tuple(left_out))
 
 
 def _is_ours(part: str) -> bool:
@@ -144,24 +154,26 @@ def _objects(part: str, findings: Findings) -> list[Fields] | None:
     return [item for item in found if kind_text == _CONFIG_MAPS or _text(item, "kind") == _CONFIG_MAP]
 
 
-def _read(config_map: Fields, lines: list[str], before: int) -> ConfigMapText | None:
-    """Read a ConfigMap that stands in `lines`, which come after `before` others; None: it has nothing to do with us."""
-    is_policy = _text(config_map, "metadata", "labels", LABEL) == "true"
+def _read(config_map: Fields, lines: list[str], before: int) -> ConfigMapText:
+    """Read a ConfigMap that stands in `lines`, which come after `before` others."""
     data = child(config_map, "data")
     entries = []
     for key, node in data.fields.items() if isinstance(data, Fields) else ():
         if is_document(key) and isinstance(node, Scalar):
             first = before + node.line + 1 if _is_literal(node, lines) else None
             entries.append(Entry(key, node.text, first))
-    if not is_policy and not any(_OURS.search(entry.text) for entry in entries):
-        return None
     return ConfigMapText(
         namespace=_text(config_map, "metadata", "namespace"),
         name=_text(config_map, "metadata", "name"),
         line=before + config_map.line,
         entries=tuple(entries),
-        is_policy=is_policy,
+        is_policy=_text(config_map, "metadata", "labels", LABEL) == "true",
     )
+
+
+def _is_of_interest(config_map: ConfigMapText) -> bool:
+    """Whether it is a policy, or looks as if it should be one."""
+    return config_map.is_policy or any(_OURS.search(entry.text) for entry in config_map.entries)
 
 
 def _is_literal(node: Scalar, lines: list[str]) -> bool:

@@ -152,6 +152,16 @@ def test_a_policy_without_the_label_is_told(xds: Runner, tmp_path: Path) -> None
     assert f"{tmp_path}/b.yaml:1 metadata.labels: warning[EX904]" in outcome.out
 
 
+def test_a_config_map_that_is_left_out_beside_policies_is_named(xds: Runner, tmp_path: Path) -> None:
+    write(tmp_path, a=manifest(policy=GOOD), b=manifest("shop", name="other", label="", a="x"))
+
+    outcome = xds("validate", tmp_path)
+
+    assert (outcome.code, outcome.out) == (0, "")
+    assert "1 ConfigMap without the label egress-xds/policy=true left out: 'shop/other'\n" in outcome.err
+    assert "left out" not in xds("validate", tmp_path / "a.yaml").err
+
+
 def test_where_the_label_is_missing_everywhere_nothing_is_checked(xds: Runner, tmp_path: Path) -> None:
     outcome = xds("validate", write(tmp_path, a=manifest(label="", policy=GOOD)))
 

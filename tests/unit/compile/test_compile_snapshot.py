@@ -78,6 +78,18 @@ def test_plain_http_alone_may_change_its_mind_too_often() -> None:
     assert [item.code for item in compile_snapshot(policy(*rules), Facts()).diagnostics] == ["EX501"]
 
 
+@pytest.mark.parametrize(
+    ("key", "hint"), [("httpsProxy", "tls.serverName in the long form"), ("spec.proxies.corp", "tls.serverName")]
+)
+def test_the_remedy_for_tls_to_an_address_is_one_of_the_form(key: str, hint: str) -> None:
+    where = dataclasses.replace(HERE, key=key)
+    corp = dataclasses.replace(proxy("corp", endpoint("10.0.0.1", tls=True)), where=where)
+
+    (diagnostic,) = compile_snapshot(policy(proxies=(corp,)), Facts()).diagnostics
+
+    assert diagnostic.hint.endswith(hint)
+
+
 @pytest.mark.parametrize("host", ["10.0.0.1", "2001:db8::1"])
 def test_tls_to_an_address_needs_a_name_to_verify(host: str) -> None:
     corp = dataclasses.replace(proxy("corp", endpoint(host, tls=True)), where=HERE)
