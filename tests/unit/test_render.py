@@ -198,6 +198,19 @@ def test_a_secret_that_can_not_be_read_is_not_shown_either() -> None:
         pytest.param({"headers": [{"key": "x", "value": f"Basic {CANARY}"}]}, id="a login in another header"),
         pytest.param({"uri": f"https://me:{CANARY}@proxy.example:3128/"}, id="a login in a URL"),
         pytest.param({"uri": f"https://{CANARY}@proxy.example:3128/"}, id="a token in a URL"),
+        pytest.param({"transport": {"privateKey": {"inlineBytes": CANARY}}}, id="a key under its JSON name"),
+        pytest.param({"transport": {"clientSecret": CANARY}}, id="a secret under its JSON name"),
+        pytest.param({"uri": f"http://us er:{CANARY}@proxy.example"}, id="a login with a blank"),
+        pytest.param({"uri": f"http://user:x {CANARY}@proxy.example"}, id="a password with a blank"),
+        pytest.param({"header": {"key": "x-corp-auth", "value": CANARY}}, id="a header of somebody's own"),
+        pytest.param({"header": {"headerName": "authorization", "string_value": CANARY}}, id="another name of a name"),
+        pytest.param({"name": "authorization", "string_match": {"exact": CANARY}}, id="a header that is matched"),
+        pytest.param({"pass": CANARY}, id="a short key"),
+        pytest.param({"x-corp-auth": CANARY}, id="a key that is a header of somebody's own"),
+        pytest.param({"password_list": [CANARY]}, id="a list under a telling name"),
+        pytest.param({"tokens": [{"a": [CANARY]}]}, id="a list of maps under a telling name"),
+        pytest.param({"api_keys": {"name": CANARY}}, id="a map under a telling name"),
+        pytest.param({"authorization": {"x": {"y": CANARY}}}, id="maps in a map under a telling name"),
         pytest.param({"x": [f"-----BEGIN EC PRIVATE KEY-----\n{CANARY}"]}, id="a key among other text"),
     ],
 )
@@ -212,13 +225,22 @@ def test_what_is_no_credential_is_left_as_it_is() -> None:
     content = {
         "name": "proxy-login/corp",
         "private_key": {"filename": "/k", "sds_config": {"ads": {}}},
-        "token_bucket": {"max_tokens": 3},
+        "token_bucket": {"max_tokens": 3, "fill_tokens": {"value": 1}},
+        "hash_policy": [{"cookie": {"name": "c", "path": "/"}}],
+        "authority": {"key": ":authority", "value": "a.example"},
+        "tls": {"privateKey": {"filename": "/k", "sdsConfig": {"ads": {}}}},
         "header": {"key": "x-b3", "value": "%REQ(:AUTHORITY)%"},
         "uri": "https://proxy.example/a@b",
         "text": "Basic settings, and Basic %FILTER_STATE(login:PLAIN)%",
     }
 
     assert redact_content(content) == content
+
+
+@pytest.mark.parametrize("part", ["://", "://a ", "@", "x://@", ":// : "])
+def test_hostile_text_is_redacted_in_a_time_that_grows_with_its_length_only(part: str) -> None:
+    """A cost that is quadratic would take longer than the whole suite may."""
+    assert redact_content({"text": part * 300_000})
 
 
 def test_messages_in_messages_without_end_are_not_unpacked() -> None:

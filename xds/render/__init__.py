@@ -2,9 +2,9 @@
 Resources for people: plain dicts that JSON and YAML can hold, without credentials.
 
 What is rendered here has fields with their proto names, as in Envoy's own `config_dump`; enums are names, durations
-`5s`, bytes base64, and a nested `Any` is unpacked with its `@type`. What somebody else rendered in that form is
-redacted by the same rules. Invariant: nothing that may be a credential leaves this package, whoever wrote the resource;
-it is replaced by `REDACTED`.
+`5s`, bytes base64, and a nested `Any` is unpacked with its `@type`. What somebody else rendered is redacted by the same
+rules, whether its fields have their proto or their JSON names. Invariant: nothing that may be a credential leaves this
+package, whoever wrote the resource; it is replaced by `REDACTED`.
 
 What knows Envoy's messages is imported when the first resource is rendered: `envoy-data-plane` takes long to import,
 and to redact is possible without it.
@@ -13,6 +13,7 @@ and to redact is possible without it.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from xds.resources import Resource
@@ -30,6 +31,8 @@ _SEALED = ".Secret"
 _PUBLIC_PARTS_OF_SECRET = frozenset({"@type", "name"})
 _REFERENCES = frozenset({"@type", "name", "filename", "environment_variable", "watched_directory", "sds_config"})
 """Fields inside a private one that say where the credential is, not what it is."""
+_FREE_FORM_REFERENCES = _REFERENCES - {"name"}
+"""The same in free-form content, where `name` may be a key as any other."""
 _PRIVATE_FIELDS = frozenset({
     "private_key", "private_key_provider", "password", "session_ticket_keys", "credential", "secret", "token_secret",
     "hmac_secret", "generic_secret", "pkcs12", "initial_metadata", "auth_password", "auth_passwords",
@@ -37,13 +40,32 @@ _PRIVATE_FIELDS = frozenset({
     "session_token", "secret_access_key", "json_key", "google_refresh_token", "secret_data", "client_secret",
 })  # fmt: skip
 """What Envoy's API calls sensitive (`udpa.annotations.sensitive`), and what is so in its older filters."""
-_PRIVATE_HEADER = re.compile(r"authori[sz]ation|cookie|token|secret|password|api-?key|credential", re.IGNORECASE)
-_HEADER_FIELDS = frozenset({"value", "raw_value"})
-_PRIVATE_KEY = re.compile(
-    r"(?:.*[-_.])?(?:authori[sz]ation|passw(?:or)?d|passphrase|token|secret|api[-_]?key|cookie)", re.IGNORECASE
+_PRIVATE_HEADER = re.compile(
+    r"auth(?!or(?!i[sz]))|cookie|token|secret|passw|passphrase|credential|(?:api|access)[-_]?key"
+    r"|(?<![a-z])(?:pass|pwd|jwt)(?![a-z])",
+    re.IGNORECASE,
 )
-"""Keys of free-form content (`Struct`, maps) whose text is a credential."""
-_LOGIN_IN_URL = re.compile(r"(://)[^\s/?#@]+@")
+"""Names of headers whose values are credentials. `:authority` is none of them."""
+_HEADER_NAMES = ("key", "header_name", "header", "name")
+_HEADER_FIELDS = frozenset({
+    "value", "raw_value", "string_value", "string_match", "exact_match", "prefix_match", "suffix_match",
+    "contains_match", "safe_regex_match",
+})  # fmt: skip
+"""What stands beside the name of a header, and is its value or tells it."""
+_NAMES_OF_TEXT = r"(?:.*_)?(?:pass|pwd|auth|jwt|cookie)s?"
+_NAMES_OF_ANYTHING = (
+    r"(?:.*_)?(?:authori[sz]ation|passw(?:or)?d|passphrase|token|secret|credential"
+    r"|(?:api|access|private|secret)_?key)s?"
+)
+_ENDS = r"(?:_(?:list|map|value|string|text|bytes))?"
+_PRIVATE_KEY = re.compile(rf"(?:{_NAMES_OF_TEXT}|{_NAMES_OF_ANYTHING}){_ENDS}", re.DOTALL)
+"""Keys of free-form content (`Struct`, maps) whose text is a credential, or a list of them."""
+_PRIVATE_TREE = re.compile(rf"{_NAMES_OF_ANYTHING}{_ENDS}", re.DOTALL)
+"""Those among them below which all text is; a `cookie` has fields that are none, such as its path."""
+_CAPITAL = re.compile(r"(?<=[a-z0-9])([A-Z])")
+_SEPARATORS = str.maketrans("-. ", "___")
+_LOGIN_IN_URL = re.compile(r"(://)[^/\r\n]+@")
+"""It may have blanks in it by mistake. No two matches begin in one stretch, so this is linear."""
 _VALUE_OF_HEADER = re.compile(r"\b(Basic|Bearer|Negotiate)( +)(?=[^\s%]*[A-Z0-9=+/])[^\s%,;]{4,}")
 _KEY_BLOCK = "PRIVATE KEY-----"
 
@@ -65,17 +87,29 @@ def render_resource(resource: Resource | tuple[TypeUrl, bytes]) -> dict[str, obj
 
 def redact_content(content: Mapping[str, object]) -> dict[str, object]:
     """
-    Return a rendered message without credentials. Its fields have their proto names.
+    Return a rendered message without credentials. Names of fields stay as they are, proto or JSON.
 
     It is applied to what was rendered here, and may be to what somebody else rendered, such as an Envoy.
     """
     if str(content.get("@type", "")).endswith(_SEALED):
         return {key: value if key in _PUBLIC_PARTS_OF_SECRET else REDACTED for key, value in content.items()}
-    hides_value = isinstance(key := content.get("key"), str) and bool(_PRIVATE_HEADER.search(key))
+    fields = {name: proto_name(name) for name in content}
+    hides_value = any(
+        field in _HEADER_NAMES and isinstance(header := content[name], str) and _PRIVATE_HEADER.search(header)
+        for name, field in fields.items()
+    )
     return {
-        name: REDACTED if hides_value and name in _HEADER_FIELDS else _redact_field(name, value)
+        name: _hide_text(value)
+        if hides_value and fields[name] in _HEADER_FIELDS
+        else _redact_field(fields[name], value)
         for name, value in content.items()
     }
+
+
+@lru_cache(maxsize=4096)
+def proto_name(key: str) -> str:
+    """Return the proto name of a field by its JSON name, as in `clientSecret`; of other keys, their words with `_`."""
+    return _CAPITAL.sub(r"_\1", key).lower().translate(_SEPARATORS)
 
 
 def redact_text(text: str) -> str:
@@ -90,8 +124,10 @@ def redact_text(text: str) -> str:
 def _redact_field(name: str, value: object) -> object:
     if name in _PRIVATE_FIELDS:
         return _hide(value)
-    if isinstance(value, str) and value and _PRIVATE_KEY.fullmatch(name):
-        return REDACTED
+    if isinstance(value, (str, list)) and _PRIVATE_KEY.fullmatch(name):
+        return _hide_text(value)
+    if isinstance(value, dict) and _PRIVATE_TREE.fullmatch(name):
+        return _hide_text(value)
     return _redact_value(value)
 
 
@@ -110,8 +146,27 @@ def _redact_value(value: object) -> object:
 def _hide(value: object) -> object:
     match value:
         case dict():
-            return {key: item if key in _REFERENCES else _hide(item) for key, item in value.items()}
+            return {
+                key: _redact_value(item) if proto_name(key) in _REFERENCES else _hide(item)
+                for key, item in value.items()
+            }
         case list():
             return [_hide(item) for item in value]
         case _:
             return REDACTED
+
+
+def _hide_text(value: object) -> object:
+    """Hide what may be text of a credential: numbers under such names are limits and times."""
+    match value:
+        case dict():
+            return {
+                key: _redact_value(item) if proto_name(key) in _FREE_FORM_REFERENCES else _hide_text(item)
+                for key, item in value.items()
+            }
+        case list():
+            return [_hide_text(item) for item in value]
+        case str() if value:
+            return REDACTED
+        case _:
+            return value

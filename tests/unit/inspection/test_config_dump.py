@@ -69,6 +69,14 @@ def test_keys_that_an_envoy_took_from_elsewhere_stay_as_they_are() -> None:
     assert read.content["metadata"] == metadata
 
 
+def test_no_credential_is_shown_that_stands_under_a_json_name_among_proto_names() -> None:
+    cluster = {"@type": CLUSTER, "name": "c", "tls": {"privateKey": {"inlineBytes": CANARY}, "clientSecret": CANARY}}
+
+    (read,) = parse_config_dump(dump("Clusters", dynamic_active_clusters=[{"cluster": cluster}])).resources
+
+    assert read.content["tls"] == {"privateKey": {"inlineBytes": "[redacted]"}, "clientSecret": "[redacted]"}
+
+
 def test_an_update_that_was_refused_stands_beside_what_is_in_use() -> None:
     listener = {"@type": ResourceType.LISTENER.type_url, "name": "l"}
     error = {
