@@ -22,7 +22,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from xds.admin.matching import MatcherError, matches_any
 from xds.admin.own_status import OwnStatus
 from xds.clients import OWN_METADATA
-from xds.errors import redact_logins
 from xds.gen.discovery_pb2 import Node
 from xds.gen.status_pb2 import (
     ACKED,
@@ -38,6 +37,7 @@ from xds.gen.status_pb2 import (
     ClientStatusResponse,
     UpdateFailureState,
 )
+from xds.render.said import redact_said
 from xds.resources import ResourceStatus, ResourceType, Standing, encode_varint
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _explain(entry: ClientConfig.GenericXdsConfig, status: ResourceStatus, clien
     nack: Nack | None = None if known is None else known.nack
     state = UpdateFailureState(version_info=status.version or "")
     if nack is not None:
-        state.details = redact_logins(nack.text)
+        state.details = redact_said(nack.text)
         state.last_update_attempt.FromMilliseconds(int(nack.at * 1000))
     entry.error_state.CopyFrom(state)
 

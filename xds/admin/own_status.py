@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from google.protobuf.struct_pb2 import Struct
 
 from xds.clients import OWN_METADATA, InForce, TypeStatus
-from xds.errors import redact_logins
 from xds.policy.model import HeldPolicy
+from xds.render.said import redact_said
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _tell(status: TypeStatus, resources: int, *, is_current: bool) -> Told:
     if status.acked is not None:
         found["acknowledged"] = status.acked
     if status.is_rejected and status.nack is not None:
-        text = redact_logins(status.nack.text)[:_MAX_TEXT]
+        text = redact_said(status.nack.text)[:_MAX_TEXT]
         # The moment is each sidecar's own.
         found["rejected"] = {"version": status.nack.version, "text": text}
     return found

@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from xds.clients import OWN_METADATA, InForce
-from xds.errors import UnreachableError, redact_logins
+from xds.errors import UnreachableError
 from xds.gen.discovery_pb2 import Node
 from xds.gen.status_pb2 import (
     ACKED,
@@ -34,6 +34,7 @@ from xds.gen.status_pb2 import (
 )
 from xds.inspection.fleet import Answer, Refusal, SidecarStatus, State, TypeReport
 from xds.names import TypeUrl
+from xds.render.said import redact_said
 from xds.resources import RESOURCE_TYPES, ResourceType
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.struct_pb2 import Struct, Value
 
-    from xds.gen.status_pb2 import ClientConfig
+    from xds.gen.status_pb2 import ClientConfig, UpdateFailureState
 
     Call = grpc.aio.UnaryUnaryMultiCallable[ClientStatusRequest, bytes]
 
@@ -57,6 +58,8 @@ _OPTIONS = (
 )
 
 
+_MALFORMED = (DecodeError, ArithmeticError, RecursionError, ValueError)
+"""What it may come to if an answer does not mean what it should; it is the trouble of that replica only."""
 _RANKS = {kind.name.lower(): rank for rank, kind in enumerate(ResourceType)}
 
 
@@ -97,7 +100,7 @@ class StatusReader:
             found = await asyncio.to_thread(_read, answer, replica)
         except grpc.aio.AioRpcError as error:
             raise _translate(replica, error, within) from error
-        except DecodeError as error:
+        except _MALFORMED as error:
             raise UnreachableError(
                 f"{replica} does not speak client status; is this an address of xds serve --admin-listen?"
             ) from error
@@ -169,7 +172,7 @@ def _read_type(told: Mapping[str, object]) -> TypeReport:
         acknowledged=_text(told, "acknowledged"),
         refusal=None
         if not isinstance(rejected, dict)
-        else Refusal(_text(rejected, "version"), redact_logins(_text(rejected, "text")), _number(rejected, "at")),
+        else Refusal(_text(rejected, "version"), redact_said(_text(rejected, "text")), _number(rejected, "at")),
     )
 
 
@@ -208,8 +211,17 @@ def _is_refused(entry: ClientConfig.GenericXdsConfig) -> bool:
 
 def _read_refusal(entry: ClientConfig.GenericXdsConfig) -> Refusal:
     state = entry.error_state
-    at = state.last_update_attempt.ToMilliseconds() / 1000 if state.HasField("last_update_attempt") else None
-    return Refusal(state.version_info, redact_logins(state.details), at)
+    return Refusal(state.version_info, redact_said(state.details), _read_moment(state))
+
+
+def _read_moment(state: UpdateFailureState) -> float | None:
+    """Return when it was; None: it does not say, or names a moment that no calendar has."""
+    if not state.HasField("last_update_attempt"):
+        return None
+    try:
+        return state.last_update_attempt.ToMilliseconds() / 1000
+    except ValueError:
+        return None
 
 
 def _name(type_url: str) -> str:
@@ -257,7 +269,7 @@ def _number(told: Mapping[str, object], key: str) -> float | None:
 
 
 def _translate(replica: str, error: grpc.aio.AioRpcError, within: float) -> UnreachableError:
-    details = redact_logins((error.details() or "").partition("\n")[0])
+    details = redact_said((error.details() or "").partition("\n")[0])
     match error.code():
         case grpc.StatusCode.UNAVAILABLE:
             # gRPC names all that led to it, and the cause last.

@@ -269,6 +269,17 @@ async def test_a_refused_version_stands_in_the_metadata_with_its_reason_and_with
     assert len(rejected["text"]) == 1_000
 
 
+async def test_what_a_client_quotes_is_told_without_what_looks_like_a_credential() -> None:
+    site = Site(resource(LDS, "l"))
+    played = site.connect("web-0", LDS)
+    played.answer(played.hear(), "Authorization: Basic canary, Bearer 0canary, password=canary, http://me:canary@proxy")
+
+    (config,) = (await site.status.describe(ClientStatusRequest())).config
+
+    assert str(config).count("[redacted]") == 8, "of the resource, and in the metadata"
+    assert "canary" not in str(config)
+
+
 async def test_sidecars_that_refuse_the_same_have_a_moment_each() -> None:
     site = Site(resource(LDS, "l"))
     for number in range(2):
