@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,11 @@ _EXACT = ("istio", "pac")
 
 _STDIN = "-"
 _MOST_BYTES = 4 * 1024 * 1024
+_MOST_REASONS = 3
+_OWN_GROUP = "egress-xds/"
+_SHORT = frozenset({"httpProxy", "httpsProxy"})
+_SHORT_ONLY = frozenset({"trustedCA", "noProxyVerify", "dialect"})
+"""Keys of the short form that AKS' configuration does not have."""
 _COLOURS = {Weight.NOTE: "cyan", Weight.CHANGED: "yellow", Weight.LOST: "red"}
 
 
@@ -109,7 +115,7 @@ def command(
         click.echo(f"# Made by xds import {kind}, which told {_count(imported.changes)}.\n{_render(document)}")
         for change in imported.changes:
             click.echo(_style(change), err=True)
-    click.echo(_summarise(imported.changes), err=True)
+    click.echo(_summarise(imported), err=True)
     ctx.exit(0 if imported.is_same else 1)
 
 
@@ -172,6 +178,7 @@ def _guess(texts: Sequence[tuple[str, str]]) -> str:
         documents = _decode(file, text)
     except SourceError:
         documents = []
+    _check_foreign(file, documents)
     for document in documents:
         for kind, fits in (
             ("openshift", openshift.is_openshift),
@@ -206,18 +213,46 @@ def _import(kind: str, texts: Sequence[tuple[str, str]], wish: Wish, container: 
     if kind == "pac":
         from xds.importers.pac import import_pac  # noqa: PLC0415  # needs the parser of an extra
 
-        return import_pac(text, wish)
+        return _check_some(import_pac(text, wish), wish)
     if kind == "env":
         return _import_environment(file, text, wish, container)
     documents = _decode(file, text)
     document = documents[0] if documents else None
+    _check_foreign(file, documents)
+    from xds.importers.openshift import import_openshift, is_openshift  # noqa: PLC0415  # as above
+
     if kind == "aks":
         from xds.importers.aks import import_aks  # noqa: PLC0415  # as above
 
+        if is_openshift(document):
+            raise SourceError(f"{file} looks like OpenShift's Proxy; try: xds import openshift {file}")
         return import_aks(document, wish)
-    from xds.importers.openshift import import_openshift, is_openshift  # noqa: PLC0415  # as above
-
     return import_openshift(next(filter(is_openshift, documents), document), wish)
+
+
+def _check_foreign(file: str, documents: Sequence[object]) -> None:
+    """Raise SourceError if one of `documents` is a policy, from which an import would drop what it does not know."""
+    for document in documents:
+        if not isinstance(document, dict):
+            continue
+        is_long = str(document.get("apiVersion", "")).startswith(_OWN_GROUP)
+        is_short = "kind" not in document and not _SHORT_ONLY.isdisjoint(document) and not _SHORT.isdisjoint(document)
+        if is_long or is_short:
+            raise SourceError(f"{file} is a policy already; see: xds validate {file}")
+
+
+def _check_some(imported: Imported, wish: Wish) -> Imported:
+    """Raise SourceError if all that an import came to is to refuse everything."""
+    spec = imported.policy["spec"]
+    assert isinstance(spec, dict)
+    if spec.get("proxies") or spec.get("rules") or spec["default"] != {"action": "deny"}:
+        return imported
+    lost = [change for change in imported.changes if change.weight is Weight.LOST]
+    told = "; ".join(change.message for change in lost[:_MOST_REASONS])
+    raise SourceError(
+        f"nothing of {wish.source} could be compiled, so that everything would be refused"
+        f"{f' ({told})' if told else ''}; write the policy by hand, or import another file"
+    )
 
 
 def _import_environment(file: str, text: str, wish: Wish, container: str) -> Imported:
@@ -306,5 +341,14 @@ def _count(changes: Sequence[Change]) -> str:
     return f"{changes_of}, {lost} loss{'' if lost == 1 else 'es'} and {count_of(notes, 'note')}"
 
 
-def _summarise(changes: Sequence[Change]) -> str:
-    return f"{_count(changes)}. Save the output, then: xds validate FILE, and: xds diff -f FILE DIR"
+def _summarise(imported: Imported) -> str:
+    # What a policy refers to is for the server to read, and hardly on this machine.
+    option = " --no-files" if _refers_to_file(imported.policy) else ""
+    then = f"xds validate{option} FILE, and: xds diff{option} -f FILE DIR"
+    return f"{_count(imported.changes)}. Save the output, then: {then}"
+
+
+def _refers_to_file(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return isinstance(value.get("file"), str) or any(map(_refers_to_file, value.values()))
+    return isinstance(value, list | tuple) and any(map(_refers_to_file, value))

@@ -70,6 +70,59 @@ def test_what_is_printed_is_a_file_that_validates(xds: Runner, tmp_path: Path) -
     assert xds("validate", write(tmp_path, printed, "corp.yaml")).code == 0
 
 
+def test_a_policy_that_refers_to_a_file_is_to_be_validated_without_it(xds: Runner, tmp_path: Path) -> None:
+    login = PROXY.replace("//", f"//user:{CANARY}@")
+    imported = xds("import", write(tmp_path, json.dumps({"httpProxy": login, "httpsProxy": login})))
+
+    saved = write(tmp_path, imported.out, "corp.yaml")
+
+    assert "then: xds validate --no-files FILE, and: xds diff --no-files -f FILE DIR\n" in imported.err
+    assert xds("validate", saved).code == 1
+    assert xds("validate", "--no-files", saved).code == 0
+    assert "then: xds validate FILE, and: xds diff -f FILE DIR\n" in xds("import", write(tmp_path, INPUTS["aks"])).err
+
+
+POLICIES = [
+    pytest.param(f"httpProxy: {PROXY}\nhttpsProxy: {PROXY}\nnoProxyVerify: none\n", id="the short form"),
+    pytest.param(f"httpProxy: {PROXY}\nhttpsProxy: {PROXY}\ndialect: curl\n", id="the short form with a dialect"),
+    pytest.param("apiVersion: egress-xds/v1alpha1\nkind: EgressPolicy\nspec: {}\n", id="the long form"),
+]
+
+
+@pytest.mark.parametrize("words", [[], ["aks"], ["openshift"]], ids=["found out", "aks", "openshift"])
+@pytest.mark.parametrize("text", POLICIES)
+def test_what_is_a_policy_already_is_not_imported(xds: Runner, tmp_path: Path, text: str, words: list[str]) -> None:
+    path = write(tmp_path, text)
+
+    ended = xds("import", *words, path)
+
+    assert (ended.code, ended.out) == (2, "")
+    assert f"{path} is a policy already; see: xds validate {path}\n" in ended.err
+
+
+def test_the_kind_of_openshifts_object_is_told_where_another_was_named(xds: Runner, tmp_path: Path) -> None:
+    path = write(tmp_path, INPUTS["openshift"])
+
+    ended = xds("import", "aks", path)
+
+    assert (ended.code, ended.out) == (2, "")
+    assert f"xds import openshift {path}\n" in ended.err
+
+
+NOTHING = [
+    pytest.param("while(true){}", id="a loop without an end"),
+    pytest.param("return 'SOCKS 192.0.2.1:1080';", id="nothing but what can't be named"),
+]
+
+
+@pytest.mark.parametrize("body", NOTHING)
+def test_a_pac_file_of_which_nothing_is_left_gives_no_policy(xds: Runner, tmp_path: Path, body: str) -> None:
+    ended = xds("import", write(tmp_path, f"function FindProxyForURL(url, host) {{ {body} }}", "proxy.pac"))
+
+    assert (ended.code, ended.out) == (2, "")
+    assert "proxy.pac could be compiled" in ended.err
+
+
 def test_an_import_without_a_change_of_meaning_ends_with_0(xds: Runner, tmp_path: Path) -> None:
     ended = xds("import", write(tmp_path, INPUTS["env"]))
 
