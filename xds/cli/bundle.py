@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from xds.cli.scrub import Scrubber
+from xds.cli.scrub import Scrubber, redact_document
 from xds.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -51,22 +51,22 @@ class Bundle:
     def add(self, name: str, content: str | bytes) -> None:
         """Add a member; a name that is taken is a bug."""
         assert name not in self._members, name
-        self._members[name] = content.encode() if isinstance(content, str) else content
+        self._members[name] = _encode(content) if isinstance(content, str) else content
 
     def add_json(self, name: str, value: object) -> None:
         """Add a member in JSON."""
         self.add(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     def miss(self, part: str, reason: object) -> None:
-        """Note that a part could not be had."""
-        self.problems.append(Problem(part, str(reason)))
+        """Note that a part could not be had; the reason may quote what somebody else said."""
+        self.problems.append(Problem(redact_document(part), redact_document(str(reason))))
 
     def members(self) -> dict[str, bytes]:
         """Return what goes into the archive by its name there, without secrets, the manifest last."""
         scrub = self.scrubber.scrub
-        found = {scrub(name.encode()).decode(): scrub(content) for name, content in sorted(self._members.items())}
+        found = {scrub(_encode(name)).decode(): scrub(content) for name, content in sorted(self._members.items())}
         problems = "".join(f"{item.part}: {item.text}\n" for item in self.problems)
-        found[PROBLEMS] = scrub((problems or "nothing is missing\n").encode())
+        found[PROBLEMS] = scrub(_encode(problems or "nothing is missing\n"))
         manifest = {
             "format": 1,
             "taken": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.taken)),
@@ -76,7 +76,7 @@ class Bundle:
             ],
             "problems": [{"part": item.part, "problem": item.text} for item in self.problems],
         }
-        found[MANIFEST] = scrub((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+        found[MANIFEST] = scrub(_encode(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"))
         return found
 
     def archive(self) -> bytes:
@@ -92,6 +92,11 @@ class Bundle:
                 member.size, member.mtime, member.mode = len(content), moment, _MODE
                 archive.addfile(member, io.BytesIO(content))
         return packed.getvalue()
+
+
+def _encode(text: str) -> bytes:
+    """Encode any text: JSON and names of files may have halves of surrogate pairs in them."""
+    return text.encode(errors="backslashreplace")
 
 
 def check_target(path: Path, *, is_forced: bool) -> None:

@@ -13,7 +13,7 @@ import platform
 import re
 import shutil
 import subprocess
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import distributions
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ from xds.resources import ResourceType
 from xds.settings import OPTIONS, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
     from xds.bootstrap import Authority, UnixPath
@@ -65,19 +65,44 @@ _CAPITAL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 _JSON_NAME = re.compile(r"[a-z][A-Za-z0-9]*")
 
 
+_UNFORESEEN = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What a mistake in this program comes to as a rule; RecursionError is one of RuntimeError."""
+
+
 async def collect(request: Request, bundle: Bundle) -> None:
     """Collect all that `request` asks for."""
-    bundle.add_json("versions.json", _describe_versions())
-    bundle.add_json("settings-of-this-command.json", _describe_settings(request.settings))
+    with _part("versions", bundle):
+        bundle.add_json("versions.json", _describe_versions())
+    with _part("settings", bundle):
+        bundle.add_json("settings-of-this-command.json", _describe_settings(request.settings))
     if request.paths or request.settings.kubernetes:
-        await _collect_policies(request, bundle)
+        with _part("policies", bundle):
+            await _collect_policies(request, bundle)
     await _collect_replicas(request, bundle)
     if request.captures:
-        _collect_capture(request, bundle)
+        with _part("capture", bundle):
+            _collect_capture(request, bundle)
     for text, name in numbered(list(request.envoys)):
-        _collect_envoy(text, f"envoys/{name}", request, bundle)
+        with _part(f"envoys/{name}", bundle):
+            _collect_envoy(text, f"envoys/{name}", request, bundle)
     for path, (shown, name) in zip(request.dumps, numbered(list(map(str, request.dumps))), strict=True):
-        _collect_dump(path, shown, f"dumps/{name}", bundle)
+        with _part(shown, bundle):
+            _collect_dump(path, shown, f"dumps/{name}", bundle)
+
+
+@contextmanager
+def _part(name: str, bundle: Bundle) -> Iterator[None]:
+    """Note what keeps a part from being collected, also what nobody thought of: it costs the other parts nothing."""
+    try:
+        yield
+    except EgressXdsError as error:
+        bundle.miss(name, error)
+    except _UNFORESEEN as error:
+        # Its text may repeat anything.
+        bundle.miss(name, f"it can't be collected ({type(error).__name__}); this is a mistake in this program")
 
 
 # --------------------------------------------------------------------------------------------- this machine
@@ -152,16 +177,11 @@ def _explain_failure(error: OSError | subprocess.SubprocessError) -> str:
 
 
 async def _collect_policies(request: Request, bundle: Bundle) -> None:
-    try:
-        place = choose_place(
-            request.paths, request.settings, resolves=request.resolves, reads_files=request.reads_files
-        )
-        async with open_world(place) as world:
-            judgement, facts = await world.judge()
-            _learn(facts, bundle)
-            _add_world(world, judgement, bundle)
-    except EgressXdsError as error:
-        bundle.miss("policies", error)
+    place = choose_place(request.paths, request.settings, resolves=request.resolves, reads_files=request.reads_files)
+    async with open_world(place) as world:
+        judgement, facts = await world.judge()
+        _learn(facts, bundle)
+        _add_world(world, judgement, bundle)
 
 
 def _learn(facts: Facts, bundle: Bundle) -> None:
@@ -234,10 +254,8 @@ def _describe_selected(candidates: Candidates, workload: Workload) -> dict[str, 
 
 async def _collect_replicas(request: Request, bundle: Bundle) -> None:
     for part, collect_part in (("status", _collect_status), ("metrics", _collect_pages)):
-        try:
+        with _part(part, bundle):
             await collect_part(request, bundle)
-        except EgressXdsError as error:
-            bundle.miss(part, error)
 
 
 async def _collect_status(request: Request, bundle: Bundle) -> None:
@@ -343,8 +361,11 @@ def _redact_answer(body: bytes, member: str) -> str:
         raise ValueError("it is not JSON") from None
     if not isinstance(loaded, dict):
         raise ValueError("it is no answer of an Envoy") from None  # noqa: TRY004  # it is about a value
-    redacted = redact_values(redact_content(_in_proto_names(loaded)))
-    return json.dumps(redacted, indent=2, ensure_ascii=False) + "\n"
+    try:
+        redacted = redact_values(redact_content(_in_proto_names(loaded)))
+        return json.dumps(redacted, indent=2, ensure_ascii=False) + "\n"
+    except RecursionError:
+        raise ValueError("it is nested too deeply for an answer of an Envoy") from None
 
 
 def _in_proto_names(value: dict[str, object]) -> dict[str, object]:
@@ -372,5 +393,5 @@ def _collect_dump(path: Path, shown: str, name: str, bundle: Bundle) -> None:
         bundle.add(f"{name}.json".replace(".json.json", ".json"), _redact_answer(body, "config_dump.json"))
     except OSError as error:
         bundle.miss(shown, error.strerror or "it can't be read")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         bundle.miss(shown, error)
