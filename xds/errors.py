@@ -14,7 +14,8 @@ is the world around us, and each edge turns the exceptions of its library into o
     └── UnknownConfigurationError  what explains can't read what an Envoy has         (exit code 1)
 
 Every message names the object, what is wrong with it and what to try next. No message ever holds a
-credential: what a user gave us is shown by `quote_value`, and each message goes through `redact_logins`.
+credential: what a user gave us is shown by `quote_value`, and each message goes through `redact_logins`. Nor does one
+hold what a terminal would obey, or a line that looks like another message: see `clean_text`.
 """
 
 from __future__ import annotations
@@ -79,13 +80,34 @@ def quote_value(value: str) -> str:
     return repr(f"{REDACTED}@{rest}" if at else value)
 
 
+def clean_text(text: str) -> str:
+    """
+    Return text that somebody gave us on one line, as long as it is, without what a terminal would obey.
+
+    Whitespace becomes spaces. What else has no glyph becomes U+FFFD: control characters, those that turn the direction
+    of writing, and halves of surrogate pairs, which can't be written at all.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else _replace(letter) for letter in text)
+
+
+def _replace(letter: str) -> str:
+    return " " if letter.isspace() else "\N{REPLACEMENT CHARACTER}"
+
+
+def clean_lines(text: str) -> str:
+    """Return text of several lines that are ours, each of them clean."""
+    return "\n".join(map(clean_text, text.split("\n")))
+
+
 class EgressXdsError(Exception):
-    """Base of every failure that the project raises on purpose; `exit_code` is the CLI's."""
+    """Base of every failure that the project raises on purpose, in one line; `exit_code` is the CLI's."""
 
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(redact_logins(message))
+        super().__init__(clean_text(redact_logins(message)))
 
 
 class SettingsError(EgressXdsError):

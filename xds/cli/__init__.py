@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from xds.errors import EgressXdsError, redact_logins
+from xds.errors import EgressXdsError, clean_lines, redact_logins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -169,7 +169,7 @@ def _render_usage_error(error: click.ClickException) -> str:
     """Return what click says about wrong usage; it repeats what was typed, which may hold a login."""
     said = io.StringIO()
     error.show(file=said)
-    return redact_logins(said.getvalue())
+    return clean_lines(redact_logins(said.getvalue()))
 
 
 def _say(text: str) -> None:

@@ -16,6 +16,7 @@ from xds.cli.options import render_epilog, world_options
 from xds.cli.output import count_of, render_table
 from xds.cli.places import PATH, check_there
 from xds.cli.progress import working
+from xds.errors import clean_text
 from xds.flags import parse_host_port, parse_seconds
 from xds.settings import DEFAULT_ADMIN, DEFAULT_HTTP, load_settings
 
@@ -110,10 +111,10 @@ def command(
     now = time.time()
     target = output or Path(time.strftime(_NAME, time.gmtime(now)))
     check_target(target, is_forced=force)
-    request = Request(
     for path in paths:
         if path != STDIN:
             check_there(path)
+    request = Request(
         settings=settings,
         paths=paths,
         admins=tuple(_address(text, "--admin") for text in admins) or _default(settings.admin_listen or DEFAULT_ADMIN),
@@ -165,6 +166,6 @@ def _render(bundle: Bundle) -> str:
         files, size = sizes.get(part, (0, 0))
         sizes[part] = files + 1, size + len(content)
     rows = [(part, str(files), str(size)) for part, (files, size) in sorted(sizes.items())]
-    missing = [click.style(f"missing: {item.part}: {item.text}", fg="yellow") for item in bundle.problems]
+    missing = [click.style(clean_text(f"missing: {item.part}: {item.text}"), fg="yellow") for item in bundle.problems]
     total = f"{count_of(len(bundle.problems), 'part')} missing" if missing else "nothing is missing"
     return "\n".join([render_table(("PART", "FILES", "BYTES"), rows), *missing, total])

@@ -19,6 +19,7 @@ import click
 
 from xds.cli.output import count_of, render_json, render_table, render_yaml
 from xds.cli.resources import describe_held
+from xds.errors import clean_text
 from xds.inspection.config_dump import State
 from xds.render import REDACTED
 
@@ -250,12 +251,17 @@ def _render_table(compared: Sequence[Compared]) -> str:
             item.name,
             _version(item.expected),
             _version(item.held),
-            click.style(item.verdict.value, fg=_COLOURS.get(item.verdict, "red"))
-            + (f"  {item.note}" if item.note else ""),
+            f"{item.verdict.value}  {item.note}".rstrip(),
         )
         for item in compared
     ]
-    return render_table(("TYPE", "NAME", "EXPECTED", "HELD", "VERDICT"), rows)
+    return render_table(("TYPE", "NAME", "EXPECTED", "HELD", "VERDICT"), rows, paint=_paint)
+
+
+def _paint(cell: str) -> str:
+    """Colour a verdict, and not the note behind it."""
+    word, gap, note = cell.partition("  ")
+    return f"{click.style(word, fg=_COLOURS.get(Verdict(word), 'red'))}{gap}{note}"
 
 
 def _version(side: Shown | None) -> str:
@@ -264,4 +270,5 @@ def _version(side: Shown | None) -> str:
 
 def _style(diff: Iterable[str]) -> str:
     colours = {"+": "green", "-": "red", "@": "cyan"}
-    return "\n".join(click.style(line, fg=colours[line[0]]) if line[:1] in colours else line for line in diff)
+    lines = map(clean_text, diff)
+    return "\n".join(click.style(line, fg=colours[line[0]]) if line[:1] in colours else line for line in lines)

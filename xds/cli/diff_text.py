@@ -11,6 +11,7 @@ from xds.changes import Cause, Kind, Standing, Told
 from xds.cli.diff_report import name_policy
 from xds.cli.edits import EditKind
 from xds.cli.output import count_of, style_diagnostic
+from xds.errors import clean_text
 from xds.names import EXPLICIT_LISTENER, OUTBOUND_LISTENER
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def render(report: Report, *, limit: int, shows_resources: bool) -> Iterator[str
     change = report.change
     for edit in report.edits:
         beside = f" (was {edit.replaced.source})" if edit.replaced and edit.replaced.source != edit.source else ""
-        yield f"{_mark(_EDITS[edit.kind])} document {edit.source}{beside}"
+        yield f"{_mark(_EDITS[edit.kind])} document {clean_text(f'{edit.source}{beside}')}"
     for finding in report.findings:
         yield style_diagnostic(finding)
     if report.errors:
@@ -76,7 +77,7 @@ def _tell_refusal(report: Report) -> str:
     gone = [state.source for state in bad if not state.has_last_good]
     texts = [f"{source} would be refused: its last good version stays in force" for source in stays]
     texts += [f"{source} would be refused: the pods that it claims would be told nothing" for source in gone]
-    return "\n".join(texts)
+    return "\n".join(map(clean_text, texts))
 
 
 def _summarise(report: Report) -> str:
@@ -85,7 +86,7 @@ def _summarise(report: Report) -> str:
     if change.all_pods:
         what = "pods with a sidecar" if report.counts_sidecars else "pods"
         parts.append(f"{change.touched_pods} of {change.all_pods} {what} would be told something else")
-    parts.append(f"open connections: {_summarise_connections(_all_connections(change))}")
+    parts.append(f"open connections: {clean_text(_summarise_connections(_all_connections(change)))}")
     return "; ".join(parts)
 
 
@@ -114,12 +115,12 @@ def _name_drained(drained: Iterable[Drained]) -> list[str]:
 
 def _mark(kind: Kind, text: str = "") -> str:
     mark, colour = _MARKS[kind]
-    return click.style(f"{mark} {text}" if text else mark, fg=colour)
+    return click.style(f"{mark} {clean_text(text)}" if text else mark, fg=colour)
 
 
 def _render_policy(change: PolicyChange, report: Report, limit: int, *, shows_resources: bool) -> Iterator[str]:
     yield click.style(
-        f"{_MARKS[change.kind][0]} policy {name_policy(change.key)}", fg=_MARKS[change.kind][1], bold=True
+        f"{_MARKS[change.kind][0]} policy {clean_text(name_policy(change.key))}", fg=_MARKS[change.kind][1], bold=True
     ) + (f": {_summarise_policy(change, report)}")
     yield from _cut((line for rule in change.rules for line in _render_rule(rule, limit)), limit * 4, "line")
     yield from _cut((line for item in change.settings for line in _render_setting(item, limit)), limit * 2, "line")
@@ -155,7 +156,7 @@ def _render_rule(rule: RuleChange, limit: int) -> Iterator[str]:
         if rule.is_moved and rule.before is not None and rule.after is not None
         else ""
     )
-    place = click.style(" → ".join(dict.fromkeys(places)), dim=True)
+    place = click.style(clean_text(" → ".join(dict.fromkeys(places))), dim=True)
     yield f"  {_mark(rule.kind, f'rule {rule.name}')}{moved}  {place}"
     for field in rule.fields:
         yield from _render_values(field.key, field.removed, field.added, limit)
@@ -164,11 +165,11 @@ def _render_rule(rule: RuleChange, limit: int) -> Iterator[str]:
 def _render_setting(item: SettingChange, limit: int) -> Iterator[str]:
     if len(item.removed) + len(item.added) == 1:
         kind = Kind.ADDED if item.added else Kind.REMOVED
-        yield f"  {_mark(kind, item.key)}: {(*item.removed, *item.added)[0]}"
+        yield f"  {_mark(kind, item.key)}: {clean_text((*item.removed, *item.added)[0])}"
         return
     if len(item.removed) <= 1 and len(item.added) <= 1:
         was, will = (values[0] if values else "nothing" for values in (item.removed, item.added))
-        yield f"  {_mark(Kind.CHANGED, item.key)}: {was} → {will}"
+        yield f"  {_mark(Kind.CHANGED, item.key)}: {clean_text(f'{was} → {will}')}"
         return
     yield f"  {_mark(Kind.CHANGED, item.key)}"
     yield from _render_values("", item.removed, item.added, limit)
@@ -190,7 +191,7 @@ def _tell_connections(connections: OpenConnections) -> Iterator[str]:
             for what in _name_drained(items):
                 yield f"      {_mark(Kind.REMOVED, what)}: {_CAUSES[cause]}"
     is_whole = _ALL in _name_drained(connections.drained)
-    for proxy in () if is_whole else connections.stay:
+    for proxy in () if is_whole else map(clean_text, connections.stay):
         yield f"  open tunnels through {proxy} keep the connection that they have; new ones follow what changed"
     if connections.is_next_request_elsewhere and not is_whole:
         yield "  the next request of an open plain HTTP connection follows the new rules"
@@ -203,8 +204,8 @@ def _render_decisions(sample: DecisionSample | None, limit: int) -> Iterator[str
     yield f"  decisions that change{asked}:"
     yield from _cut(
         (
-            f"      {item.target} ({item.protocol.value}): {click.style(item.before, fg='red')} → "
-            f"{click.style(item.after, fg='green')}"
+            f"      {clean_text(item.target)} ({item.protocol.value}): "
+            f"{click.style(clean_text(item.before), fg='red')} → {click.style(clean_text(item.after), fg='green')}"
             for item in sample.changed
         ),
         limit,
@@ -224,7 +225,7 @@ def _render_resources(change: PolicyChange, report: Report, limit: int, *, shows
     for item in change.resources:
         yield f"  {_mark(item.kind, f'{item.type.name.lower()} {item.name}')}"
         for line in report.diff(change.key, item):
-            yield f"      {_colour_line(line)}"
+            yield f"      {_colour_line(clean_text(line))}"
 
 
 def _colour_line(line: str) -> str:
@@ -234,7 +235,8 @@ def _colour_line(line: str) -> str:
 
 def _render_group(group: PodGroup, report: Report, limit: int) -> Iterator[str]:
     count = count_of(len(group.pods), "pod")
-    yield click.style(f"{count}: {_name_told(group.before)} → {_name_told(group.after)}", bold=True)
+    told = clean_text(f"{_name_told(group.before)} → {_name_told(group.after)}")
+    yield click.style(f"{count}: {told}", bold=True)
     yield f"  {_list_pods(group.pods, limit)}"
     if group.connections is None:
         yield "  open connections: it can't be known, for what these pods have is not known"
@@ -245,7 +247,7 @@ def _render_group(group: PodGroup, report: Report, limit: int) -> Iterator[str]:
 
 def _list_pods(pods: Sequence[str], limit: int) -> str:
     rest = f", and {len(pods) - limit} more" if len(pods) > limit else ""
-    return f"{', '.join(pods[:limit])}{rest}"
+    return f"{clean_text(', '.join(pods[:limit]))}{rest}"
 
 
 def _name_told(told: Told) -> str:

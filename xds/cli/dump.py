@@ -23,7 +23,7 @@ from xds.cli.output import style_diagnostic
 from xds.cli.places import PATH
 from xds.cli.progress import working
 from xds.cli.resources import ALL, Filter, render_resources, show_compiled, show_held
-from xds.errors import SettingsError, quote_value
+from xds.errors import SettingsError, clean_text, quote_value
 from xds.flags import parse_seconds
 from xds.inspection.envoy_admin import ask_envoy, parse_place, read_config_dump
 from xds.names import NodeId
@@ -304,7 +304,7 @@ def _compile(options: _Options, who: Who | None) -> _Expected:
     )
     expected = asyncio.run(compile_expected(place, Choice(who=who, policy=options.policy)))
     if expected.remark:
-        click.echo(expected.remark, err=True)
+        click.echo(clean_text(expected.remark), err=True)
     for finding in expected.findings:
         click.echo(style_diagnostic(finding), err=True)
     return _Expected(
@@ -328,8 +328,9 @@ def _ask_server(options: _Options, who: Who | None) -> _Expected:
     with working("asking the server"):
         fetched = asyncio.run(fetch_resources(server, identity, within=seconds, credentials=credentials))
     if fetched.missing:
+        names = clean_text(", ".join(fetched.missing))
         click.echo(
-            f"{server} did not send within {seconds:g} s what these resources refer to: {', '.join(fetched.missing)}; "
+            f"{server} did not send within {seconds:g} s what these resources refer to: {names}; "
             "an Envoy would wait for it. See its log, or give it longer: --timeout",
             err=True,
         )
@@ -344,4 +345,5 @@ def _report_refusals(refused: Iterable[HeldResource]) -> None:
     for held in refused:
         if held.refusal is not None:
             version = f" in version {held.refusal.version}" if held.refusal.version else ""
-            click.echo(f"refused by this Envoy: {held.kind} {held.name}{version}: {held.refusal.text}", err=True)
+            text = f"refused by this Envoy: {held.kind} {held.name}{version}: {held.refusal.text}"
+            click.echo(clean_text(text), err=True)

@@ -14,7 +14,7 @@ import click
 from xds.catalogue import CATALOGUE, RETIRED
 from xds.cli.options import render_epilog, world_options
 from xds.cli.output import render_json, render_table, style_diagnostic
-from xds.errors import UnreachableError, quote_value
+from xds.errors import UnreachableError, clean_text, quote_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -213,7 +213,7 @@ def _explain_connection(
     for finding in errors:
         click.echo(style_diagnostic(finding), err=True)
     if found.remark:
-        click.echo(found.remark, err=True)
+        click.echo(clean_text(found.remark), err=True)
     answers = [] if found.subject is None else _answer(found.subject, target, options, addresses)
     _print(answers, found, whose, pod, output)
     return 1 if errors or not found.is_in_force or any(item.contradictions for item in answers) else 0

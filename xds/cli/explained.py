@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xds.diagnostics import Where
+from xds.errors import clean_text
 from xds.explain.cause import DEFAULT, Verdict
 from xds.explain.connection import Fate, Protocol
 from xds.explain.explanation import ADDRESS
@@ -34,7 +35,7 @@ def render_explanation(explanation: Explanation, whose: str) -> str:
     """Return one answer for people; `whose` connection it is."""
     decision = explanation.decision
     lines = [
-        f"{whose} → {explanation.question.authority} ({_describe_question(explanation)})",
+        clean_text(f"{whose} → {explanation.question.authority} ({_describe_question(explanation)})"),
         *_synthetic(explanation),
     ]
     lines += ["", _headline(decision), *_details(decision)]
@@ -45,7 +46,9 @@ def render_explanation(explanation: Explanation, whose: str) -> str:
     if explanation.is_partial:
         lines += ["", "The policy knows too many networks to look at each: give --address, or --resolve."]
     lines += _clients(explanation)
-    lines += [click.style(f"\nCONTRADICTION: {text}", fg="red", bold=True) for text in explanation.contradictions]
+    lines += [
+        click.style(f"\nCONTRADICTION: {clean_text(text)}", fg="red", bold=True) for text in explanation.contradictions
+    ]
     return "\n".join(lines)
 
 
@@ -66,11 +69,11 @@ def _synthetic(explanation: Explanation) -> list[str]:
     if not explanation.synthetic:
         return []
     shown = ", ".join(map(str, explanation.synthetic))
-    return [f"the pod is told that {explanation.question.host} is at {shown}, which stands for the name"]
+    return [clean_text(f"the pod is told that {explanation.question.host} is at {shown}, which stands for the name")]
 
 
 def _headline(decision: Decision) -> str:
-    return click.style(_what(decision), fg=_COLOURS[decision.verdict], bold=True)
+    return click.style(clean_text(_what(decision)), fg=_COLOURS[decision.verdict], bold=True)
 
 
 def _what(decision: Decision) -> str:
@@ -111,7 +114,7 @@ def _details(decision: Decision) -> list[str]:
 
 
 def _row(label: str, text: str) -> str:
-    return f"  {click.style(label.ljust(_LABEL), dim=True)} {text}"
+    return f"  {click.style(label.ljust(_LABEL), dim=True)} {clean_text(text)}"
 
 
 def _origin(decision: Decision) -> str:
@@ -160,8 +163,8 @@ def _branches(branches: Sequence[Branch]) -> Iterable[str]:
     shown = [_shorten(branch.addresses) for branch in branches]
     width = max(map(len, shown))
     for text, branch in zip(shown, branches, strict=True):
-        what = click.style(_what(branch.decision), fg=_COLOURS[branch.decision.verdict])
-        yield f"  {text.ljust(width)}  {what}: {_origin(branch.decision)}"
+        what = click.style(clean_text(_what(branch.decision)), fg=_COLOURS[branch.decision.verdict])
+        yield f"  {text.ljust(width)}  {what}: {clean_text(_origin(branch.decision))}"
 
 
 def _shorten(addresses: Sequence[str]) -> str:
@@ -176,7 +179,7 @@ def _clients(explanation: Explanation) -> list[str]:
     if explanation.question.protocol is Protocol.OTHER and not explanation.question.is_explicit:
         return []
     if listed.missing:
-        return ["", f"No NO_PROXY says what this policy says: {listed.missing}."]
+        return ["", f"No NO_PROXY says what this policy says: {clean_text(listed.missing)}."]
     width = max(len(answer.title) for answer in explanation.clients)
     lines = [
         "",
@@ -184,9 +187,8 @@ def _clients(explanation: Explanation) -> list[str]:
     ]
     for answer in explanation.clients:
         way = "direct" if answer.goes_direct else "proxy"
-        lines.append(
-            f"  {_mark(answer.goes_direct, explanation.decision)} {answer.title.ljust(width)}  {way:6}  {answer.why}"
-        )
+        mark = _mark(answer.goes_direct, explanation.decision)
+        lines.append(f"  {mark} {answer.title.ljust(width)}  {way:6}  {clean_text(answer.why)}")
     return lines
 
 

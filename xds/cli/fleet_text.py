@@ -14,6 +14,7 @@ import click
 
 from xds.cli.output import count_of
 from xds.clients import InForce
+from xds.errors import clean_text
 from xds.inspection.fleet import State
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ _NAMED = 3
 """Sidecars that are named of those who refuse the same."""
 _ASCII = str.maketrans("✓✗…→", "+!~>")
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+_CENTURY = 36_525 * _DAY
+"""Seconds: what a server says was longer ago, or is as far ahead, is no moment."""
 
 
 def render_table(fleet: Fleet, now: float, *, is_wide: bool = False) -> str:
@@ -56,9 +59,9 @@ def render_table(fleet: Fleet, now: float, *, is_wide: bool = False) -> str:
     header = ["NODE", "POLICY", "REPLICA", "STATE", *(_COLUMNS[kind] for kind in kinds), "AGE"]
     rows = [
         [
-            clean(sidecar.node),
+            _name(sidecar.node),
             _policy(sidecar),
-            clean(sidecar.replica) or "-",
+            _name(sidecar.replica) or "-",
             sidecar.state.value,
             *(_cell(sidecar.types.get(kind), is_wide=is_wide) for kind in kinds),
             "-" if sidecar.since is None else render_age(now - sidecar.since),
@@ -82,7 +85,7 @@ def _align(header: Sequence[str], rows: Sequence[Sequence[str]], colours: Iterab
 def _policy(sidecar: SidecarStatus) -> str:
     if sidecar.standing is InForce.REFUSE_ALL:
         return "(none)"
-    return clean(sidecar.policy) or "-"
+    return _name(sidecar.policy) or "-"
 
 
 def _cell(report: TypeReport | None, *, is_wide: bool) -> str:
@@ -98,7 +101,7 @@ def _cell(report: TypeReport | None, *, is_wide: bool) -> str:
 
 
 def _short(version: str) -> str:
-    return clean(version[:_SHORT])
+    return _name(version[:_SHORT])
 
 
 def _render_refusals(sidecars: Iterable[SidecarStatus], now: float) -> list[str]:
@@ -111,12 +114,12 @@ def _render_refusals(sidecars: Iterable[SidecarStatus], now: float) -> list[str]
                 found.setdefault((kind, refusal.version, refusal.text), []).append((sidecar, refusal))
     lines: list[str] = []
     for (kind, version, text), those in found.items():
-        names = ", ".join(clean(sidecar.node) for sidecar, _ in those[:_NAMED])
+        names = ", ".join(_name(sidecar.node) for sidecar, _ in those[:_NAMED])
         more = f" and {len(those) - _NAMED} more" if len(those) > _NAMED else ""
         latest = max((refusal.at for _, refusal in those if refusal.at is not None), default=None)
         moment = "" if latest is None else f", {render_age(now - latest)} ago"
-        head = f"{clean(kind)} {_short(version)} refused by {names}{more}{moment}:"
-        lines += ["", click.style(head, fg="red"), f"  {clean(text) or '(without a word)'}"]
+        head = f"{_name(kind)} {_short(version)} refused by {names}{more}{moment}:"
+        lines += ["", click.style(head, fg="red"), f"  {_say(text) or '(without a word)'}"]
     return lines
 
 
@@ -133,12 +136,12 @@ def render_change(change: Change) -> str:
     """Return a line about what became of one sidecar."""
     sidecar = change.after or change.before
     assert sidecar is not None, "a change is of something"
-    words = [clean(sidecar.node), _step(change), _policy(sidecar), clean(sidecar.replica)]
+    words = [_name(sidecar.node), _step(change), _policy(sidecar), _name(sidecar.replica)]
     if change.after is not None:
         before = {} if change.before is None else change.before.types
         new = {kind: report for kind, report in sidecar.types.items() if before.get(kind) != report}
-        words.append(", ".join(f"{clean(kind)} {_cell(report, is_wide=True)}" for kind, report in new.items()))
-        words += [clean(report.refusal.text) for report in new.values() if report.refusal is not None]
+        words.append(", ".join(f"{_name(kind)} {_cell(report, is_wide=True)}" for kind, report in new.items()))
+        words += [_say(report.refusal.text) for report in new.values() if report.refusal is not None]
     return "  ".join(filter(None, words))
 
 
@@ -181,7 +184,7 @@ def describe_sidecar(sidecar: SidecarStatus, now: float) -> dict[str, object]:
         "inForce": None if sidecar.standing is None else sidecar.standing.value,
         "variant": sidecar.variant or None,
         "since": None if sidecar.since is None else _moment(sidecar.since),
-        "ageSeconds": None if sidecar.since is None else max(round(now - sidecar.since, 3), 0),
+        "ageSeconds": None if sidecar.since is None else _age(now - sidecar.since),
         "types": {kind: _describe_type(report) for kind, report in sidecar.types.items()},
     }
 
@@ -213,7 +216,13 @@ def describe_change(change: Change, now: float) -> dict[str, object]:
 
 
 def render_age(seconds: float) -> str:
-    """Return e.g. `7s`, `3m12s`, `2h5m` or `4d3h`; clocks of two machines differ, so that it is never below zero."""
+    """
+    Return e.g. `7s`, `3m12s`, `2h5m` or `4d3h`; clocks of two machines differ, so that it is never below zero.
+
+    What no clock can say is `?`.
+    """
+    if not _is_age(seconds):
+        return "?"
     whole = max(int(seconds), 0)
     if whole < _MINUTE:
         return f"{whole}s"
@@ -224,14 +233,27 @@ def render_age(seconds: float) -> str:
     return f"{whole // _DAY}d{whole % _DAY // _HOUR}h"
 
 
+def _age(seconds: float) -> float | None:
+    return max(round(seconds, 3), 0) if _is_age(seconds) else None
+
+
+def _is_age(seconds: float) -> bool:
+    return abs(seconds) < _CENTURY
+
+
 def in_ascii(text: str) -> str:
     """Return what is rendered here with ASCII marks of the same width, for terminals that know no others."""
     return text.translate(_ASCII).encode("ascii", "replace").decode()
 
 
-def clean(text: str) -> str:
-    """Return `text` on one line, without what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
+def _say(text: str) -> str:
+    """Return what somebody said in a line."""
+    return clean_text(" ".join(text.split()))
+
+
+def _name(text: str) -> str:
+    """Return an id in one word: what comes after a space would look like the next column."""
+    return clean_text(text).replace(" ", "\N{REPLACEMENT CHARACTER}")
 
 
 def _moment(seconds: float) -> str | None:

@@ -11,7 +11,7 @@ import click
 
 from xds.cli.options import render_epilog
 from xds.cli.output import count_of, render_json, render_yaml
-from xds.errors import SourceError, redact_logins
+from xds.errors import SourceError, clean_text, redact_logins
 from xds.importers.imported import Change, Home, Imported, Weight, Wish
 from xds.policy.config_maps import LABEL
 from xds.policy.model import Dialect
@@ -329,7 +329,8 @@ def _describe(kind: str, wish: Wish, document: object, changes: Sequence[Change]
 
 def _style(change: Change) -> str:
     weight = click.style(change.weight.value, fg=_COLOURS[change.weight], bold=True)
-    return f"{click.style(redact_logins(str(change.where)), bold=True)}: {weight}: {change.message}; {change.hint}"
+    place = click.style(clean_text(redact_logins(str(change.where))), bold=True)
+    return f"{place}: {weight}: {clean_text(f'{change.message}; {change.hint}')}"
 
 
 def _count(changes: Sequence[Change]) -> str:

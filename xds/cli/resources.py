@@ -128,7 +128,10 @@ def summarise(resource: Shown) -> str:
         case {"load_assignment": {"endpoints": list(endpoints)}} | {"endpoints": list(endpoints)}:
             return f"endpoints: {', '.join(_find_addresses(endpoints))}"
         case {"listener_filters": [{"typed_config": {"server_config": {"inline_dns_table": dict(table)}}}]}:
-            return f"answers for {count_of(sum(map(_is_answered, table.get('virtual_domains', []))), 'name')}"
+            answers = table.get("virtual_domains")
+            return (
+                f"answers for {count_of(sum(map(_is_answered, answers if isinstance(answers, list) else ())), 'name')}"
+            )
         case {"type": str(discovery)}:
             return discovery.lower().replace("_", " ")
         case _:

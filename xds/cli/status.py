@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import sys
 import time
@@ -16,7 +15,7 @@ import click
 from xds.cli.options import render_epilog
 from xds.cli.output import render_json
 from xds.cli.progress import working
-from xds.errors import SettingsError, UnreachableError
+from xds.errors import SettingsError, UnreachableError, clean_text
 from xds.flags import parse_host_port, parse_seconds
 from xds.inspection.fleet import Answer, Change, Filter, find_changes, put_together, remember
 from xds.settings import DEFAULT_ADMIN, load_settings
@@ -264,7 +263,7 @@ def _show(fleet: Fleet, output: str) -> None:
 def _tell(fleet: Fleet) -> None:
     """Say what is not known."""
     for text in fleet.told:
-        click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {text}", err=True)
+        click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {clean_text(text)}", err=True)
 
 
 def _write(text: str) -> None:
@@ -296,11 +295,11 @@ class _Screen:
         from xds.cli.fleet_text import render_table, summarise  # noqa: PLC0415  # after the answer
 
         table = render_table(fleet, time.time(), is_wide=self._is_wide)
-        warnings = [click.style(f"warning: {text}", fg="yellow") for text in fleet.told]
+        warnings = [click.style(clean_text(f"warning: {text}"), fg="yellow") for text in fleet.told]
         self._draw([f"{time.strftime('%X')}  {summarise(fleet)}", *warnings, "", *table.split("\n")])
 
     def complain(self, problem: str) -> None:
-        self._draw([f"{time.strftime('%X')}  {click.style(problem, fg='red')}"])
+        self._draw([f"{time.strftime('%X')}  {click.style(clean_text(problem), fg='red')}"])
 
     def _draw(self, lines: list[str]) -> None:
         room = shutil.get_terminal_size().lines - 1
@@ -337,14 +336,14 @@ class _Lines:
     def complain(self, problem: str) -> None:
         if self._told != (problem,):
             self._told = (problem,)
-            click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {problem}", err=True)
+            click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {clean_text(problem)}", err=True)
 
     def _print(self, changes: tuple[Change, ...]) -> None:
         from xds.cli.fleet_text import describe_change, render_change  # noqa: PLC0415  # after the answer
 
         for change in changes:
             if self._is_json:
-                click.echo(json.dumps(describe_change(change, time.time()), ensure_ascii=False))
+                click.echo(render_json(describe_change(change, time.time()), indent=None))
             else:
                 _write(f"{time.strftime('%X')}  {render_change(change)}")
 

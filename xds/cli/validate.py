@@ -17,7 +17,7 @@ from xds.cli.options import CLUSTER, render_epilog, settings_options
 from xds.cli.output import count_of, describe_diagnostic, render_json, style_diagnostic, style_severity
 from xds.cli.places import PATH
 from xds.diagnostics import Diagnostic, Where
-from xds.errors import SourceError, quote_value
+from xds.errors import SourceError, clean_text, quote_value
 from xds.facts import Facts
 from xds.flags import parse_namespace
 from xds.judge import UNREADABLE, Judge
@@ -238,7 +238,7 @@ def _is_terminal() -> bool:
 def _print_groups(located: Iterable[Located]) -> None:
     """Write the findings for people, under the names of their files; programs get a line for each instead."""
     for source, items in groupby(located, key=lambda item: item.finding.where.source):
-        click.echo(click.style(source, underline=True, bold=True))
+        click.echo(click.style(clean_text(source), underline=True, bold=True))
         for item in items:
             click.echo(_render_for_people(item.finding))
         click.echo()
@@ -246,10 +246,10 @@ def _print_groups(located: Iterable[Located]) -> None:
 
 def _render_for_people(finding: Diagnostic) -> str:
     line = "" if finding.where.line is None else str(finding.where.line)
-    key = f"  {click.style(finding.where.key, bold=True)}" if finding.where.key else ""
-    hint = click.style(f"→ {finding.hint}", dim=True)
+    key = f"  {click.style(clean_text(finding.where.key), bold=True)}" if finding.where.key else ""
+    hint = click.style(f"→ {clean_text(finding.hint)}", dim=True)
     indent = " " * (_GUTTER + 2)
-    return f"{line:>{_GUTTER}}  {style_severity(finding)}{key}\n{indent}{finding.message}\n{indent}{hint}"
+    return f"{line:>{_GUTTER}}  {style_severity(finding)}{key}\n{indent}{clean_text(finding.message)}\n{indent}{hint}"
 
 
 def _describe_refusal(error: SourceError, paths: Iterable[Path]) -> dict[str, object]:

@@ -27,6 +27,8 @@ _SECTION = re.compile(r"(?:type\.googleapis\.com/)?envoy\.admin\.v[0-9]+[a-z0-9]
 _STATES = {"active_state": "active", "warming_state": "warming", "draining_state": "draining"}
 _PROTO_NAME = re.compile(r"[a-z][A-Za-z0-9]*")
 _CAPITAL = re.compile(r"(?<=[a-z0-9])([A-Z])")
+_HALF_PAIR = re.compile(r"[\ud800-\udfff]")
+"""What JSON can name and UTF-8, and so Envoy, has nothing for."""
 _MAX_DEPTH = 250
 """Levels of JSON. What is deeper is no configuration: each of the 100 messages that Envoy reads in one takes two."""
 _NO_DUMP = "it is no answer of Envoy's /config_dump"
@@ -161,11 +163,17 @@ def _copy(value: object, rename: Callable[[str], str], depth: int = 0) -> object
         raise ValueError(f"{_NO_DUMP}: it is too deep")
     match value:
         case dict():
-            return {rename(key): _copy(item, rename, depth + 1) for key, item in value.items()}
+            return {rename(_encodable(key)): _copy(item, rename, depth + 1) for key, item in value.items()}
         case list():
             return [_copy(item, rename, depth + 1) for item in value]
+        case str():
+            return _encodable(value)
         case _:
             return value
+
+
+def _encodable(text: str) -> str:
+    return _HALF_PAIR.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _proto_name(key: str) -> str:

@@ -376,6 +376,21 @@ def test_what_an_envoy_adds_when_it_lists_endpoints_is_no_difference() -> None:
     assert compare_one(shown("1", plain), held("", weighted)).verdict is Verdict.DIFFERS
 
 
+@pytest.mark.parametrize("output", ["table", "yaml", "json"])
+def test_halves_of_surrogate_pairs_are_shown_as_what_they_are_not(xds: Runner, tmp_path: Path, output: str) -> None:
+    described: list[dict[str, Any]] = [
+        {"type": "cluster", "version": "\ud800", "resource": {"@type": PREFIX + "envoy.config.cluster.v3.Cluster",
+                                                             "name": "a\udfff", "metadata": {"\ud800": "x"}}}
+    ]  # fmt: skip
+    (tmp_path / "dump.json").write_text(as_envoy_has_it(described))
+
+    outcome = xds("dump", "--config-dump", tmp_path / "dump.json", "-o", output)
+
+    assert outcome.code == 0
+    assert "a\N{REPLACEMENT CHARACTER}" in outcome.out.replace("\\uFFFD", "\N{REPLACEMENT CHARACTER}")
+    assert outcome.out.encode()
+
+
 @pytest.mark.parametrize(
     ("content", "summary"),
     [
@@ -383,6 +398,8 @@ def test_what_an_envoy_adds_when_it_lists_endpoints_is_no_difference() -> None:
         pytest.param({"virtual_hosts": [{"domains": ["*"]}, {}, 3]}, "1 domain", id="hosts without domains"),
         pytest.param({"listener_filters": [{"typed_config": {"server_config": {"inline_dns_table": {}}}}]},
                      "answers for 0 names", id="an empty table"),
+        pytest.param({"listener_filters": [{"typed_config": {"server_config": {"inline_dns_table":
+                     {"virtual_domains": 5}}}}]}, "answers for 0 names", id="a table that is none"),
         pytest.param({"type": "ORIGINAL_DST"}, "original dst", id="a type"),
         pytest.param({"filter_chains": "odd"}, "", id="something else"),
     ],

@@ -133,6 +133,28 @@ def test_nothing_that_a_sidecar_says_is_obeyed_by_a_terminal() -> None:
     assert "bell new line" in shown
 
 
+def test_an_id_with_spaces_does_not_look_like_several_columns() -> None:
+    bad = replace(sidecar("web-0.shop  shop/corp\tcurrent"), policy="a b", replica="c d")
+
+    line = click.unstyle(render_table(fleet(bad), NOW)).splitlines()[1]
+
+    assert line.split()[3] == "current"
+    assert line.startswith("web-0.shop\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}shop/corp")
+
+
+@pytest.mark.parametrize("since", [1e308, -1e308, float("inf"), float("nan"), 0.0 - 4e9, 1e300])
+def test_a_moment_that_no_clock_has_is_not_known(since: float) -> None:
+    odd = replace(sidecar("web-0.shop", listener=refused(at=since)), since=since)
+    whole = fleet(odd)
+
+    table = click.unstyle(render_table(whole, NOW))
+
+    assert table.splitlines()[1].split()[-1] == "?"
+    assert "? ago" in table
+    described = describe_fleet(whole, NOW)["sidecars"]
+    assert json.loads(json.dumps(described, allow_nan=False))[0]["ageSeconds"] is None
+
+
 @pytest.mark.parametrize(
     ("whole", "sentence"),
     [
