@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from xds.cli.documents import Gathered, Standing, read_policies
+from xds.cli.documents import Gathered, Standing, read_piped, read_policies
 from xds.cli.edits import Edit, EditKind, apply_edits, rename
 from xds.cli.options import render_epilog, world_options
 from xds.cli.output import render_json
@@ -110,10 +110,11 @@ def command(
     place = choose_place(paths, settings, resolves=not no_resolve, reads_files=not no_files)
     for path in files:
         check_policies(path)
+    piped = place.piped or read_piped(files)
 
     async def run() -> tuple[OpenWorld, _Versions, Judgement, Judgement]:
         async with open_world(place) as world:
-            versions = _compare_paths(paths) if is_pair else _edit(world, files, removals)
+            versions = _compare_paths(paths, piped) if is_pair else _edit(world, files, removals, piped)
             facts = await _collect(world, versions)
             with working("comparing"):
                 before, after_judgement = await asyncio.to_thread(_judge, versions, facts)
@@ -134,19 +135,19 @@ def command(
     ctx.exit(1 if report.change or report.errors else 0)
 
 
-def _edit(world: OpenWorld, files: tuple[Path, ...], removals: tuple[str, ...]) -> _Versions:
+def _edit(world: OpenWorld, files: tuple[Path, ...], removals: tuple[str, ...], piped: SourceRead | None) -> _Versions:
     """Return what is there, and what would be. Raises SourceError."""
     standing = Standing(home=world.home) if world.home else Standing()
-    gathered = read_policies(files, standing) if files else Gathered(SourceRead(()))
+    gathered = read_policies(files, standing, piped=piped) if files else Gathered(SourceRead(()))
     now = time.strftime(_FORMAT, time.gmtime())
     after, edits = apply_edits(world.read, gathered.read.documents, removals, home=world.home, now=now)
     after = replace(after, unreadable=(*after.unreadable, *gathered.read.unreadable))
     return _Versions(world.read, after, edits, gathered)
 
 
-def _compare_paths(paths: tuple[Path, ...]) -> _Versions:
+def _compare_paths(paths: tuple[Path, ...], piped: SourceRead | None) -> _Versions:
     """Take two paths for versions of the same place: a file replaces that of the same name. Raises SourceError."""
-    gathered = [read_policies((path,)) for path in paths]
+    gathered = [read_policies((path,), piped=piped) for path in paths]
     before, after = (item.read for item in gathered)
     if len(before.documents) == len(after.documents) == 1:
         (old,), (new,) = before.documents, after.documents

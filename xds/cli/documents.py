@@ -96,16 +96,27 @@ class Gathered:
         return Located(replace(finding, where=Where(origin.file, where.key, line)), source, file, line)
 
 
-def read_policies(paths: Iterable[Path], standing: Standing | None = None) -> Gathered:
+def read_piped(paths: Iterable[Path]) -> SourceRead | None:
     """
-    Read every path once, however it is spelled.
+    Return what is piped in if one of `paths` is stdin.
+
+    Within a running event loop, an interrupt would wait until whoever pipes is done: what is read there is read before.
+    """
+    return _read_stdin() if STDIN in paths else None
+
+
+def read_policies(
+    paths: Iterable[Path], standing: Standing | None = None, *, piped: SourceRead | None = None
+) -> Gathered:
+    """
+    Read every path once, however it is spelled; `piped` is what `read_piped` returned, if it was called.
 
     Raises SourceError if one is missing, or if there is not a single document.
     """
     places = list({_identity(path): path for path in paths}.values())
     for place in places:
         check_policies(place)
-    reads = [_read_stdin() if path == STDIN else read_documents(path) for path in places]
+    reads = [piped or _read_stdin() if path == STDIN else read_documents(path) for path in places]
     documents = {_identity(document.source): document for read in reads for document in read.documents}
     unreadable = {finding.where.source: finding for read in reads for finding in read.unreadable}
     if not documents and not unreadable:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from xds.cli.documents import read_policies
+from xds.cli.documents import read_piped, read_policies
 from xds.cli.logs import configure_logging
 from xds.cli.places import check_policies, check_resolv_conf
 from xds.cli.progress import working
@@ -53,6 +53,8 @@ class Place:
     """Whether names of proxies are looked up."""
     reads_files: bool = True
     """Whether files and Secrets that policies name are read."""
+    piped: SourceRead | None = field(default=None, repr=False)
+    """What was piped in, if one of the paths is stdin."""
 
     @property
     def is_cluster(self) -> bool:
@@ -63,13 +65,17 @@ class Place:
 def choose_place(
     paths: tuple[Path, ...], settings: Settings, *, resolves: bool = True, reads_files: bool = True
 ) -> Place:
-    """Raise click.UsageError unless there is exactly one source, and SourceError or SettingsError for a bad one."""
+    """
+    Return the place; what is piped in is read here, so call it outside of an event loop.
+
+    Raises click.UsageError unless there is exactly one source, and SourceError or SettingsError for a bad one.
+    """
     if bool(paths) is settings.kubernetes:
         raise click.UsageError("give either paths of policies, or --kubernetes for those of the cluster")
     for path in paths:
         check_policies(path)
     check_resolv_conf(settings)
-    return Place(settings=settings, paths=paths, resolves=resolves, reads_files=reads_files)
+    return Place(settings=settings, paths=paths, resolves=resolves, reads_files=reads_files, piped=read_piped(paths))
 
 
 class _Facts(Protocol):
@@ -128,7 +134,7 @@ async def open_world(place: Place) -> AsyncIterator[OpenWorld]:
         async with _open_cluster(place) as world:
             yield world
     else:
-        gathered = await asyncio.to_thread(read_policies, place.paths)
+        gathered = await asyncio.to_thread(read_policies, place.paths, piped=place.piped)
         yield OpenWorld(place=place, read=gathered.read, _facts=NetworkFacts(place.settings), _files=_FilesOfMachine())
 
 

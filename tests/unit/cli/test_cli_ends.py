@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -173,3 +174,41 @@ def test_a_resolv_conf_that_was_asked_for_and_can_not_be_read_is_refused(
     assert (outcome.code, outcome.out) == (2, "")
     assert f"--resolv-conf {tmp_path / 'none'} can't be read: No such file or directory; " in outcome.err
     assert "--resolv-conf ''" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["diff", "-f", "-", "POLICIES"], id="diff, new documents"),
+        pytest.param(["diff", "-", "POLICIES"], id="diff, one of two"),
+        pytest.param(["dump", "-"], id="dump"),
+        pytest.param(["dump", "--config-dump", "-"], id="dump of an Envoy"),
+        pytest.param(["validate", "-"], id="validate"),
+        pytest.param(["import", "aks", "-"], id="import"),
+    ],
+)
+def test_an_interrupt_ends_a_command_that_waits_for_what_is_piped_in(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "corp.yaml").write_text(GOOD, encoding="utf-8")
+    words = [str(tmp_path) if word == "POLICIES" else word for word in words]
+    # What is read is told, so that nobody is interrupted who has not begun to read.
+    script = (
+        "import io, sys\n"
+        "class Told(io.FileIO):\n"
+        "    def readinto(self, buffer):\n"
+        "        print('reading', flush=True)\n"
+        "        return super().readinto(buffer)\n"
+        "sys.stdin = io.TextIOWrapper(io.BufferedReader(Told(0)))\n"
+        "from xds.cli import main\n"
+        "main()\n"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", script, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"reading\n"
+        running.send_signal(signal.SIGINT)
+        try:
+            assert running.wait(30) == 130
+        finally:
+            running.kill()
