@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from xds.importers.imported import Changes, Imported
+from xds.importers.pac_budget import Budget
 from xds.importers.pac_program import compile_program
 from xds.importers.pac_regions import EVERYTHING, Region, Rows, Verdict, Way, multiply
 from xds.importers.pac_syntax import ENTRY, parse_program
@@ -42,9 +43,10 @@ def import_pac(text: str, wish: Wish) -> Imported:
     Raises SourceError if the parser is missing, or if the text is no such file or too large to follow.
     """
     changes = Changes(wish.source)
+    budget = Budget(wish.source)
     program = parse_program(text, wish.source)
-    https, http = (compile_program(program, scheme, changes) for scheme in ("https", "http"))
-    rows = multiply(https, http, _pair)
+    https, http = (compile_program(program, scheme, changes, budget) for scheme in ("https", "http"))
+    rows = multiply(https, http, _pair, budget)
     proxies = _name_proxies(verdict for _, pair in rows for verdict in pair)
     rules = _build_rules(rows[:-1], proxies, changes)
     spec: dict[str, object] = {"proxies": {name: _build_proxy(urls) for urls, name in proxies.items()}}

@@ -7,12 +7,16 @@ Invariant: a condition that nothing on the wire decides is `Unknown`; it is neve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, assert_never
 
+from xds.importers.pac_budget import EVALUATION
 from xds.importers.pac_regions import EVERYTHING, Region, Rows, Verdict, choose, hedge, intersect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from xds.importers.pac_budget import Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,38 +84,44 @@ def both(left: Condition, right: Condition) -> Condition:
 
 def either(parts: Sequence[Condition]) -> Condition:
     """Return the disjunction; regions are joined at once."""
+    if TRUE in parts:
+        return TRUE
     joined: list[Condition] = []
-    for part in parts:
-        if part == TRUE:
-            return TRUE
-        last = joined[-1] if joined else None
-        if isinstance(part, Within) and isinstance(last, Within):
-            joined[-1] = Within(tuple(dict.fromkeys((*last.regions, *part.regions))))
-        elif part != FALSE:
-            joined.append(part)
+    for is_within, run in groupby((part for part in parts if part != FALSE), lambda part: isinstance(part, Within)):
+        if is_within:
+            regions = (region for part in run if isinstance(part, Within) for region in part.regions)
+            joined.append(Within(tuple(dict.fromkeys(regions))))
+        else:
+            joined += run
     if not joined:
         return FALSE
     return joined[0] if len(joined) == 1 else Either(tuple(joined))
 
 
-def decide(condition: Condition, then: Rows[Verdict], otherwise: Rows[Verdict]) -> Rows[Verdict]:
+def size(condition: Condition) -> int:
+    """Return about how long it takes to look at a condition."""
+    return len(condition.regions) if isinstance(condition, Within) else 1
+
+
+def decide(condition: Condition, then: Rows[Verdict], otherwise: Rows[Verdict], budget: Budget) -> Rows[Verdict]:
     """Return what holds if `then` decides where `condition` holds, and `otherwise` elsewhere."""
+    budget.spend(EVALUATION // 2)
     if then == otherwise:
         return otherwise
     match condition:
         case Within((Region(None, None, None),)):
             return then
         case Within():
-            return choose(condition.regions, then, otherwise)
+            return choose(condition.regions, then, otherwise, budget)
         case Unknown():
-            return hedge(then, otherwise)
+            return hedge(then, otherwise, budget)
         case Not():
-            return decide(condition.inner, otherwise, then)
+            return decide(condition.inner, otherwise, then, budget)
         case Both():
-            return decide(condition.left, decide(condition.right, then, otherwise), otherwise)
+            return decide(condition.left, decide(condition.right, then, otherwise, budget), otherwise, budget)
         case Either():
             for part in reversed(condition.parts):
-                otherwise = decide(part, then, otherwise)
+                otherwise = decide(part, then, otherwise, budget)
             return otherwise
         case _:
             assert_never(condition)

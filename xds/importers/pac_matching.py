@@ -20,8 +20,11 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _WILD = re.compile(r"[*?\[\]]")
 _OCTETS = re.compile(r"((?:[0-9]{1,3}\.){1,3})\*")
-_URL = re.compile(r"(?:(?P<scheme>[^/:]+)://)?(?P<host>\*|[^/:*]*|\*?[^/:*]+)(?::(?P<port>[0-9]+))?(?P<rest>/\*?|\*)?")
+_URL = re.compile(
+    r"(?:(?P<scheme>[^/:]+)://)?(?P<host>\*|[^/:*]*|\*?[^/:*]+)(?::(?P<port>[0-9]{1,5}))?(?P<rest>/\*?|\*)?"
+)
 _SCHEME_ONLY = re.compile(r"(?P<scheme>[^/:]+):(?:\*|//\*|//\*/\*)")
+_PORT = re.compile(r"[0-9]{1,5}")
 _ALL_BITS = 0xFFFFFFFF
 
 
@@ -154,7 +157,7 @@ def _match_parts(match: re.Match[str], scheme: str) -> Condition:
 
 def _match_authority(text: str, scheme: str) -> Condition:
     host, colon, port = text.partition(":")
-    if colon and not port.isdecimal():
+    if colon and not _PORT.fullmatch(port):
         return Unknown()
     number = int(port) if colon else DEFAULT_PORTS[scheme]
     return both(match_name(host), Within((Region(ports=frozenset((number,))),)))

@@ -36,9 +36,12 @@ if TYPE_CHECKING:
     from tree_sitter import Node
 
     from xds.importers.imported import Changes
+    from xds.importers.pac_budget import Budget
     from xds.importers.pac_syntax import Program
 
 _MOST_STEPS = 20_000
+_COPIED = 8
+"""Variables, or statements, that are copied while two regions are compared."""
 _SCHEMES = {"PROXY": "http", "HTTP": "http", "HTTPS": "https"}
 _SILENT = ("alert", "console.log")
 _DENY = Verdict(Way.DENY)
@@ -54,28 +57,35 @@ class _Binding:
 
 
 _Statements = tuple["Node | _Binding", ...]
+_Key = tuple[tuple[object, ...], frozenset[tuple[str, object]]]
 
 
-def compile_program(program: Program, scheme: str, changes: Changes) -> Rows[Verdict]:
+def _identify(value: Value) -> object:
+    """Return what stands for `value` in a key: itself if it is small, for it may hold one list a thousand times."""
+    return value if isinstance(value, str | int | Symbol) else (id(value),)
+
+
+def compile_program(program: Program, scheme: str, changes: Changes, budget: Budget) -> Rows[Verdict]:
     """
     Return what becomes of URLs of `scheme`.
 
-    Raises SourceError if there are too many paths, or rows, to follow.
+    Raises SourceError if there are too many paths, or rows, to follow, or if `budget` is spent.
     """
     try:
-        return _Compiler(program, scheme, changes).run()
+        return _Compiler(program, scheme, changes, budget).run()
     except RecursionError as error:
         raise SourceError(f"{changes.source} is nested too deeply; import what matters of it") from error
 
 
 class _Compiler:
-    def __init__(self, program: Program, scheme: str, changes: Changes) -> None:
+    def __init__(self, program: Program, scheme: str, changes: Changes, budget: Budget) -> None:
         self._program = program
         self._changes = changes
-        self._evaluator = Evaluator(scheme, program.functions, changes)
+        self._budget = budget
+        self._evaluator = Evaluator(scheme, program.functions, changes, budget)
         self._evaluator.own_names = declared_in(program.functions[ENTRY])
         self._steps = 0
-        self._known_rows: dict[tuple[tuple[object, ...], frozenset[tuple[str, Value]]], Rows[Verdict]] = {}
+        self._known_rows: dict[_Key, tuple[_Statements, Environment, Rows[Verdict]]] = {}
 
     def run(self) -> Rows[Verdict]:
         entry = self._program.functions[ENTRY]
@@ -92,6 +102,7 @@ class _Compiler:
     def _globals(self) -> Environment:
         known: Environment = {}
         for node in self._program.statements:
+            self._budget.spend(1 + len(known) // _COPIED)
             bound = self._bind(node, known)
             if bound is None:
                 known |= dict.fromkeys(assigned_in(node), OPAQUE)
@@ -100,16 +111,21 @@ class _Compiler:
         return self._forget(known)
 
     def _walk(self, statements: _Statements, known: Environment) -> Rows[Verdict]:
-        key = (tuple(item if isinstance(item, _Binding) else item.id for item in statements), frozenset(known.items()))
+        self._budget.spend(1 + len(known) + len(statements) // _COPIED)
+        key = (
+            tuple((item.name, _identify(item.value)) if isinstance(item, _Binding) else item.id for item in statements),
+            frozenset((name, _identify(value)) for name, value in known.items()),
+        )
         if key not in self._known_rows:
-            self._known_rows[key] = self._follow(statements, known)
-        return self._known_rows[key]
+            # What is known by its identity has to stay.
+            self._known_rows[key] = (statements, known, self._follow(statements, known))
+        return self._known_rows[key][-1]
 
     def _follow(self, statements: _Statements, known: Environment) -> Rows[Verdict]:
         parted: list[tuple[Condition, Rows[Verdict]]] = []
         rows = None
         while rows is None:
-            self._count()
+            self._count(len(statements) + len(known))
             if not statements:
                 rows = self._end()
                 break
@@ -133,11 +149,12 @@ class _Compiler:
             else:
                 rows = self._skip(node, rest, known)
         for condition, then_rows in reversed(parted):
-            rows = decide(condition, then_rows, rows)
+            rows = decide(condition, then_rows, rows, self._budget)
         return rows
 
-    def _count(self) -> None:
+    def _count(self, copied: int) -> None:
         self._steps += 1
+        self._budget.spend(1 + copied // _COPIED)
         if self._steps > _MOST_STEPS:
             raise SourceError(f"{self._changes.source} has too many paths to follow; import what matters of it")
 
@@ -195,8 +212,10 @@ class _Compiler:
         if inner.type == "augmented_assignment_expression":
             name = text_of(part(inner, "left"))
             old, new = known.get(name), self._evaluator.value(part(inner, "right"), known)
-            is_text = text_of(part(inner, "operator")) == "+=" and isinstance(old, str) and isinstance(new, str)
-            return {**known, name: f"{old}{new}" if is_text else OPAQUE}
+            if text_of(part(inner, "operator")) != "+=" or not isinstance(old, str) or not isinstance(new, str):
+                return {**known, name: OPAQUE}
+            self._budget.check_text(len(old) + len(new))
+            return {**known, name: f"{old}{new}"}
         if inner.type == "string" or (inner.type == "call_expression" and text_of(part(inner, "function")) in _SILENT):
             return known
         return None
@@ -259,7 +278,7 @@ class _Compiler:
         forgotten = {**known, **dict.fromkeys(assigned_in(node), OPAQUE)}
         rows = self._walk(rest, forgotten)
         for found in returns_of(node):
-            rows = hedge(self._return(found, forgotten), rows)
+            rows = hedge(self._return(found, forgotten), rows, self._budget)
         return rows
 
     def _return(self, node: Node, known: Environment) -> Rows[Verdict]:
@@ -272,7 +291,7 @@ class _Compiler:
         if node.type == "ternary_expression":
             condition = self._evaluator.condition(part(node, "condition"), known)
             then, otherwise = (self._result(part(node, key), known) for key in ("consequence", "alternative"))
-            return decide(condition, then, otherwise)
+            return decide(condition, then, otherwise, self._budget)
         value = self._evaluator.value(node, known)
         if isinstance(value, str):
             return always(self._read(value, node))
@@ -282,6 +301,7 @@ class _Compiler:
 
     def _read(self, text: str, node: Node) -> Verdict:
         """Return what a result says: `DIRECT`, or proxies in their order."""
+        self._budget.spend(len(text))
         entries = [words for item in text.split(";") if (words := item.split())]
         line = line_of(node)
         if not entries or entries[0][0].upper() == "DIRECT":
@@ -289,7 +309,7 @@ class _Compiler:
                 message = "what follows DIRECT is left out: a direct connection that fails is not tried through a proxy"
                 self._changes.changed(ENTRY, message, "nothing to do", line)
             return Verdict(Way.DIRECT)
-        proxies: list[str] = []
+        proxies: dict[str, None] = {}
         for words in entries:
             if words[0].upper() == "DIRECT":
                 message = f"DIRECT after proxies is left out: {_NO_DIRECT}"
@@ -297,8 +317,8 @@ class _Compiler:
                 self._changes.changed(ENTRY, message, hint, line)
                 break
             url = self._read_proxy(words, line)
-            if url is not None and url not in proxies:
-                proxies.append(url)
+            if url is not None:
+                proxies[url] = None
         if proxies:
             return Verdict(Way.TUNNEL, tuple(proxies))
         self._changes.lost(ENTRY, "the result names no HTTP proxy: it is refused", "write the rule by hand", line)

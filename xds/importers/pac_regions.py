@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from itertools import product
 from typing import TYPE_CHECKING, TypeVar
 
 from xds.errors import SourceError
@@ -18,6 +19,11 @@ from xds.policy.model import DomainPattern, Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from xds.importers.pac_budget import Budget
+
+_Prefix = tuple[int, int, int]
+"""Version, length and the bits of a network."""
 
 MOST_ROWS = 4000
 """More than any file needs, and few enough to compare each with all others."""
@@ -97,9 +103,12 @@ def _common_name(one: DomainPattern, other: DomainPattern) -> DomainPattern | No
 
 
 def _common_network(one: Network, other: Network) -> Network | None:
-    if one.version != other.version or not one.overlaps(other):
+    if one.version != other.version:
         return None
-    return one if one.prefixlen >= other.prefixlen else other
+    longer, shorter = (one, other) if one.prefixlen >= other.prefixlen else (other, one)
+    # Ten times as fast as `overlaps`.
+    difference = int(longer.network_address) ^ int(shorter.network_address)
+    return None if difference >> (shorter.max_prefixlen - shorter.prefixlen) else longer
 
 
 def covers(one: Region, other: Region) -> bool:
@@ -107,27 +116,85 @@ def covers(one: Region, other: Region) -> bool:
     return one == EVERYTHING or intersect(one, other) == other
 
 
-def choose(regions: Iterable[Region], then: Rows[V], otherwise: Rows[V]) -> Rows[V]:
+class _Kept:
+    """Regions by their names and networks: few of them may cover another region, and people write thousands."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._found: dict[tuple[str | None, _Prefix | None], list[Region]] = {}
+        self._lengths: dict[tuple[int, int], None] = {}
+        """The versions and prefix lengths that are there."""
+
+    def add(self, region: Region) -> None:
+        network = region.network
+        if network is not None:
+            self._lengths[network.version, network.prefixlen] = None
+        prefix = None if network is None else _cut(network, network.prefixlen)
+        name = None if region.name is None else region.name.name
+        self._found.setdefault((name, prefix), []).append(region)
+
+    def has_all_of(self, region: Region) -> bool:
+        """Whether one of them covers `region`."""
+        for key in product(_suffixes(region.name), self._prefixes(region.network)):
+            candidates = self._found.get(key, ())
+            self._budget.spend(1 + len(candidates))
+            if any(covers(earlier, region) for earlier in candidates):
+                return True
+        return False
+
+    def _prefixes(self, network: Network | None) -> list[_Prefix | None]:
+        found: list[_Prefix | None] = [None]
+        if network is not None:
+            found += [
+                _cut(network, length)
+                for version, length in self._lengths
+                if version == network.version and length <= network.prefixlen
+            ]
+        return found
+
+
+def _suffixes(pattern: DomainPattern | None) -> list[str | None]:
+    """Return the names whose patterns may cover `pattern`; None: no name."""
+    found: list[str | None] = [None]
+    rest = "" if pattern is None else pattern.name
+    while rest:
+        found.append(rest)
+        rest = rest.partition(".")[2]
+    return found
+
+
+def _cut(network: Network, length: int) -> _Prefix:
+    return network.version, length, int(network.network_address) >> (network.max_prefixlen - length)
+
+
+def choose(regions: Iterable[Region], then: Rows[V], otherwise: Rows[V], budget: Budget) -> Rows[V]:
     """Return what holds if `then` decides in one of `regions`, and `otherwise` elsewhere."""
     # A branch that goes on where the other does says nothing new there.
     shared = len(then) >= len(otherwise) and then[-len(otherwise) :] == otherwise
     own = then[: -len(otherwise)] if shared else then
     added: list[tuple[Region, V]] = []
+    earlier = _Kept(budget)
     for region in regions:
+        budget.spend(len(own))
         for row, verdict in own:
             common = intersect(region, row)
-            if common is not None and not any(covers(earlier, common) for earlier, _ in added):
+            if common is not None and not earlier.has_all_of(common):
+                earlier.add(common)
                 added.append((common, verdict))
-    kept = [item for item in added if not _is_said_later(item, added, otherwise)]
+    # Where all added rows say one thing, none says otherwise.
+    others = added if any(verdict != added[0][1] for _, verdict in added) else []
+    kept = [item for item in added if not _is_said_later(item, others, otherwise, budget)]
     return _limit((*kept, *otherwise))
 
 
-def _is_said_later(item: tuple[Region, V], added: Sequence[tuple[Region, V]], rest: Rows[V]) -> bool:
+def _is_said_later(item: tuple[Region, V], added: Sequence[tuple[Region, V]], rest: Rows[V], budget: Budget) -> bool:
     """Whether the rows after the added ones say the same of `item`, and no other added row says otherwise of it."""
     region, verdict = item
+    budget.spend(len(added))
     if any(said != verdict and intersect(region, other) is not None for other, said in added):
         return False
     for row, said in rest:
+        budget.spend()
         if intersect(region, row) is None:
             continue
         if said != verdict:
@@ -137,18 +204,25 @@ def _is_said_later(item: tuple[Region, V], added: Sequence[tuple[Region, V]], re
     return False
 
 
-def multiply(one: Rows[V], other: Rows[W], join: Callable[[V, W], X]) -> Rows[X]:
+def multiply(one: Rows[V], other: Rows[W], join: Callable[[V, W], X], budget: Budget) -> Rows[X]:
     """Return the list that decides by both lists at once: `join` of what each says."""
+    budget.spend(len(one))
+    if one == other:
+        pairs = zip(one, other, strict=True)
+        return tuple(_without_repeats([(row, join(first, second)) for (row, first), (_, second) in pairs]))
     found: list[tuple[Region, X]] = []
     seen: set[Region] = set()
+    earlier = _Kept(budget)
     for row, first in one:
+        budget.spend(len(other))
         for column, second in other:
             common = intersect(row, column)
             if common is None or common in seen:
                 continue
-            if any(covers(earlier, common) for earlier, _ in found):
+            if earlier.has_all_of(common):
                 continue
             seen.add(common)
+            earlier.add(common)
             found.append((common, join(first, second)))
             _limit(found)
     return tuple(_without_repeats(found))
@@ -162,9 +236,9 @@ def _without_repeats(rows: list[tuple[Region, X]]) -> list[tuple[Region, X]]:
     return rows
 
 
-def hedge(then: Rows[Verdict], otherwise: Rows[Verdict]) -> Rows[Verdict]:
+def hedge(then: Rows[Verdict], otherwise: Rows[Verdict], budget: Budget) -> Rows[Verdict]:
     """Return what is safe while nobody knows which of the two holds."""
-    return multiply(then, otherwise, _safer)
+    return multiply(then, otherwise, _safer, budget)
 
 
 def _safer(then: Verdict, otherwise: Verdict) -> Verdict:

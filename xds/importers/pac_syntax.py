@@ -22,6 +22,10 @@ ENTRY = "FindProxyForURL"
 _MISSING = "reading PAC files needs the parser of an extra: pip install 'egress-xds[pac]'"
 _SKIPPED = ("comment", "empty_statement", "html_comment")
 _SHOWN = 70
+_LOOKED_AT = 8 * _SHOWN
+_MOST_LENGTH = 1024 * 1024
+"""Characters of a file, as for browsers."""
+_MOST_NODES = 120_000
 _MUTATORS = ("push", "pop", "shift", "unshift", "splice", "sort", "reverse", "fill", "copyWithin")
 _VALUES = ("function_expression", "arrow_function")
 _FUNCTIONS = ("function_declaration", "function_expression", "arrow_function", "method_definition")
@@ -57,8 +61,12 @@ def parse_program(text: str, source: str) -> Program:
         import tree_sitter_javascript  # noqa: PLC0415  # an extra
     except ImportError as error:
         raise SourceError(_MISSING) from error
+    if len(text) > _MOST_LENGTH:
+        raise SourceError(f"{source} has too much text, more than {_MOST_LENGTH >> 10} KiB; import what matters of it")
     parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_javascript.language()))
     root = parser.parse(text.encode()).root_node
+    if root.descendant_count > _MOST_NODES:
+        raise SourceError(f"{source} has too many words, more than {_MOST_NODES // 2}; import what matters of it")
     if root.has_error:
         line = next((line_of(node) for node in _walk(root) if node.is_error or node.is_missing), 1)
         raise SourceError(f"{source}:{line} is no JavaScript; correct it, or give the file that browsers get")
@@ -117,7 +125,7 @@ def text_of(node: Node) -> str:
 
 def show(node: Node) -> str:
     """Return the text of `node` in one short line."""
-    text = " ".join(text_of(node).split())
+    text = " ".join(text_of(node)[:_LOOKED_AT].split())
     return f"`{text if len(text) <= _SHOWN else f'{text[:_SHOWN]}…'}`"
 
 
@@ -190,7 +198,7 @@ def _base_of(node: Node) -> str:
 def _find_fickle(root: Node, functions: Mapping[str, Function]) -> frozenset[str]:
     """Return names whose values can't be followed: what statements of their own in FindProxyForURL do not set."""
     names = {name for function in functions.values() if function.name != ENTRY for name in changed_in(function)}
-    for node in _walk(root):
+    for node, parent, is_nested in _walk_with_parents(root):
         if node.type == "call_expression" and part(node, "function").type == "member_expression":
             method = part(node, "function")
             if text_of(part(method, "property")) in _MUTATORS:
@@ -200,21 +208,19 @@ def _find_fickle(root: Node, functions: Mapping[str, Function]) -> frozenset[str
             is_step = node.type == "update_expression"
             allowed = ("expression_statement", "for_statement") if is_step else ("expression_statement",)
             is_part = target is not None and target.type != "identifier"
-            is_nested = any(_is_in_a_nested_function(node, function) for function in functions.values())
-            if is_part or is_nested or node.parent is None or node.parent.type not in allowed:
+            if is_part or is_nested or parent not in allowed:
                 names.add(name)
     return frozenset(names)
 
 
-def _is_in_a_nested_function(node: Node, function: Function) -> bool:
-    parent = node.parent
-    while parent is not None:
-        if parent.type in _FUNCTIONS:
-            return any(
-                body.start_byte <= parent.start_byte and parent.end_byte <= body.end_byte for body in function.body
-            )
-        parent = parent.parent
-    return False
+def _walk_with_parents(root: Node) -> Iterator[tuple[Node, str, bool]]:
+    """Yield every node with the type of what it stands in, and whether that is in a function inside of another."""
+    pending = [(root, "", 0)]
+    while pending:
+        node, parent, functions = pending.pop()
+        yield node, parent, functions > 1
+        functions += node.type in _FUNCTIONS
+        pending += [(child, node.type, functions) for child in reversed(node.children)]
 
 
 def always_returns(node: Node) -> bool:

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from xds.importers import pac_matching as matching
+from xds.importers.pac_budget import EVALUATION
 from xds.importers.pac_conditions import (
     FALSE,
     TRUE,
@@ -25,6 +26,7 @@ from xds.importers.pac_conditions import (
     both,
     either,
     negate,
+    size,
 )
 from xds.importers.pac_syntax import arguments_of, line_of, part, show, statements_of, string_of, text_of
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from tree_sitter import Node
 
     from xds.importers.imported import Changes
+    from xds.importers.pac_budget import Budget
     from xds.importers.pac_syntax import Function
 
 
@@ -76,6 +79,9 @@ Environment = dict[str, Value]
 OPAQUE = Symbol.OPAQUE
 
 _MOST_NESTED = 20
+_MOST_DIGITS = 15
+_MOST_NUMBER = 10**_MOST_DIGITS
+"""Below what a number of JavaScript holds exactly."""
 _SHORTEST_URL = len("http://a/")
 _EQUAL = ("==", "===")
 _UNEQUAL = ("!=", "!==")
@@ -87,10 +93,11 @@ _SAME_TEXT = ("toLowerCase", "toString", "trim", "valueOf", "toLocaleLowerCase")
 class Evaluator:
     """Evaluates expressions for URLs of one scheme, and tells what can't be known."""
 
-    def __init__(self, scheme: str, functions: Mapping[str, Function], changes: Changes) -> None:
+    def __init__(self, scheme: str, functions: Mapping[str, Function], changes: Changes, budget: Budget) -> None:
         self._scheme = scheme
         self._functions = functions
         self._changes = changes
+        self._budget = budget
         self._depth = 0
         self.outside: Environment = {}
         """What is known of variables outside of the function."""
@@ -107,12 +114,16 @@ class Evaluator:
 
     def value(self, node: Node, known: Environment) -> Value:
         """Return what `node` amounts to."""
+        # Its text is looked at, too.
+        self._budget.spend(EVALUATION + ((node.end_byte - node.start_byte) >> 10))
         match node.type:
             case "string" | "template_string":
-                text = string_of(node)
-                return OPAQUE if text is None else text
+                self._budget.check_text(node.end_byte - node.start_byte)
+                found = string_of(node)
+                return OPAQUE if found is None else found
             case "number":
-                return int(text_of(node)) if text_of(node).isdecimal() else OPAQUE
+                text = text_of(node)
+                return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else OPAQUE
             case "true" | "false":
                 return TRUE if node.type == "true" else FALSE
             case "null" | "undefined":
@@ -159,6 +170,7 @@ class Evaluator:
 
     def _tell_once(self, what: str, node: Node, hint: str) -> None:
         """Tell of a change in meaning, on the first line where it is met."""
+        self._budget.spend(1 + (len(self._changes.found) >> 3))
         if all(change.message != what for change in self._changes.found):
             self._changes.changed("FindProxyForURL", what, hint, line_of(node))
 
@@ -174,15 +186,27 @@ class Evaluator:
     def _binary(self, node: Node, known: Environment) -> Value:
         operator = text_of(part(node, "operator"))
         if operator == "||":
-            return either([self.condition(item, known) for item in _chain(node, "||")])
+            parts = [self.condition(item, known) for item in _chain(node, "||")]
+            self._budget.spend(sum(map(size, parts)))
+            return either(parts)
         left, right = part(node, "left"), part(node, "right")
         if operator == "&&":
             first = self.condition(left, known)
-            return FALSE if first == FALSE else both(first, self.condition(right, known))
+            second = FALSE if first == FALSE else self.condition(right, known)
+            self._budget.spend(size(first) * size(second))
+            return both(first, second)
         one, other = self.value(left, known), self.value(right, known)
         if operator == "+":
-            return _join(one, other)
+            return self._join(one, other)
         return self._compare(one, operator, other)
+
+    def _join(self, one: Value, other: Value) -> Value:
+        if isinstance(one, int) and isinstance(other, int):
+            return one + other if abs(one + other) <= _MOST_NUMBER else OPAQUE
+        if isinstance(one, str | int) and isinstance(other, str | int):
+            self._budget.check_text(len(str(one)) + len(str(other)))
+            return f"{one}{other}"
+        return OPAQUE
 
     def _compare(self, one: Value, operator: str, other: Value) -> Value:
         if isinstance(other, Symbol | Front | Position) and operator in (*_EQUAL, *_UNEQUAL):
@@ -219,6 +243,7 @@ class Evaluator:
             return Unknown()
         if not position.texts:
             return Unknown()
+        self._budget.spend(EVALUATION * len(position.texts))
         found = either([matching.match_name(text) for text in position.texts])
         if (operator, number) in _IN_LIST:
             return found
@@ -258,6 +283,7 @@ class Evaluator:
         returned = statements_of(function.body[0])
         if not returned or len(arguments) < len(function.parameters):
             return OPAQUE
+        self._budget.spend(len(known) + len(self.outside))
         self._depth += 1
         try:
             seen = {name: value for name, value in known.items() if name not in self.own_names}
@@ -280,6 +306,7 @@ class Evaluator:
                 return self._suffix(node, text)
             case Items(values), "indexOf" | "includes", [Symbol.HOST] if _are_texts(values):
                 texts = tuple(item for item in values if isinstance(item, str))
+                self._budget.spend(EVALUATION * len(texts))
                 if method == "includes":
                     return either([matching.match_name(text) for text in texts])
                 return Position(Symbol.HOST, texts=texts)
@@ -363,14 +390,6 @@ def _chain(node: Node, operator: str) -> list[Node]:
         found.append(part(node, "right"))
         node = part(node, "left")
     return [node, *reversed(found)]
-
-
-def _join(one: Value, other: Value) -> Value:
-    if isinstance(one, int) and isinstance(other, int):
-        return one + other
-    if isinstance(one, str | int) and isinstance(other, str | int):
-        return f"{one}{other}"
-    return OPAQUE
 
 
 def _are_texts(values: tuple[Value, ...]) -> bool:

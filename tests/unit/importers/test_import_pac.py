@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from contextlib import suppress
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from tests.support.imported import DENY, DIRECT, decide, messages, read_policy
 from xds.errors import SourceError
 from xds.importers.imported import Imported, Weight, Wish
 from xds.importers.pac import import_pac
+from xds.importers.pac_budget import Budget
 from xds.importers.pac_regions import EVERYTHING, Region, Rows, always, choose, covers, intersect, multiply
 from xds.policy.model import DomainPattern
 
@@ -409,6 +411,84 @@ def test_a_file_with_more_paths_than_can_be_followed_is_refused() -> None:
         read(function(f'var x = ""; {body} return "DIRECT";'))
 
 
+SOON = 5
+"""Seconds of the processor: those that such a file is given, and some for slow machines."""
+DOUBLINGS = "".join(f"var a{i + 1} = a{i} + a{i};" for i in range(60))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(
+            "function f(x) { return f(x) + f(x); } " + function("return f(1);"), "too much to follow", id="a recursion"
+        ),
+        pytest.param(
+            function(f"var a0 = 'x'; {DOUBLINGS} return a60;"), "a text of more than 64 KiB", id="a text that doubles"
+        ),
+        pytest.param(
+            function("var a = 'x'; " + "a += a; " * 60 + "return a;"),
+            "a text of more than 64 KiB",
+            id="a text in steps",
+        ),
+        pytest.param(
+            function(" || ".join(["dnsDomainIs(host, '.x.example')"] * 20_000)), "too many words", id="a long condition"
+        ),
+        pytest.param(
+            function(
+                f"var a0 = x; {DOUBLINGS.replace('+', '&& !')} if (a60) return 'DIRECT'; return 'PROXY a.example:1';"
+            ),
+            "too much to follow",
+            id="a condition that doubles",
+        ),
+        pytest.param(
+            "".join(f"var v{i} = {i};" for i in range(20_000)) + function("return 'DIRECT';"),
+            "too much to follow|too many words",
+            id="variables without end",
+        ),
+        pytest.param(function("/*" + "x" * (1 << 20) + "*/"), "too much text", id="a long comment"),
+    ],
+)
+def test_a_file_that_asks_for_more_work_than_its_size_is_refused_soon(text: str, message: str) -> None:
+    before = process_time()
+
+    with pytest.raises(SourceError, match=message):
+        read(text)
+
+    assert process_time() - before < SOON
+
+
+def test_one_list_a_million_times_takes_no_time() -> None:
+    lists = "".join(f"var a{i + 1} = [{', '.join([f'a{i}'] * 10)}];" for i in range(15))
+    before = process_time()
+
+    imported = read(function(f"var a0 = [host]; {lists} if (x) return 'DIRECT'; return 'PROXY 192.0.2.1:3128';"))
+
+    assert decide(read_policy(imported), "https", "x.example", 443) == CORP
+    assert process_time() - before < SOON
+
+
+@pytest.mark.parametrize(
+    "condition", [f"host == {'9' * 9000} + ''", f'shExpMatch(url, "https://x.example:{"9" * 9000}/*")']
+)
+def test_numbers_of_any_length_are_not_known(condition: str) -> None:
+    imported = read(function(f'if ({condition}) return "DIRECT"; return "PROXY 192.0.2.1:3128";'))
+
+    assert decide(read_policy(imported), "https", "x.example", 443) == CORP
+
+
+def test_a_condition_of_thousands_of_names_and_networks_is_compiled() -> None:
+    names = [f'dnsDomainIs(host, ".n{i}.example")' for i in range(1500)]
+    networks = [f'isInNet(host, "10.{i >> 8}.{i & 255}.0", "255.255.255.0")' for i in range(1000)]
+
+    policy = read_policy(
+        read(function(f'if ({" || ".join([*names, *networks])}) return "DIRECT"; return "PROXY 192.0.2.1:3128";'))
+    )
+
+    assert decide(policy, "https", "a.n1499.example", 443) == DIRECT
+    assert decide(policy, "https", "10.3.231.1", 443) == DIRECT
+    assert decide(policy, "https", "10.4.231.1", 443) == CORP
+
+
 def test_without_the_parser_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tree_sitter", None)
 
@@ -461,7 +541,7 @@ def test_choosing_by_regions_is_choosing_at_every_point(
 ) -> None:
     then = (*then[:-1], *otherwise) if is_shared else then
 
-    chosen = choose(regions, then, otherwise)
+    chosen = choose(regions, then, otherwise, Budget("x"))
 
     for point in POINTS:
         is_inside = any(covers(region, point) for region in regions)
@@ -470,7 +550,7 @@ def test_choosing_by_regions_is_choosing_at_every_point(
 
 @given(one=rows(), other=rows())
 def test_multiplying_rows_is_deciding_by_both_at_every_point(one: Rows[int], other: Rows[int]) -> None:
-    product = multiply(one, other, lambda first, second: 10 * first + second)
+    product = multiply(one, other, lambda first, second: 10 * first + second, Budget("x"))
 
     for point in POINTS:
         assert look_up(product, point) == 10 * look_up(one, point) + look_up(other, point)
@@ -485,4 +565,4 @@ def test_what_two_regions_have_in_common_is_what_both_cover(one: Region, other: 
 
 
 def test_rows_that_say_one_thing_of_everything_have_one_row() -> None:
-    assert multiply(always(1), always(2), lambda first, second: first + second) == ((EVERYTHING, 3),)
+    assert multiply(always(1), always(2), lambda first, second: first + second, Budget("x")) == ((EVERYTHING, 3),)
