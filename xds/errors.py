@@ -10,6 +10,7 @@ is the world around us, and each edge turns the exceptions of its library into o
     ├── ListenError                the server can't take its address                  (exit code 3)
     ├── UnreachableError           a server that the command needs does not answer    (exit code 3)
     ├── CaptureError               the kernel or iptables refuses the capture rules   (exit code 3)
+    ├── NoSuchPodError             what a command is about is not there               (exit code 1)
     ├── AddressNeededError         what explains must be told an address              (exit code 2)
     └── UnknownConfigurationError  what explains can't read what an Envoy has         (exit code 1)
 

@@ -66,3 +66,8 @@ def test_an_option_is_completed(shell: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("shell", _ASK)
 def test_a_choice_is_completed(shell: str, tmp_path: Path) -> None:
     assert _offers(shell, tmp_path, "xds completion fi") >= {"fish"}
+
+
+@pytest.mark.parametrize("shell", _ASK)
+def test_a_code_is_completed(shell: str, tmp_path: Path) -> None:
+    assert _offers(shell, tmp_path, "xds explain EX10") >= {"EX101", "EX102"}

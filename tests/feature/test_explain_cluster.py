@@ -94,13 +94,14 @@ async def test_a_login_of_a_secret_is_named_and_not_shown(
         assert CANARY not in outcome.out + outcome.err
 
 
-async def test_a_pod_that_the_cluster_does_not_know_is_wrong_usage(
+async def test_a_pod_that_the_cluster_does_not_know_is_a_finding(
     runner: Runner, server: ApiServerEmulation, tmp_path: Path
 ) -> None:
     outcome = await explain(runner, server, tmp_path, "nobody.shop", "https://api.example/")
 
-    assert (outcome.code, outcome.out) == (2, "")
+    assert (outcome.code, outcome.out) == (1, "")
     assert "kubectl get pods --namespace shop" in outcome.err
+    assert "Usage:" not in outcome.err
 
 
 async def test_labels_of_a_pod_are_the_clusters_to_know(

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from xds.cli.progress import working
 from xds.cli.world import open_world
+from xds.compile import compile_snapshot
+from xds.compile.refuse import REFUSE_ALL
 from xds.policy.model import HeldPolicy, Policy, Workload
 from xds.policy.selection import select_policy
 from xds.resources import ResourceType
@@ -19,10 +22,10 @@ from xds.resources import ResourceType
 if TYPE_CHECKING:
     from xds.cli.world import OpenWorld, Place
     from xds.diagnostics import Diagnostic
+    from xds.facts import Facts
     from xds.judge import Judgement
     from xds.names import NodeId
     from xds.resources import Resource
-    from xds.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +58,24 @@ class Expected:
 
 
 async def compile_expected(place: Place, choice: Choice) -> Expected:
-    """Raise click.UsageError if there is no such policy or pod, and else what `open_world` raises."""
+    """
+    Compile one policy only, as the others may be large.
+
+    Raises click.UsageError if there is no such policy or pod, and else what `open_world` raises.
+    """
     async with open_world(place) as world:
-        judgement, _ = await world.judge()
+        judgement, facts = await world.judge(builds=False)
         workload = None if choice.who is None else _find_workload(world, choice.who)
-    if choice.policy is not None:
-        resources, remark = _flatten(_snapshot_of(judgement, choice.policy)), ""
-    elif workload is not None:
-        resources, remark = _select_for(judgement, workload)
-    else:
-        resources, remark = _flatten(_only_snapshot(judgement)), ""
+    policy, remark = _choose(judgement, choice, workload)
+    resources = () if policy is None else _compile(policy, facts)
     return Expected(resources=resources, findings=judgement.diagnostics, remark=remark)
+
+
+def _choose(judgement: Judgement, choice: Choice, workload: Workload | None) -> tuple[Policy | None, str]:
+    """Return the policy, and what there is to say of it; None: the pod is told nothing."""
+    if choice.policy is not None:
+        return _find_policy(judgement, choice.policy), ""
+    return (_find_only(judgement), "") if workload is None else _select_for(judgement, workload)
 
 
 def _find_workload(world: OpenWorld, who: Who) -> Workload:
@@ -81,30 +91,28 @@ def _find_workload(world: OpenWorld, who: Who) -> Workload:
     return Workload(pod=pod, namespace=namespace, labels=who.labels, service_account=who.service_account)
 
 
-def _only_snapshot(judgement: Judgement) -> Snapshot:
+def _find_only(judgement: Judgement) -> Policy:
     if len(judgement.served) != 1:
         raise click.UsageError(f"there are {len(judgement.served)} good policies; choose: {_offer(judgement)}")
     (served,) = judgement.served.values()
-    return served.snapshot
+    return served.policy
 
 
-def _select_for(judgement: Judgement, workload: Workload) -> tuple[tuple[Resource, ...], str]:
+def _select_for(judgement: Judgement, workload: Workload) -> tuple[Policy | None, str]:
     match select_policy(judgement.world.candidates, workload):
-        case Policy(namespace=namespace, name=name):
-            return _flatten(
-                judgement.served[namespace, name].snapshot
-            ), f"policy in force: {_full_name(namespace, name)}"
+        case Policy(namespace=namespace, name=name) as policy:
+            return policy, f"policy in force: {_full_name(namespace, name)}"
         case HeldPolicy(where=where):
-            return (), f"the document at {where} can't be used, and this pod may be its: it is told nothing"
+            return None, f"the document at {where} can't be used, and this pod may be its: it is told nothing"
         case None:
             remark = "no policy selects this pod: it is refused everything but what is always direct"
-            return _flatten(judgement.world.refuse_all), remark
+            return REFUSE_ALL, remark
 
 
-def _snapshot_of(judgement: Judgement, policy: str) -> Snapshot:
+def _find_policy(judgement: Judgement, policy: str) -> Policy:
     for (namespace, name), served in judgement.served.items():
         if policy in {_full_name(namespace, name), name}:
-            return served.snapshot
+            return served.policy
     raise click.UsageError(f"there is no good policy {policy}; choose: {_offer(judgement)}")
 
 
@@ -117,5 +125,8 @@ def _full_name(namespace: str | None, name: str) -> str:
     return name if namespace is None else f"{namespace}/{name}"
 
 
-def _flatten(snapshot: Snapshot) -> tuple[Resource, ...]:
+def _compile(policy: Policy, facts: Facts) -> tuple[Resource, ...]:
+    with working("compiling the policy"):
+        snapshot = compile_snapshot(policy, facts).snapshot
+    assert snapshot is not None, "a policy without errors does not compile"
     return tuple(resource for kind in ResourceType for resource in snapshot.of(kind).values())

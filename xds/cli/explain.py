@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from xds.catalogue import CATALOGUE, RETIRED
 from xds.cli.options import render_epilog, world_options
 from xds.cli.output import render_json, render_table, style_diagnostic
-from xds.errors import UnreachableError, clean_text, quote_value
+from xds.cli.progress import working
+from xds.errors import SettingsError, UnreachableError, clean_text, quote_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +32,7 @@ _SUGGESTIONS = 3
 _MEANINGFUL = 3
 """Characters that two codes share if they are of one kind: `EX` and a digit."""
 _USAGE = "xds explain POD.NAMESPACE HOST:PORT PATH"
+_POD_AND_TARGET = ("POD.NAMESPACE", "HOST:PORT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,17 @@ class _Options:
         return any((self.labels, self.service_account, self.addresses, self.explicit)) or shown != (None, None, None)
 
 
+def _offer_codes(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Complete a code, which comes first or not at all."""
+    if ctx.params.get("words"):
+        return []
+    return [
+        CompletionItem(code, help=entry.title)
+        for code, entry in CATALOGUE.items()
+        if code.startswith(incomplete.upper())
+    ]
+
+
 @click.command(
     name="explain",
     epilog=render_epilog(
@@ -73,7 +87,7 @@ class _Options:
         "contradicts the policy, 2 for wrong usage, 3 if somebody can't be asked.",
     ),
 )
-@click.argument("words", metavar="[CODE | POD.NAMESPACE HOST:PORT [PATH]...]", nargs=-1)
+@click.argument("words", metavar="[CODE | POD.NAMESPACE HOST:PORT [PATH]...]", nargs=-1, shell_complete=_offer_codes)
 @click.option("--policy", metavar="[NAMESPACE/]NAME", help="A policy instead of a pod; HOST:PORT then comes first.")
 @click.option("--admin", metavar="HOST:PORT|SOCKET", help="What this Envoy has, instead of a policy; as above.")
 @click.option("--config-dump", metavar="FILE", help="What an Envoy answered to /config_dump; - is stdin. As above.")
@@ -147,14 +161,47 @@ def command(
         resolve=resolve,
         no_files=no_files,
     )
-    is_pod = policy is None and not options.is_held
-    if is_pod and len(words) < len(("POD", "HOST:PORT")):
+    if policy is None and not options.is_held and len(words) < len(_POD_AND_TARGET):
         _explain_code(words, options)
         return
-    pod, rest = (words[0], words[1:]) if is_pod else (None, words)
+    pod, rest = _find_pod(words, options)
     if not rest:
         raise click.UsageError("say where the connection goes: xds explain --policy NAME HOST:PORT PATH")
     ctx.exit(_explain_connection(pod, rest[0], (*paths, *map(Path, rest[1:])), options, flags, output))
+
+
+def _find_pod(words: tuple[str, ...], options: _Options) -> tuple[str | None, tuple[str, ...]]:
+    """Return the pod, if one is named, and what follows. An Envoy may be asked whether it is that pod's."""
+    is_target = [_is_target(word) for word in words[: len(_POD_AND_TARGET)]]
+    if options.policy is None and is_target == [True, False] and _is_pod(words[1]):
+        raise click.UsageError(f"the pod comes first: xds explain {words[1]} {words[0]}")
+    if options.policy is None and not options.is_held:
+        return words[0], words[1:]
+    if is_target != [False, True] or not _is_pod(words[0]):
+        return None, words
+    if options.policy is not None:
+        raise click.UsageError(f"--policy stands in place of a pod; leave out {words[0]}, or --policy")
+    return words[0], words[1:]
+
+
+def _is_target(word: str) -> bool:
+    from xds.cli.targets import parse_target  # noqa: PLC0415  # a code need not wait for it
+
+    try:
+        parse_target(word)
+    except click.UsageError:
+        return False
+    return True
+
+
+def _is_pod(word: str) -> bool:
+    from xds.bootstrap import parse_node_id  # noqa: PLC0415  # a code need not wait for it
+
+    try:
+        parse_node_id(word)
+    except SettingsError:
+        return False
+    return True
 
 
 def _explain_code(words: Sequence[str], options: _Options) -> None:
@@ -208,25 +255,34 @@ def _explain_connection(
     target = parse_target(text)
     addresses = _read_addresses(target, options)
     _check_shown(target, options)
-    whose, found = _find_held(paths, options) if options.is_held else _find(pod, paths, options, settings)
+    with working("getting ready"):
+        _import_the_heavy()
+    whose, found = _find_held(pod, paths, options) if options.is_held else _find(pod, paths, options, settings)
     errors = [finding for finding in found.findings if finding.is_error]
     for finding in errors:
         click.echo(style_diagnostic(finding), err=True)
     if found.remark:
         click.echo(clean_text(found.remark), err=True)
-    answers = [] if found.subject is None else _answer(found.subject, target, options, addresses)
+    with working("looking at the resources"):
+        answers = [] if found.subject is None else _answer(found.subject, target, options, addresses)
     _print(answers, found, whose, pod, output)
     return 1 if errors or not found.is_in_force or any(item.contradictions for item in answers) else 0
 
 
-def _find_held(paths: tuple[Path, ...], options: _Options) -> tuple[str, Found]:
+def _import_the_heavy() -> None:
+    """Import what takes seconds, which somebody may want to be told of."""
+    import xds.cli.subjects  # noqa: PLC0415  # a code need not wait for it
+    import xds.compile.snapshot  # noqa: F401, PLC0415  # as said
+
+
+def _find_held(pod: str | None, paths: tuple[Path, ...], options: _Options) -> tuple[str, Found]:
     from xds.cli.subjects import find_held  # noqa: PLC0415  # a code need not wait for it
 
     if options.admin is not None and options.config_dump is not None:
         raise click.UsageError("give either --admin or --config-dump: an Envoy is asked, or was")
     if paths or options.policy is not None or options.labels or options.service_account:
         raise click.UsageError("an Envoy has what it has, whatever policies say: xds explain --admin HOST:PORT TARGET")
-    return find_held(options.admin, options.config_dump)
+    return find_held(options.admin, options.config_dump, pod)
 
 
 def _find(pod: str | None, paths: tuple[Path, ...], options: _Options, settings: Settings) -> tuple[str, Found]:
@@ -354,7 +410,7 @@ def _print(answers: Sequence[Explanation], found: Found, whose: str, pod: str | 
         described = {
             "pod": pod,
             "policy": describe_policy(policy),
-            "remark": found.remark,
+            "remark": found.remark or None,
             "answers": [describe_explanation(item) for item in answers],
         }
         click.echo(render_json(described))

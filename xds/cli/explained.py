@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _COLOURS = {Verdict.DIRECT: "yellow", Verdict.PROXY: "green", Verdict.REFUSED: "red"}
 _WORDS = {Protocol.TLS: "TLS", Protocol.HTTP_10: "plain HTTP/1.0", Protocol.HTTP_11: "plain HTTP"}
 _MOST_ADDRESSES = 4
+_MOST_ENTRIES = 8
 _LABEL = 12
 """Columns of the labels below a decision."""
 
@@ -92,7 +93,7 @@ def _what(decision: Decision) -> str:
 
 
 def _name_of(decision: Decision) -> str:
-    return decision.cluster if decision.proxy is None else f"the proxy {decision.proxy.name}"
+    return decision.cluster if decision.proxy is None else f'the proxy "{decision.proxy.name}"'
 
 
 def _details(decision: Decision) -> list[str]:
@@ -102,6 +103,8 @@ def _details(decision: Decision) -> list[str]:
     request = describe_request(decision)
     if request:
         rows.append(("it is asked", request))
+        if decision.target.startswith(f"{ADDRESS}:"):
+            rows.append(("", f"where {ADDRESS} is what the application dials"))
     if decision.proxy is not None and request:
         rows.append(("endpoints", _describe_endpoints(decision.proxy)))
         if decision.proxy.login is not None:
@@ -122,7 +125,7 @@ def _origin(decision: Decision) -> str:
     if cause is None or place is None:
         return f"chain {decision.arrival.chain}"
     if cause.is_built_in:
-        return cause.rule
+        return f"the default, {place.where}" if cause.rule == DEFAULT else cause.rule
     name = "the default" if cause.rule == DEFAULT else f"rule {cause.rule}"
     return f"{name}, {place.where}" + (f" ({place.entry})" if place.entry else "")
 
@@ -181,9 +184,10 @@ def _clients(explanation: Explanation) -> list[str]:
     if listed.missing:
         return ["", f"No NO_PROXY says what this policy says: {clean_text(listed.missing)}."]
     width = max(len(answer.title) for answer in explanation.clients)
+    value = clean_text(f"{_listed(listed.entries)} ({listed.origin})")
     lines = [
         "",
-        f"with NO_PROXY={_quoted(listed.text)} ({listed.origin}) clients that use the proxy themselves would go:",
+        f"with NO_PROXY={value} clients that use the proxy themselves would go:",
     ]
     for answer in explanation.clients:
         way = "direct" if answer.goes_direct else "proxy"
@@ -192,8 +196,12 @@ def _clients(explanation: Explanation) -> list[str]:
     return lines
 
 
-def _quoted(text: str) -> str:
-    return f"'{text}'" if any(char in text for char in " *;|") or not text else text
+def _listed(entries: Sequence[str]) -> str:
+    """Return the first of the entries as one writes them; a proxy's list may have thousands."""
+    text = ",".join(entries[:_MOST_ENTRIES])
+    shown = f"'{text}'" if any(char in text for char in " *;|") or not text else text
+    more = len(entries) - _MOST_ENTRIES
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def _mark(goes_direct: bool, decision: Decision) -> str:
@@ -215,7 +223,7 @@ def describe_explanation(explanation: Explanation) -> dict[str, object]:
         "host": question.host,
         "port": question.port,
         "protocol": {Protocol.OTHER: "tcp", Protocol.TLS: "tls"}.get(question.protocol, "http"),
-        "shown": question.claimed,
+        "shown": question.claimed or None,
         "explicit": question.is_explicit,
         "syntheticAddresses": [str(address) for address in explanation.synthetic],
         **_describe_branch(explanation.branches[0]),
@@ -224,8 +232,8 @@ def describe_explanation(explanation: Explanation) -> dict[str, object]:
         "contradictions": list(explanation.contradictions),
         "noProxy": {
             "value": None if explanation.no_proxy.missing else explanation.no_proxy.text,
-            "origin": explanation.no_proxy.origin,
-            "missing": explanation.no_proxy.missing,
+            "origin": explanation.no_proxy.origin or None,
+            "missing": explanation.no_proxy.missing or None,
         },
         "clients": [
             {
@@ -247,17 +255,17 @@ def _describe_branch(branch: Branch) -> dict[str, object]:
         "addresses": list(branch.addresses),
         "action": decision.verdict.value,
         "fate": decision.fate.name.lower(),
-        "target": decision.target,
-        "request": describe_request(decision),
+        "target": decision.target or None,
+        "request": describe_request(decision) or None,
         "proxy": None if decision.proxy is None else _describe_proxy(decision.proxy),
         "chain": decision.arrival.chain,
-        "cluster": decision.cluster,
-        "hops": [{"chain": hop.chain, "cluster": hop.cluster} for hop in decision.arrival.hops],
+        "cluster": decision.cluster or None,
+        "hops": [{"chain": hop.chain, "cluster": hop.cluster or None} for hop in decision.arrival.hops],
         "rule": None if cause is None else cause.rule,
-        "builtIn": cause is not None and cause.is_built_in,
-        "reason": "" if cause is None else cause.reason,
+        "builtIn": None if cause is None else cause.is_built_in,
+        "reason": None if cause is None else cause.reason,
         **describe_place(Where("") if place is None else place.where),
-        "entry": "" if place is None else place.entry,
+        "entry": (place.entry or None) if place is not None else None,
         "nearMisses": [{"rule": miss.rule, **describe_place(miss.where), "why": miss.why} for miss in misses],
     }
 
@@ -277,8 +285,8 @@ def _describe_login(path: str) -> dict[str, object]:
 
 
 def describe_place(where: Where) -> dict[str, object]:
-    """Return a place as fields of a JSON object."""
-    return {"source": where.source, "line": where.line, "key": where.key}
+    """Return a place as fields of a JSON object; what is unknown is null."""
+    return {"source": where.source or None, "line": where.line, "key": where.key or None}
 
 
 def describe_policy(policy: Policy | None) -> dict[str, object] | None:

@@ -13,15 +13,14 @@ import click
 
 from xds.cli.progress import working
 from xds.cli.world import open_world
+from xds.compile import compile_snapshot
 from xds.compile.refuse import REFUSE_ALL
-from xds.errors import quote_value
+from xds.errors import EgressXdsError, quote_value
 from xds.explain.explanation import Subject
 from xds.policy.model import HeldPolicy, Policy, Workload
 from xds.policy.selection import select_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from xds.cli.world import OpenWorld, Place
     from xds.diagnostics import Diagnostic
     from xds.facts import Facts
@@ -63,11 +62,16 @@ class Found:
     remark: str = ""
 
 
-def find_held(admin: str | None, config_dump: str | None) -> tuple[str, Found]:
+class NoSuchPodError(EgressXdsError):
+    """The pod is not there: the cluster does not know it, or the Envoy that was asked is another one's."""
+
+
+def find_held(admin: str | None, config_dump: str | None, pod: str | None = None) -> tuple[str, Found]:
     """
     Return who an Envoy says it is, and what it says that it holds: the one whose admin interface is at `admin`.
 
-    Raises what `ask_envoy` and `read_config_dump` raise, and UnknownConfigurationError if a resource can't be read.
+    Raises NoSuchPodError if it is not the Envoy of `pod`, what `ask_envoy` and `read_config_dump` raise, and
+    UnknownConfigurationError if a resource can't be read.
     """
     from xds.explain.held import read_held  # noqa: PLC0415  # few ask an Envoy
     from xds.inspection.config_dump import State  # noqa: PLC0415  # as above
@@ -78,27 +82,36 @@ def find_held(admin: str | None, config_dump: str | None) -> tuple[str, Found]:
     else:
         with working("asking the Envoy"):
             dump = ask_envoy(parse_place(admin or ""), within=_PATIENCE)
+    if pod is not None and dump.node_id != pod:
+        said = f"is {dump.node_id}" if dump.node_id else "does not say who it is"
+        raise NoSuchPodError(f"this Envoy {said}, and not {pod}; ask that pod's, or leave out the pod")
     active = [item for item in dump.resources if item.state is State.ACTIVE]
     snapshot = read_held((item.type_url, item.name, item.content) for item in active)
     return dump.node_id or "the Envoy", Found(subject=Subject(snapshot=snapshot), findings=())
 
 
 async def find_subject(place: Place, asked: Asked) -> Found:
-    """Raise click.UsageError if there is no such policy or pod, and else what `open_world` raises."""
+    """
+    Compile one policy only, as the others may be large.
+
+    Raises click.UsageError if there is no such policy, NoSuchPodError if there is no such pod, and else what
+    `open_world` raises.
+    """
     async with open_world(place) as world:
-        judgement, facts = await world.judge()
+        judgement, facts = await world.judge(builds=False)
         workload = None if asked.node_id is None else _find_workload(world, asked, asked.node_id)
         texts = {document.source: document.text for document in world.read.documents}
     chosen = _find_policy(judgement, asked.policy) if workload is None else _select(judgement, workload)
     findings = judgement.diagnostics
     match chosen:
         case Policy() as policy:
-            return Found(subject=_subject(judgement, policy, facts, texts), findings=findings)
+            text = texts.get(policy.where.source, "")
+            return Found(subject=_compile(policy, facts, text), findings=findings)
         case HeldPolicy(where=where):
             remark = f"the document at {where} can't be used, and this pod may be its: it is told nothing new"
             return Found(subject=None, findings=findings, is_in_force=False, remark=remark)
         case None:
-            subject = Subject(snapshot=judgement.world.refuse_all, policy=REFUSE_ALL, facts=facts)
+            subject = _compile(REFUSE_ALL, facts)
             remark = "no policy selects this pod: it is refused everything but what is always direct"
             return Found(subject=subject, findings=findings, is_in_force=False, remark=remark)
         case other:
@@ -111,9 +124,7 @@ def _find_workload(world: OpenWorld, asked: Asked, node_id: NodeId) -> Workload:
         return Workload(pod=pod, namespace=namespace, labels=asked.labels, service_account=asked.service_account)
     known = world.pods.get(node_id)
     if known is None:
-        raise click.UsageError(
-            f"the cluster has no running pod {node_id}; see: kubectl get pods --namespace {namespace}"
-        )
+        raise NoSuchPodError(f"the cluster has no running pod {node_id}; see: kubectl get pods --namespace {namespace}")
     return known.workload
 
 
@@ -132,6 +143,8 @@ def _find_policy(judgement: Judgement, name: str) -> Policy | HeldPolicy:
     )
 
 
-def _subject(judgement: Judgement, policy: Policy, facts: Facts, texts: Mapping[str, str]) -> Subject:
-    snapshot = judgement.served[policy.namespace, policy.name].snapshot
-    return Subject(snapshot=snapshot, policy=policy, facts=facts, text=texts.get(policy.where.source, ""))
+def _compile(policy: Policy, facts: Facts, text: str = "") -> Subject:
+    with working("compiling the policy"):
+        snapshot = compile_snapshot(policy, facts).snapshot
+    assert snapshot is not None, "a policy without errors does not compile"
+    return Subject(snapshot=snapshot, policy=policy, facts=facts, text=text)

@@ -2,7 +2,7 @@
 What of a policy caused a decision: its rules read naively, one after the other, of which the first that matches counts.
 
 This is the policy's side only. Whoever asks compares it with what the compiled resources do; nothing here reads those
-or decides anything. Invariant: it uses nothing of the compiler but the built-in rules and what a name looks like.
+or decides anything. Invariant: it uses nothing of the compiler but what is built in and what a name looks like.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from xds import names
 from xds.compile.builtin import builtin_rules
+from xds.compile.refuse import REFUSE_ALL
 from xds.diagnostics import Where
 from xds.explain.claims import Claim, Shown, read_claim
 from xds.explain.connection import Connection, Protocol
@@ -69,7 +70,7 @@ class Cause:
     @property
     def is_built_in(self) -> bool:
         """Whether the policy does not say it itself."""
-        return self.where.source == BUILT_IN.source
+        return self.where.source in {BUILT_IN.source, REFUSE_ALL.where.source}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +214,12 @@ def _obstacle(proxy: Proxy, action: Tunnel, sight: Sight) -> str:
                 return "TLS is originated to hosts that have a name only"
             port = HTTPS_PORT
         elif proxy.plain_http is PlainHttp.DENY:
-            return f"the proxy {proxy.name} takes no plain HTTP (plainHTTP: deny)"
+            return f'the proxy "{proxy.name}" takes no plain HTTP (plainHTTP: deny)'
         elif proxy.plain_http is PlainHttp.ABSOLUTE_FORM:
             return ""
     if proxy.connect_ports is None or port in proxy.connect_ports:
         return ""
-    return f"the proxy {proxy.name} takes CONNECT for {describe_ports(proxy.connect_ports)} only (connectPorts)"
+    return f'the proxy "{proxy.name}" takes CONNECT for {describe_ports(proxy.connect_ports)} only (connectPorts)'
 
 
 def _refuse(rule: str, reason: str) -> Cause:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from click.shell_completion import ShellComplete
 
 from tests.support.command_line import GOOD
+from xds.catalogue import CATALOGUE
+from xds.cli import explain
+from xds.cli.explain import command
 from xds.cli.targets import Target, parse_target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.support.command_line import Outcome, Runner
@@ -73,7 +79,7 @@ def test_the_decision_comes_first_and_then_why(xds: Runner, policies: Path) -> N
     assert (outcome.code, outcome.err) == (0, "")
     lines = outcome.out.splitlines()
     assert lines[0] == "web-0.shop → api.example.com:443 (TLS, server name api.example.com)"
-    assert lines[2] == "tunnel through the proxy corp"
+    assert lines[2] == 'tunnel through the proxy "corp"'
     assert f"no rule matches: the default, {policies}/corp.yaml:21 spec.default" in lines[3]
     assert "CONNECT api.example.com:443 HTTP/1.1" in lines[4]
     assert "http://192.0.2.2:3128; then, if none is usable, https://second.example:3130" in lines[5]
@@ -265,6 +271,50 @@ def test_a_document_that_cannot_be_used_leaves_its_pods_with_what_they_have(xds:
     assert "it is told nothing new" in outcome.err
 
 
+def test_a_pod_without_a_policy_has_the_built_in_one(xds: Runner, policies: Path) -> None:
+    text = (policies / "corp.yaml").read_text().replace("spec:\n", "spec:\n  selector: {namespaces: [bank]}\n", 1)
+    (policies / "corp.yaml").write_text(text)
+
+    described = json.loads(ask(xds, policies, "api.example.com:443", "-o", "json").out)
+
+    (answer,) = described["answers"]
+    assert (answer["rule"], answer["builtIn"], answer["source"]) == ("default", True, "built-in policy refuse-all")
+    shown = ask(xds, policies, "api.example.com:443").out
+    assert "because      no rule matches: the default, built-in policy refuse-all\n" in shown
+
+
+def test_what_does_not_apply_is_null(xds: Runner, policies: Path) -> None:
+    outcome = ask(xds, policies, "ads.example:443", "-o", "json")
+
+    described = json.loads(outcome.out)
+    (answer,) = described["answers"]
+    assert [name for name, value in described.items() if value is None] == ["remark"]
+    nothing = [name for name, value in answer.items() if value is None]
+    assert nothing == ["target", "request", "proxy", "cluster"]
+    assert answer["noProxy"]["origin"] is None
+    assert '""' not in outcome.out
+
+
+def test_a_list_of_thousands_is_shown_in_part_and_told_whole(xds: Runner, tmp_path: Path) -> None:
+    entries = [f".n{index}.example" for index in range(2000)]
+    (tmp_path / "short.yaml").write_text(f"{GOOD}noProxy: {json.dumps(entries)}\n")
+
+    words = ["explain", "--policy", "short", "x.example:443", tmp_path, "--no-resolve"]
+    shown, told = xds(*words), xds(*words, "-o", "json")
+
+    assert f"with NO_PROXY={','.join(entries[:8])} and 1,992 more (noProxy) clients" in shown.out
+    assert max(map(len, shown.out.splitlines())) < 300
+    (answer,) = json.loads(told.out)["answers"]
+    assert answer["noProxy"]["value"] == ",".join(entries)
+
+
+def test_an_address_that_only_the_application_knows_is_explained(xds: Runner, policies: Path) -> None:
+    outcome = ask(xds, policies, "x.example:22")
+
+    assert outcome.out.count("where ADDRESS is what the application dials") == 1
+    assert "ADDRESS" not in ask(xds, policies, "203.0.113.7:22").out
+
+
 WRONG = [
     pytest.param(["x.example"], "has no port", id="no port"),
     pytest.param(["x.example:99999"], "port", id="a port that is none"),
@@ -305,6 +355,16 @@ def test_explicit_mode_must_be_there(xds: Runner, tmp_path: Path) -> None:
 
 
 USES = [
+    pytest.param(
+        ["explain", "x.example:443", "web-0.shop", "DIR"],
+        "the pod comes first: xds explain web-0.shop x.example:443",
+        id="a pod behind the destination",
+    ),
+    pytest.param(
+        ["explain", "--policy", "corp", "web-0.shop", "x.example:443", "DIR"],
+        "leave out web-0.shop",
+        id="pod and policy",
+    ),
     pytest.param(["explain", "--policy", "corp"], "say where the connection goes", id="no destination"),
     pytest.param(["explain", "--policy", "none", "x.example:443", "DIR"], "there are: corp", id="no such policy"),
     pytest.param(["explain", "--sni", "x"], "somebody's", id="a connection of nobody"),
@@ -347,6 +407,32 @@ def test_what_was_typed_before_an_at_sign_is_not_repeated(
 
     assert outcome.code == 2
     assert CANARY not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize("typed", ["EX10", "ex10"])
+def test_codes_are_completed(typed: str) -> None:
+    offered = ShellComplete(command, {}, "xds explain", "_XDS_COMPLETE").get_completions([], typed)
+
+    assert {item.value for item in offered} == {code for code in CATALOGUE if code.startswith("EX10")}
+    assert {item.help for item in offered} == {CATALOGUE[item.value].title for item in offered}
+
+
+def test_no_code_comes_behind_a_pod() -> None:
+    assert ShellComplete(command, {}, "xds explain", "_XDS_COMPLETE").get_completions(["web-0.shop"], "EX") == []
+
+
+def test_slow_imports_are_told_of_on_a_terminal(xds: Runner, policies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+
+    @contextmanager
+    def working(step: str) -> Iterator[None]:
+        steps.append(step)
+        yield
+
+    monkeypatch.setattr(explain, "working", working)
+
+    assert ask(xds, policies, "api.example.com:443").code == 0
+    assert steps == ["getting ready", "looking at the resources"]
 
 
 TARGETS = [

@@ -85,7 +85,9 @@ def test_json_says_that_no_rule_is_known(xds: Runner, dump: Path) -> None:
     described = json.loads(outcome.out)
     (answer,) = described["answers"]
     assert (described["pod"], described["policy"]) == (None, None)
-    assert (answer["action"], answer["chain"], answer["rule"], answer["source"]) == ("direct", "direct", None, "")
+    assert (answer["action"], answer["chain"], answer["rule"], answer["source"]) == ("direct", "direct", None, None)
+    assert (answer["entry"], answer["key"], answer["reason"], answer["builtIn"]) == (None, None, None, None)
+    assert (answer["request"], answer["noProxy"]["origin"]) == (None, None)
     assert (answer["noProxy"]["value"], answer["clients"]) == (None, [])
 
 
@@ -94,6 +96,30 @@ def test_without_a_policy_the_address_of_a_name_is_needed(xds: Runner, dump: Pat
 
     assert (outcome.code, outcome.out) == (2, "")
     assert "add --address IP, or --resolve" in outcome.err
+
+
+def test_the_pod_whose_envoy_it_is_may_be_named(xds: Runner, dump: Path) -> None:
+    bootstrap = {
+        "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
+        "bootstrap": {"node": {"id": "web-0.shop"}},
+    }
+    text = json.loads(dump.read_text())
+    dump.write_text(json.dumps({"configs": [bootstrap, *text["configs"]]}))
+
+    own = xds("explain", "web-0.shop", "10.1.2.3:443", "--config-dump", dump)
+    other = xds("explain", "web-1.shop", "10.1.2.3:443", "--config-dump", dump)
+
+    assert (own.code, own.err) == (0, "")
+    assert "direct to 10.1.2.3:443" in own.out
+    assert (other.code, other.out) == (1, "")
+    assert "this Envoy is web-0.shop, and not web-1.shop" in other.err
+
+
+def test_the_pod_comes_before_the_destination_here_too(xds: Runner, dump: Path) -> None:
+    outcome = xds("explain", "10.1.2.3:443", "web-0.shop", "--config-dump", dump)
+
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "the pod comes first: xds explain web-0.shop 10.1.2.3:443" in outcome.err
 
 
 WRONG = [
