@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import asynccontextmanager
+import tempfile
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from stat import S_IMODE
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import WSMessage, WSMsgType
 
 from tests.support.api_server import ApiServerEmulation
 from tests.support.cluster import HOME, pod
 from tests.support.control_plane import PATIENCE, wait_until
 from xds.errors import UnreachableError
+from xds.kubernetes import forward as forwarding
 from xds.kubernetes.connection import connect
 from xds.kubernetes.control_planes import ControlPlanes
 from xds.kubernetes.forward import Forward
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from xds.kubernetes.connection import ApiServer
 
@@ -60,9 +64,8 @@ async def api(cluster: ApiServerEmulation, tmp_path: Path) -> AsyncIterator[ApiS
 
 async def exchange(address: str, data: bytes) -> bytes:
     """Say `data` at an address and return as much of the answer."""
-    host, _, port = address.rpartition(":")
     async with asyncio.timeout(PATIENCE):
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await asyncio.open_unix_connection(address)
         writer.write(data)
         answer = await reader.readexactly(len(data))
         writer.close()
@@ -86,8 +89,120 @@ async def test_the_address_is_gone_when_the_forward_is_closed(api: ApiServer) ->
     address = await forward.open()
     await forward.close()
 
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(FileNotFoundError):
         await exchange(address, b"x")
+    assert not Path(address).parent.exists()
+
+
+async def test_nobody_but_the_user_can_speak_with_his_rights(api: ApiServer) -> None:
+    forward = Forward(api, HOME, POD, PORT)
+    directory = Path(await forward.open()).parent.stat()
+    await forward.close()
+
+    assert (S_IMODE(directory.st_mode), directory.st_uid) == (0o700, os.getuid())
+
+
+async def test_a_directory_where_no_socket_can_be_made_is_named(
+    api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+
+    with pytest.raises(UnreachableError, match=r"no socket can be made in .*x .AF_UNIX path too long.*TMPDIR"):
+        await Forward(api, HOME, POD, PORT).open()
+
+    assert list(long.iterdir()) == []
+
+
+async def test_nothing_is_left_behind_by_whoever_is_interrupted(api: ApiServer) -> None:
+    found: list[str] = []
+
+    async def look() -> None:
+        async with ControlPlanes(api, HOME, PORT) as replicas:
+            found.extend((await replicas.find()).values())
+            await asyncio.Event().wait()
+
+    looking = asyncio.create_task(look())
+    await wait_until(lambda: bool(found))
+    looking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await looking
+
+    assert [Path(path).parent.exists() for path in found] == [False]
+
+
+async def test_more_connections_than_somebody_needs_are_ended(api: ApiServer) -> None:
+    forward = Forward(api, HOME, POD, PORT)
+    address = await forward.open()
+    async with asyncio.timeout(PATIENCE):
+        held = [await asyncio.open_unix_connection(address) for _ in range(8)]
+        for reader, writer in held:
+            writer.write(b"x")
+            assert await reader.read(1) == b"x"
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await exchange(address, b"x")
+        held.pop()[1].close()
+        await wait_until_answered(address)
+    for _, writer in held:
+        writer.close()
+    await forward.close()
+
+
+async def wait_until_answered(address: str) -> None:
+    """Try again until there is room; the end of a connection is noticed some moments later."""
+    while True:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            assert await exchange(address, b"y") == b"y"
+            return
+
+
+async def test_who_takes_nothing_of_what_is_said_is_left(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarding, "_MAX_STALL", 0.2)
+    forward = Forward(api, HOME, POD, PORT)
+    _, writer = await asyncio.open_unix_connection(await forward.open())
+
+    writer.write(b"x" * 64_000_000)
+
+    await wait_until(writer.transport.is_closing)
+    await forward.close()
+
+
+async def test_what_a_pod_says_is_cut_and_told_without_credentials_and_what_a_terminal_would_obey() -> None:
+    said = f"no: Bearer s3cr3t-canary \x1b[2J\nwarning: http://me:s3cr3t-canary@proxy {'x' * 10_000}"
+
+    class Api:
+        async def open_socket(self, *_: object) -> Socket:
+            return Socket([b"\x01\x00\x00", b"\x01" + said.encode()])
+
+    forward = Forward(Api(), HOME, POD, PORT)  # type: ignore[arg-type]  # as much of one as is used
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await exchange(await forward.open(), b"x")
+
+    await wait_until(lambda: bool(forward.problem))
+    await forward.close()
+    assert forward.problem.isprintable()
+    assert len(forward.problem) < 500
+    assert "canary" not in forward.problem
+
+
+class Socket:
+    """A web socket that says what it was given."""
+
+    closed = False
+
+    def __init__(self, messages: list[bytes]) -> None:
+        self._messages = messages
+
+    async def __aiter__(self) -> AsyncIterator[WSMessage]:
+        for message in self._messages:
+            yield WSMessage(WSMsgType.BINARY, message, "")
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Hear it."""
+
+    async def close(self) -> None:
+        """End."""
 
 
 async def test_who_may_not_forward_ports_is_told_what_to_allow(cluster: ApiServerEmulation, api: ApiServer) -> None:
@@ -141,7 +256,7 @@ async def test_replicas_are_found_by_their_label_and_come_and_go(cluster: ApiSer
         assert both.keys() == {POD, "egress-xds-1"}
         assert both[POD] == first[POD]
         assert list(last) == ["egress-xds-1"]
-        with pytest.raises(ConnectionRefusedError):
+        with pytest.raises(FileNotFoundError):
             await exchange(first[POD], b"x")
 
 
@@ -154,7 +269,7 @@ async def test_one_replica_that_there_is_no_way_to_hides_no_other(cluster: ApiSe
 
 async def test_a_namespace_without_replicas_is_named_with_the_remedy(api: ApiServer) -> None:
     async with ControlPlanes(api, "default", PORT) as replicas:
-        with pytest.raises(UnreachableError, match=r"no pod of the namespace default .* --namespace"):
+        with pytest.raises(UnreachableError, match=r"no pod .* in the namespace default .* --namespace"):
             await replicas.find()
 
 

@@ -82,7 +82,7 @@ class StatusReader:
             await channel.close()
 
     async def ask(self, replicas: Mapping[str, str], *, within: float) -> tuple[Answer, ...]:
-        """Ask all `replicas` (name → `host:port`) at the same time, each for at most `within` seconds."""
+        """Ask all `replicas` (name → `host:port` or path of a socket) at the same time, each for `within` seconds."""
         for address in self._channels.keys() - set(replicas.values()):
             await self._channels.pop(address).close()
         return tuple(await asyncio.gather(*(self._answer(name, replicas[name], within) for name in replicas)))
@@ -109,7 +109,8 @@ class StatusReader:
     async def _fetch(self, address: str, within: float) -> bytes:
         """Return the answer undecoded: gRPC would swallow what is wrong with it, and it may be large."""
         if address not in self._channels:
-            self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)
+            target = f"unix:{address}" if address.startswith("/") else address
+            self._channels[address] = grpc.aio.insecure_channel(target, options=_OPTIONS)
         call: Call = self._channels[address].unary_unary(
             _METHOD, request_serializer=ClientStatusRequest.SerializeToString
         )
@@ -274,6 +275,7 @@ def _translate(replica: str, error: grpc.aio.AioRpcError, within: float) -> Unre
         case grpc.StatusCode.UNAVAILABLE:
             # gRPC names all that led to it, and the cause last.
             cause = details.rpartition(": ")[2].lower()
+            cause = cause if "[" in cause else cause.removesuffix("]")
             return UnreachableError(
                 f"{replica} can't be reached ({cause}); is `xds serve` running there, and is this its --admin-listen?"
             )

@@ -31,7 +31,7 @@ _TIMEOUT = 30.0
 
 
 class ControlPlanes:
-    """The replicas in the namespace `home`, each reachable at an address of this machine; a context manager."""
+    """The replicas in the namespace `home`, each reachable at a unix socket of this machine; a context manager."""
 
     def __init__(self, api: ApiServer, home: str, port: int) -> None:
         self._api = api
@@ -49,7 +49,7 @@ class ControlPlanes:
             await self._drop(name)
 
     async def find(self) -> Mapping[str, str]:
-        """Return the address of each replica by the name of its pod. Raises UnreachableError if there is none."""
+        """Return the path of a socket to each replica by its pod's name. Raises UnreachableError if there is none."""
         try:
             names = {name async for name, _ in self._pods(f"/api/v1/namespaces/{quote(self._home)}/pods", LABEL)}
         except ApiError as error:
