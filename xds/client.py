@@ -46,6 +46,12 @@ _ENDED_UNREAD = "Internal error from Core"
 """What grpc.aio says if the server ended the call while the client was still writing; the status is lost then."""
 _NOT_SERVED = re.compile(r"unimplemented|not (?:yet )?(?:implemented|supported)", re.IGNORECASE)
 """What servers say of a variant that they have no use for, whatever the status."""
+_HARMLESS = "/grpc.health.v1.Health/Check"
+"""A method that any server of gRPC may be asked for, and most have not."""
+_PROBE = 1.0
+"""Seconds for that."""
+_NO_GRPC = re.compile(r"http2 header with status|parsing HTTP/2", re.IGNORECASE)
+"""What gRPC says if the answer is one of plain HTTP, of version 2 or before."""
 _WRAPPER = "type.googleapis.com/envoy.service.discovery.v3.Resource"
 _WILDCARDS = (ResourceType.CLUSTER, ResourceType.LISTENER)
 
@@ -127,6 +133,8 @@ async def fetch_resources(
                 fetches.append(_SotwFetch(identity, credentials.metadata))
                 await fetches[-1].run(channel, limit)
     except TimeoutError as error:
+        if fetches[-1].is_silent and not await _speaks_grpc(server, credentials):
+            raise _refuse_http(server) from error
         if not fetches[-1].is_usable:
             raise UnreachableError(
                 f"{server} did not answer completely within {within:g} s: {fetches[-1].describe_gap()}"
@@ -172,6 +180,11 @@ class _Fetch(ABC, Generic[_Request, _Response]):
     def is_usable(self) -> bool:
         """Whether all that is missing is what resources refer to."""
         return self._answered.issuperset(_WILDCARDS)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether there was no answer at all, though there was a connection."""
+        return bool(self._asked) and not self._answered
 
     def describe_gap(self) -> str:
         """Say what is missing, and why that may be."""
@@ -419,9 +432,36 @@ def _is_unserved(error: grpc.aio.AioRpcError) -> bool:
             return bool(_NOT_SERVED.search(details))
 
 
+async def _speaks_grpc(server: str, credentials: Credentials) -> bool:
+    """
+    Whether who says nothing on a stream answers a single request as a server of gRPC does.
+
+    Envoy's admin interface takes HTTP/2, and waits for the end of whatever it is asked.
+    """
+    try:
+        async with credentials.open(server) as channel:
+            ask: grpc.aio.UnaryUnaryMultiCallable[Node, bytes] = channel.unary_unary(
+                _HARMLESS, request_serializer=Node.SerializeToString
+            )
+            # Empty messages are alike.
+            await ask(Node(), timeout=_PROBE)
+    except grpc.aio.AioRpcError as error:
+        return not _NO_GRPC.search(error.details() or "")
+    return True
+
+
+def _refuse_http(server: str) -> UnreachableError:
+    return UnreachableError(
+        f"{server} does not speak gRPC, but plain HTTP; is this the address of `xds serve`, and not an Envoy's admin "
+        f"interface? What that has: xds dump --admin {server}"
+    )
+
+
 def _translate(server: str, error: grpc.aio.AioRpcError) -> UnreachableError:
     details = redact_text((error.details() or "").partition("\n")[0])
     match error.code():
+        case grpc.StatusCode.UNAVAILABLE if _NO_GRPC.search(details):
+            return _refuse_http(server)
         case grpc.StatusCode.UNAVAILABLE:
             return UnreachableError(
                 f"{server} can't be reached ({details}); is `xds serve` running there, and does it speak TLS "

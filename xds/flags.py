@@ -65,8 +65,12 @@ class DirectAddress:
     ports: tuple[int, ...] = ()
 
 
-def parse_host_port(text: str) -> HostPort:
-    """Parse `host:port` or `[v6]:port`. Port 0 is allowed: the kernel chooses. Raises ValueError."""
+def parse_host_port(text: str, *, lowest: int = 0) -> HostPort:
+    """
+    Parse `host:port` or `[v6]:port`. Raises ValueError.
+
+    Port 0 is allowed where one listens, for the kernel chooses then; to connect to, 1 is `lowest`.
+    """
     if "/" in text or "@" in text:
         raise ValueError("it must be HOST:PORT alone, without a scheme, a login or a path")
     host, separator, port = text.rpartition(":")
@@ -75,7 +79,7 @@ def parse_host_port(text: str) -> HostPort:
         raise ValueError("an IPv6 address needs brackets, as in [::1]:18000")
     if not separator or not is_host(host[1:-1] if is_bracketed else host):
         raise ValueError("it must be HOST:PORT, as in 127.0.0.1:18000")
-    return HostPort(host=host[1:-1] if is_bracketed else host, port=parse_port(port, lowest=0))
+    return HostPort(host=host[1:-1] if is_bracketed else host, port=parse_port(port, lowest=lowest))
 
 
 def is_host(text: str) -> bool:

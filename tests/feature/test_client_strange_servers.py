@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+import struct
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import grpc
@@ -114,6 +115,49 @@ async def test_a_strange_server_is_described(handler: Handler | None, within: fl
     async with serving(handler) as address:
         with pytest.raises(UnreachableError, match=message):
             await fetch_resources(address, WHO, within=within)
+
+
+async def answer_http1(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(1)
+    writer.write(b"HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+
+
+async def answer_http2(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer each request with a 404 once it has ended, as the admin interface of an Envoy does."""
+    data, headers, settings, ends, ends_headers, not_found = 0, 1, 4, 1, 4, b"\x8d"
+    with suppress(asyncio.IncompleteReadError, ConnectionError):
+        await reader.readexactly(len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+        writer.write(struct.pack("!xHBBI", 0, settings, 0, 0))
+        while True:
+            length, kind, flags, stream = struct.unpack("!xHBBI", await reader.readexactly(9))
+            await reader.readexactly(length)
+            if kind == settings and not flags:
+                writer.write(struct.pack("!xHBBI", 0, settings, 1, 0))
+            elif kind in {data, headers} and flags & ends:
+                writer.write(struct.pack("!xHBBI", 1, headers, ends | ends_headers, stream) + not_found)
+
+
+@pytest.mark.parametrize("answer", [answer_http1, answer_http2], ids=["HTTP/1", "HTTP/2"])
+async def test_a_server_of_plain_http_is_told_from_one_that_has_nothing_to_say(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> None:
+    connections: list[asyncio.Task[None] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(asyncio.current_task())
+        await answer(reader, writer)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    address = "127.0.0.1:{1}".format(*server.sockets[0].getsockname())
+    try:
+        with pytest.raises(UnreachableError, match=f"does not speak gRPC.*xds dump --admin {address}"):
+            await fetch_resources(address, WHO, within=1)
+    finally:
+        server.close()
+        await asyncio.gather(*filter(None, connections))
 
 
 async def test_a_server_that_never_stops_gets_at_most_as_much_time_again() -> None:

@@ -146,7 +146,7 @@ def _default(address: object) -> tuple[str, ...]:
 
 def _address(text: str, flag: str) -> str:
     try:
-        return str(parse_host_port(text))
+        return str(parse_host_port(text, lowest=1))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint=flag) from error
 

@@ -244,7 +244,7 @@ async def _open_replicas(question: _Question, settings: Settings) -> AsyncIterat
 
 def _address(text: str) -> str:
     try:
-        return str(parse_host_port(text))
+        return str(parse_host_port(text, lowest=1))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--admin") from error
 

@@ -92,6 +92,7 @@ WRONG = [
     pytest.param(["-o", "DIR"], "is a directory", id="a directory"),
     pytest.param(["-o", "DIR/no/bundle"], "there is no directory", id="a directory that there is not"),
     pytest.param(["--admin", "nonsense"], "--admin", id="an address that is none"),
+    pytest.param(["--http", "host:0"], "from 1 to 65535", id="a port that nobody can connect to"),
     pytest.param(["--timeout", "soon"], "--timeout", id="a time that is none"),
 ]
 
