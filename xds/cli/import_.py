@@ -149,19 +149,10 @@ def _read(file: str) -> str:
 
 def _decode(file: str, text: str) -> list[object]:
     """Return the documents of JSON or YAML, those of lists one by one."""
-    import yaml  # noqa: PLC0415  # PAC files and variables need none
+    from xds.importers.decoding import decode  # noqa: PLC0415  # PAC files and variables need none
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        documents = list(yaml.load_all(text, Loader=loader))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        place = file if line is None else f"{file}:{line + 1}"
-        raise SourceError(
-            f"{place} is neither JSON nor YAML; correct it, or name its kind: xds import --help"
-        ) from error
     found: list[object] = []
-    for document in documents:
+    for document in decode(text, file):
         items = document.get("items") if isinstance(document, dict) and "kind" in document else None
         found += items if isinstance(items, list) else [document]
     return [document for document in found if document is not None]

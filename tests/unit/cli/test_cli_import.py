@@ -300,3 +300,16 @@ def test_text_that_is_no_yaml_is_refused_with_its_line(xds: Runner, tmp_path: Pa
 
     assert ended.code == 2
     assert "corp.txt:2 is neither JSON nor YAML" in ended.err
+
+
+@pytest.mark.parametrize("kind", [(), ("aks",), ("openshift",), ("istio",), ("env",)])
+def test_merge_keys_that_multiply_are_refused_at_once_for_every_kind(
+    xds: Runner, tmp_path: Path, kind: tuple[str, ...]
+) -> None:
+    levels = [f"m{level}: &m{level} {{<<: [{', '.join([f'*m{level - 1}'] * 9)}]}}" for level in range(1, 12)]
+    path = write(tmp_path, "\n".join(["apiVersion: v1", "m0: &m0 {a: 1}", *levels]))
+
+    ended = xds("import", *kind, path)
+
+    assert ended.code == 2
+    assert "merge keys" in ended.err or kind in ((), ("env",))
