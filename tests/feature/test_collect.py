@@ -166,7 +166,7 @@ async def test_no_part_of_a_bundle_holds_a_login(xds: Runner, tmp_path: Path, mo
         async with refusing(running.address, "bad-0.shop", refusal):
             await wait_until(lambda: any(client.is_rejecting for client in running.parts.clients.connected()))
             (policies / "mistake.yaml").write_text(
-                f"# {LOGIN} {BASIC}\nhttpProxy: http://{LOGIN}@x\n", encoding="utf-8"
+                f"# {LOGIN} {BASIC}, Kennwort {CANARY[::-1]}\nhttpProxy: http://{LOGIN}@x\n", encoding="utf-8"
             )
             monkeypatch.setenv("EGRESS_XDS_ADDRESS_FILE", f"/run/user:{CANARY[::-1]}@there")
             with admin() as envoy:

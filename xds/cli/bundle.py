@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import string
 import tarfile
 import time
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ ROOT = "egress-xds"
 """The directory that everything in the archive is in."""
 MANIFEST, PROBLEMS = "MANIFEST.json", "problems.txt"
 _MODE = 0o600
+_PLAIN = frozenset(f"{string.ascii_letters}{string.digits}-_.")
+_LONGEST_NAME = 100
+"""Characters: what the oldest form of tar has place for, and far less than file systems have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +138,11 @@ def write_archive(path: Path, content: bytes, *, is_forced: bool) -> None:
 
 
 def file_name(text: str) -> str:
-    """Return `text` as part of a member's name."""
-    return "".join(character if character.isalnum() or character in "._-" else "_" for character in text) or "_"
+    """Return `text` as part of a member's name, in characters that every system takes."""
+    return "".join(character if character in _PLAIN else "_" for character in text) or "_"
 
 
 def numbered(names: list[str]) -> Iterator[tuple[str, str]]:
     """Yield each name, and how its member is called: numbers keep apart what reads alike."""
     for number, name in enumerate(names, start=1):
-        yield name, f"{number:03}-{file_name(name)}"
+        yield name, f"{number:03}-{file_name(name)}"[:_LONGEST_NAME]

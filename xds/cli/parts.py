@@ -23,7 +23,7 @@ from xds.cli.fleet_text import describe_fleet
 from xds.cli.output import describe_diagnostic
 from xds.cli.resources import Filter as Wanted
 from xds.cli.resources import render_resources, show_compiled
-from xds.cli.scrub import redact_document, redact_values
+from xds.cli.scrub import redact_document, redact_policy, redact_values
 from xds.cli.world import choose_place, open_world
 from xds.errors import EgressXdsError, SettingsError, UnreachableError
 from xds.facts import FileContent
@@ -200,7 +200,7 @@ def _add_world(world: OpenWorld, judgement: Judgement, bundle: Bundle) -> None:
     texts = {document.source: document.text for document in world.read.documents}
     names = dict(numbered(sources))
     for source, name in names.items():
-        bundle.add(f"policies/{name}", redact_document(texts[source]))
+        bundle.add(f"policies/{name}", redact_policy(texts[source]))
     for finding in world.read.unreadable:
         bundle.miss(finding.where.source, f"{finding.message}; {finding.hint}")
     described = {
