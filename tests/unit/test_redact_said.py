@@ -47,6 +47,6 @@ def test_what_is_no_credential_stays(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["password", "authorization ", "a-", "basic ", "Bearer aaaa", 'token="', "x:@"])
 def test_it_costs_no_more_than_the_text_is_long(text: str) -> None:
-    long = text * (2_000_000 // len(text))
+    long = text * (300_000 // len(text))
 
     assert redact_said(long)
