@@ -13,7 +13,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from xds.errors import redact_logins
+from xds.errors import clean_text, redact_logins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,7 @@ def _configure(settings: Settings) -> None:
         # A traceback ends with the words of an exception, so it is redacted as well.
         processors += [structlog.processors.format_exc_info, _redact, structlog.processors.JSONRenderer()]
     else:
-        processors.append(_redact)
+        processors += [_redact, _clean]
         plain = structlog.dev.plain_traceback
         processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain))
     structlog.configure(
@@ -97,3 +97,8 @@ def _configure(settings: Settings) -> None:
 
 def _redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {key: redact_logins(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _clean(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Keep what clients and servers said from a terminal, and from making lines; JSON escapes it anyway."""
+    return {key: clean_text(value) if isinstance(value, str) else value for key, value in event.items()}

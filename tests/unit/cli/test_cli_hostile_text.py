@@ -8,16 +8,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.command_line import GOOD, Outcome, Runner
 from xds.cli import status
+from xds.cli.logs import configure_logging
 from xds.cli.output import render_json, render_table, render_yaml
 from xds.demo.errors import LabError
 from xds.errors import SourceError, clean_text
 from xds.inspection.fleet import Answer, Filter, SidecarStatus, State, put_together
+from xds.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -213,3 +216,19 @@ def test_clean_text_is_as_long_printable_and_the_same_where_nothing_was_wrong(te
 def test_a_failure_is_one_line_and_that_of_the_demo_has_the_log_below_it() -> None:
     assert str(SourceError("a\nb\x1b\t:")) == "a b\N{REPLACEMENT CHARACTER} :"
     assert str(LabError("it ended\n  last\x1b line\r\n")) == "it ended\n  last\N{REPLACEMENT CHARACTER} line \n"
+
+
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_explanations_of_what_an_envoy_has(xds: Runner, tmp_path: Path, output: str) -> None:
+    (tmp_path / EVIL).write_text(hostile())
+
+    assert_harmless(xds("explain", "--config-dump", tmp_path / EVIL, "y.example:443", "-o", output))
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_log_lines(capsys: pytest.CaptureFixture[str], form: str) -> None:
+    configure_logging(Settings(log_format=form))
+
+    structlog.get_logger().warning(f"refused {EVIL}", text=EVIL)
+
+    assert_harmless(Outcome(0, *capsys.readouterr()))
