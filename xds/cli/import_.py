@@ -14,6 +14,7 @@ from xds.cli.output import count_of, render_json, render_yaml
 from xds.errors import SourceError, clean_text, redact_logins
 from xds.importers.imported import Change, Home, Imported, Weight, Wish
 from xds.policy.config_maps import LABEL
+from xds.policy.findings import quote
 from xds.policy.model import Dialect
 from xds.policy.names import is_subdomain, name_of_source
 
@@ -94,7 +95,9 @@ def command(
         raise click.UsageError("--namespace needs --configmap")
     for given in (name, namespace):
         if given is not None and not is_subdomain(given):
-            raise click.UsageError(f"{given!r} is no name for an object: use lower-case letters, digits, `-` and `.`")
+            raise click.UsageError(
+                f"{quote(given)} is no name for an object: use lower-case letters, digits, `-` and `.`"
+            )
     texts = [(file, _read(file)) for file in files]
     kind = kind or _guess(texts)
     if dialect is not None and kind in _EXACT:

@@ -369,7 +369,7 @@ class Evaluator:
 
     def _glob(self, node: Node, text: str) -> Condition:
         if matching.is_octets(text):
-            message = "a pattern for addresses matches where the connection goes, also that of a name"
+            message = "a pattern for addresses matched no names: names that resolve into it go the same way now, too"
             self._tell_once(message, node, "narrow it if names that resolve into it should go to the proxy")
         elif text.startswith("*") and not matching.is_at_a_dot(text) and text != "*":
             return self._suffix(node, text[1:]) if matching.match_glob(text) != Unknown() else Unknown()

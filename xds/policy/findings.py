@@ -22,6 +22,8 @@ _LONGEST = 80
 _NUMBER = re.compile(r"[0-9]+")
 _WIDTH = 9
 """Digits of the highest list index: a document has at most some millions of characters."""
+_URL = re.compile(r"(.*?)://([^/?#\s]*)(.*)", re.DOTALL)
+_AUTHORITY = re.compile(r"(?:\[[^\[\]]*\]|[^:\[\]]*)(?::[0-9]{0,5})?|[0-9A-Fa-f.]*(?::[0-9A-Fa-f.]*){2,}")
 _USERINFO_END = re.compile(r"@|%40", re.IGNORECASE)
 
 
@@ -112,10 +114,26 @@ def quote(text: str) -> str:
     """
     Show a piece of a document: on one line, cut to a readable length, in back quotes.
 
-    What stands before an `@` may be a password, wherever the user put it, and is left out.
+    What stands before an `@` may be a password, wherever the user put it, and is left out; so is what follows `://`
+    and is no host with a port, and the path and the query of a URL.
     """
     tail = _USERINFO_END.split(text)[-1]
-    shown = text if tail == text else f"…@{tail}"
+    if tail == text:
+        shown = _cut_url(text)
+    else:
+        host, slash, path = tail.partition("/")
+        shown = f"…@{host.partition('?')[0]}{slash}{path and '…'}" if "://" in text else f"…@{tail}"
     if len(shown) > _LONGEST:
         shown = f"{shown[:_LONGEST]}…"
     return "`" + "".join(char if char.isprintable() else ascii(char)[1:-1] for char in shown) + "`"
+
+
+def _cut_url(text: str) -> str:
+    """Return a URL as far as it is no secret: a login whose host was forgotten looks like a port of letters."""
+    match = _URL.fullmatch(text)
+    if match is None:
+        return text
+    scheme, authority, rest = match.groups()
+    scheme = "…" if ":" in scheme else scheme
+    shown = authority if _AUTHORITY.fullmatch(authority) else "…"
+    return f"{scheme}://{shown}{rest if rest in ('', '/') else f'{rest[0]}…'}"

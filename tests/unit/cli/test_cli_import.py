@@ -313,3 +313,24 @@ def test_merge_keys_that_multiply_are_refused_at_once_for_every_kind(
 
     assert ended.code == 2
     assert "merge keys" in ended.err or kind in ((), ("env",))
+
+
+@pytest.mark.parametrize(
+    "entry", [f"http://user:{CANARY} x@proxy.example", f"http://user:{CANARY}", f"http://p?t={CANARY}"]
+)
+def test_of_an_entry_that_is_a_url_no_login_and_no_query_is_shown(xds: Runner, tmp_path: Path, entry: str) -> None:
+    path = write(tmp_path, f'https_proxy={PROXY}\nNO_PROXY="{entry}"\n')
+
+    for arguments in ((path,), (path, "-o", "json"), (path, "--name", entry)):
+        ended = xds("import", "env", *arguments)
+
+        assert CANARY not in ended.out + ended.err
+        assert "left out" in ended.out + ended.err or ended.code == 2
+
+
+def test_a_pattern_for_addresses_tells_that_names_take_its_way_now(xds: Runner, tmp_path: Path) -> None:
+    text = 'function FindProxyForURL(u, h) { if (shExpMatch(h, "10.*")) return "DIRECT"; return "PROXY 192.0.2.1:1"; }'
+
+    ended = xds("import", "pac", write(tmp_path, text))
+
+    assert "changed: a pattern for addresses matched no names: names that resolve into it go the same way" in ended.err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xds.policy.findings import Findings
+from xds.policy.findings import Findings, quote
 from xds.policy.yaml_lines import Broken
 
 ERROR, WARNING = "EX103", "EX221"
@@ -51,3 +51,24 @@ def test_errors_that_were_not_kept_are_errors_since_every_mark_before_them(is_to
     assert (len(findings), findings.since(mark)) == (3, ())
     assert (findings.has_errors(mark), findings.has_lost_errors(mark)) == (True, True)
     assert not findings.has_errors(len(findings))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://user:c4n4ry", "`http://…`"),
+        ("http://user:c4n4ry x@proxy.example", "`…@proxy.example`"),
+        ("http://user:c4n4ry x", "`http://… …`"),
+        ("user:c4n4ry http://proxy.example", "`…://proxy.example`"),
+        ("http://proxy.example:3128/?token=c4n4ry", "`http://proxy.example:3128/…`"),
+        ("http://proxy.example?token=c4n4ry", "`http://proxy.example?…`"),
+        ("http://user:c4n4ry@proxy.example:3128/x?token=c4n4ry", "`…@proxy.example:3128/…`"),
+        ("http://user:c4n4ry@proxy.example?token=c4n4ry", "`…@proxy.example`"),
+        ("https://[2001:db8::1]:3128/", "`https://[2001:db8::1]:3128/`"),
+        ("http://2001:db8::1", "`http://2001:db8::1`"),
+        ("*.corp.example:8443", "`*.corp.example:8443`"),
+        ("a?.example", "`a?.example`"),
+    ],
+)
+def test_of_a_url_what_may_be_a_secret_is_not_shown(text: str, shown: str) -> None:
+    assert quote(text) == shown
