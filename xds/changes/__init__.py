@@ -11,6 +11,7 @@ from xds.changes.decisions import Decision, DecisionSample, Side, sample_decisio
 from xds.changes.rules import FieldChange, Kind, RuleChange, RulePlace
 from xds.changes.settings import SettingChange
 from xds.changes.worlds import (
+    Handover,
     PodGroup,
     PolicyChange,
     ResourceChange,
@@ -27,6 +28,7 @@ __all__ = [
     "DecisionSample",
     "Drained",
     "FieldChange",
+    "Handover",
     "Kind",
     "OpenConnections",
     "PodGroup",

@@ -2,14 +2,17 @@
 Decisions that differ between two versions of a policy, for a sample of what they speak of.
 
 The sample is made of the names and networks in the rules of both versions, those of changed rules first, and of a host
-and an address that no rule names. Each is asked of the compiled resources of both versions, as an Envoy would decide.
+and an address that no rule names; of a network both ends are asked for, and where it differs from what it was. Each is
+asked of the compiled resources of both versions, as an Envoy would decide.
 Invariant: what is told is what those resources do; what is not told may differ all the same, for it was not asked.
 """
 
 from __future__ import annotations
 
+from bisect import bisect
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, collapse_addresses
+from itertools import islice
 from typing import TYPE_CHECKING, assert_never
 
 from xds import names
@@ -138,12 +141,45 @@ def _of_rule(rule: Rule | None, *, without: Rule | None) -> Iterator[Connection]
     if rule is None:
         return
     left_out = frozenset(() if without is None else without.destinations)
+    others = _Networks(without)
     for destination in rule.destinations:
         if destination not in left_out:
-            yield from _of_destination(destination, rule)
+            yield from _of_destination(destination, rule, others)
 
 
-def _of_destination(destination: Destination, rule: Rule) -> Iterable[Connection]:
+class _Networks:
+    """The networks of a rule, whatever their ports."""
+
+    def __init__(self, rule: Rule | None) -> None:
+        hosts = () if rule is None else (destination.host for destination in rule.destinations)
+        networks = [host for host in hosts if isinstance(host, IPv4Network | IPv6Network)]
+        self._known: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
+        known: list[Network] = []
+        known += collapse_addresses(item for item in networks if isinstance(item, IPv4Network))
+        known += collapse_addresses(item for item in networks if isinstance(item, IPv6Network))
+        for network in known:
+            first = int(network.network_address)
+            self._known[network.version].append((first, first + network.num_addresses))
+
+    def find_outside(self, network: Network) -> Iterator[Address]:
+        """Yield an address of `network` that these do not hold, if only some of its addresses are so."""
+        known = self._known[network.version]
+        first = place = int(network.network_address)
+        begin = max(bisect(known, (first,)) - 1, 0)
+        for start, end in islice(known, begin, None):
+            if end <= place:
+                continue
+            if start > place:
+                break
+            place = end
+        is_cut = begin < len(known) and any(
+            start < first + network.num_addresses and end > first for start, end in known[begin : begin + 2]
+        )
+        if is_cut and place < first + network.num_addresses:
+            yield network.network_address + (place - first)
+
+
+def _of_destination(destination: Destination, rule: Rule, others: _Networks) -> Iterable[Connection]:
     match destination.host:
         case None:
             return _of_name(_NOBODY, destination.ports, _SOMEWHERE)
@@ -153,12 +189,17 @@ def _of_destination(destination: Destination, rule: Rule) -> Iterable[Connection
             pairs = [(host, address) for address in addresses for host in hosts]
             return (probe for host, address in pairs for probe in _of_name(host, destination.ports, address))
         case network:
-            return _of_address(_first_of(network), destination.ports)
+            ends = dict.fromkeys((_first_of(network), *others.find_outside(network), _last_of(network)))
+            return (probe for address in ends for probe in _of_address(address, destination.ports))
 
 
 def _first_of(network: Network) -> Address:
     """Return an address of a network; its very first one is often that of a smaller network, too."""
     return network.network_address + (network.num_addresses > 1)
+
+
+def _last_of(network: Network) -> Address:
+    return network.broadcast_address - (network.num_addresses > 1)
 
 
 def _of_name(host: str, ports: tuple[int, ...], address: Address) -> Iterable[Connection]:

@@ -7,12 +7,13 @@ the caller to say.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from xds.changes.connections import OpenConnections, predict
+from xds.changes.examples import make_up_pods
 from xds.changes.rules import Kind, RuleChange, compare_rules
 from xds.changes.settings import SettingChange, compare_settings
 from xds.policy.model import HeldPolicy, Policy
@@ -95,6 +96,18 @@ class PodGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """Pods that another policy is in force for, as selectors describe them: nobody knows which there are."""
+
+    before: Told
+    after: Told
+    is_whole: bool
+    """Whether that happens to all that were told `before`, and not only to those that `after` selects as well."""
+    connections: OpenConnections | None
+    """As those of a group of pods."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorldChange:
     """All that differs. Falsy if nothing does."""
 
@@ -103,10 +116,12 @@ class WorldChange:
     """Only those for which something changes, the largest group first."""
     all_pods: int
     """How many pods were looked at."""
+    handovers: tuple[Handover, ...] = ()
+    """Where no pods are known: which policies lose pods to which."""
 
     def __bool__(self) -> bool:
         """Whether anything differs."""
-        return bool(self.policies or self.pods)
+        return bool(self.policies or self.pods or self.handovers)
 
     @property
     def touched_pods(self) -> int:
@@ -122,6 +137,7 @@ def compare_worlds(before: Judgement, after: Judgement, pods: Mapping[NodeId, Wo
         policies=tuple(change for change in changes if change is not None),
         pods=_group(before, after, pods),
         all_pods=len(pods),
+        handovers=() if pods else _hand_over(before, after),
     )
 
 
@@ -193,6 +209,18 @@ def _group(before: Judgement, after: Judgement, pods: Mapping[NodeId, Workload])
         if was != will or _tell(was, before) != _tell(will, after)
     ]
     return tuple(sorted(found, key=lambda group: (-len(group.pods), group.pods)))
+
+
+def _hand_over(before: Judgement, after: Judgement) -> tuple[Handover, ...]:
+    old, new = Candidates(before.world.candidates), Candidates(after.world.candidates)
+    made_up = make_up_pods(before.world.candidates, after.world.candidates)
+    steps = dict.fromkeys((_told(old.select(pod)), _told(new.select(pod))) for pod in made_up)
+    ways = Counter(was for was, _ in steps)
+    return tuple(
+        Handover(before=was, after=will, is_whole=ways[was] == 1, connections=_predict(was, will, before, after))
+        for was, will in steps
+        if was != will
+    )
 
 
 def _told(selected: Policy | HeldPolicy | None) -> Told:

@@ -10,6 +10,7 @@ from xds.changes import Side, Standing, Told, compare_worlds, sample_decisions
 from xds.cli.edits import EditKind
 from xds.cli.output import describe_diagnostic, render_yaml
 from xds.compile import matcher_messages  # noqa: F401  # registers the messages that `render` unpacks
+from xds.policy.model import HeldPolicy
 from xds.render import render_resource
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from xds.changes import (
         DecisionSample,
+        Handover,
         OpenConnections,
         PodGroup,
         PolicyChange,
@@ -74,6 +76,14 @@ class Report:
             decisions=_sample(change, before, after),
         )
 
+    def is_document(self, key: PolicyKey) -> bool:
+        """Return whether what is called a policy is a document of which nothing can be read, not even its policies."""
+        held = (*self.before.world.candidates, *self.after.world.candidates)
+        return any(
+            isinstance(item, HeldPolicy) and (item.namespace, item.name) == key and item.name == item.where.source
+            for item in held
+        )
+
     @property
     def errors(self) -> int:
         """How many errors the new documents have."""
@@ -100,6 +110,7 @@ def _sample(change: WorldChange, before: Judgement, after: Judgement) -> dict[tu
         if policy.before is policy.after is Standing.IN_FORCE
     ]
     pairs += [(group.before, group.after) for group in change.pods if group.is_told_another]
+    pairs += [(item.before, item.after) for item in change.handovers]
     return {
         (was, will): sample_decisions(one, other)
         for was, will in dict.fromkeys(pairs)
@@ -137,6 +148,7 @@ def describe(report: Report, *, shows_resources: bool) -> dict[str, object]:
             "lookedAt": change.all_pods,
             "changed": change.touched_pods,
             "groups": [_describe_group(group, report) for group in change.pods],
+            "handovers": [_describe_handover(item, report) for item in change.handovers],
         },
     }
 
@@ -220,6 +232,16 @@ def _describe_group(group: PodGroup, report: Report) -> dict[str, object]:
         "pods": list(group.pods),
         "connections": _describe_connections(group.connections),
         "decisions": _describe_decisions(report.decisions.get((group.before, group.after))),
+    }
+
+
+def _describe_handover(item: Handover, report: Report) -> dict[str, object]:
+    return {
+        "before": _describe_told(item.before),
+        "after": _describe_told(item.after),
+        "whole": item.is_whole,
+        "connections": _describe_connections(item.connections),
+        "decisions": _describe_decisions(report.decisions.get((item.before, item.after))),
     }
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xds.changes import (
         DecisionSample,
         Drained,
+        Handover,
         OpenConnections,
         PodGroup,
         PolicyChange,
@@ -69,6 +70,9 @@ def render(report: Report, *, limit: int, shows_resources: bool) -> Iterator[str
         if group.is_told_another:
             yield ""
             yield from _render_group(group, report, limit)
+    for handover in change.handovers:
+        yield ""
+        yield from _render_handover(handover, report, limit)
 
 
 def _tell_refusal(report: Report) -> str:
@@ -82,27 +86,39 @@ def _tell_refusal(report: Report) -> str:
 
 def _summarise(report: Report) -> str:
     change = report.change
-    parts = [count_of(len(change.policies), "policy") + (" changes" if len(change.policies) == 1 else " change")]
+    parts = list(_count_policies(report))
     if change.all_pods:
         what = "pods with a sidecar" if report.counts_sidecars else "pods"
         parts.append(f"{change.touched_pods} of {change.all_pods} {what} would be told something else")
-    parts.append(f"open connections: {clean_text(_summarise_connections(_all_connections(change)))}")
+    parts.append(f"open connections: {clean_text(_summarise_connections(change))}")
     return "; ".join(parts)
 
 
-def _all_connections(change: WorldChange) -> list[OpenConnections | None]:
-    """Return what counts: that of pods where pods are known, or else of policies."""
-    if change.all_pods:
-        return [group.connections for group in change.pods]
-    return [policy.connections for policy in change.policies]
+def _count_policies(report: Report) -> Iterator[str]:
+    policies = report.change.policies
+    held = [item for item in policies if item.after is Standing.HELD]
+    documents = sum(report.is_document(item.key) for item in held)
+    if count := sum(item.after is not Standing.HELD and not report.is_document(item.key) for item in policies):
+        yield f"{count_of(count, 'policy')} {'changes' if count == 1 else 'change'}"
+    for count, noun in ((len(held) - documents, "policy"), (documents, "document")):
+        if count:
+            yield f"{count_of(count, noun)} {'is' if count == 1 else 'are'} held"
 
 
-def _summarise_connections(found: Sequence[OpenConnections | None]) -> str:
+def _summarise_connections(change: WorldChange) -> str:
+    """Say what is known: of pods where pods are known, or else of policies; and of whom nothing is known."""
+    moved: Sequence[PodGroup | Handover] = change.pods if change.all_pods else change.handovers
+    found = [item.connections for item in moved]
+    found += [] if change.all_pods else [item.connections for item in change.policies]
     drained = {item for connections in found if connections for item in connections.drained}
-    unknown = ", for some pods it can't be known" if None in found else ""
-    if not drained:
-        return f"{_UNTOUCHED}{unknown}"
-    return f"{', '.join(_name_drained(drained))} will be closed when Envoy's drain time ends{unknown}"
+    unknown = sorted({name_policy(item.before.key) for item in moved if item.connections is None and item.before.key})
+    closed = f"{', '.join(_name_drained(drained))} will be closed when Envoy's drain time ends"
+    if not unknown:
+        return closed if drained else _UNTOUCHED
+    doubt = f"can't be known for pods of {', '.join(unknown)}, which are told nothing now"
+    is_rest_known = any(connections is not None for connections in found)
+    rest = closed if drained else "of others, none is touched"
+    return f"{doubt}; {rest}" if is_rest_known else doubt
 
 
 def _name_drained(drained: Iterable[Drained]) -> list[str]:
@@ -119,8 +135,9 @@ def _mark(kind: Kind, text: str = "") -> str:
 
 
 def _render_policy(change: PolicyChange, report: Report, limit: int, *, shows_resources: bool) -> Iterator[str]:
+    noun = "document" if report.is_document(change.key) else "policy"
     yield click.style(
-        f"{_MARKS[change.kind][0]} policy {clean_text(name_policy(change.key))}", fg=_MARKS[change.kind][1], bold=True
+        f"{_MARKS[change.kind][0]} {noun} {clean_text(name_policy(change.key))}", fg=_MARKS[change.kind][1], bold=True
     ) + (f": {_summarise_policy(change, report)}")
     yield from _cut((line for rule in change.rules for line in _render_rule(rule, limit)), limit * 4, "line")
     yield from _cut((line for item in change.settings for line in _render_setting(item, limit)), limit * 2, "line")
@@ -135,7 +152,7 @@ def _render_policy(change: PolicyChange, report: Report, limit: int, *, shows_re
 
 def _summarise_policy(change: PolicyChange, report: Report) -> str:
     if change.after is Standing.HELD:
-        return "held, its document can't be used"
+        return "held, it can't be read" if report.is_document(change.key) else "held, its document can't be used"
     pods = sum(len(group.pods) for group in report.change.pods if change.key in (group.before.key, group.after.key))
     counted = [(kind, sum(rule.kind is kind for rule in change.rules)) for kind in Kind]
     parts = [f"{count_of(count, 'rule')} {kind.value}" for kind, count in counted if count]
@@ -243,6 +260,34 @@ def _render_group(group: PodGroup, report: Report, limit: int) -> Iterator[str]:
     else:
         yield from _tell_connections(group.connections)
     yield from _render_decisions(report.decisions.get((group.before, group.after)), limit)
+
+
+def _render_handover(item: Handover, report: Report, limit: int) -> Iterator[str]:
+    yield click.style(clean_text(_tell_handover(item)), bold=True)
+    if item.connections is None:
+        yield "  open connections: it can't be known, for what these pods have is not known"
+    else:
+        yield from _tell_connections(item.connections)
+    yield from _render_decisions(report.decisions.get((item.before, item.after)), limit)
+
+
+def _tell_handover(item: Handover) -> str:
+    """Say who gets what instead."""
+    was, will = item.before, item.after
+    if was.key is None:
+        who = "pods that are refused everything, for no policy selects them,"
+    elif was.is_held:
+        who = f"pods that are told nothing, held by {name_policy(was.key)},"
+    else:
+        who = f"pods that {name_policy(was.key)} serves"
+    if will.key is None:
+        alone = "" if item.is_whole else " and no other policy selects"
+        return f"{who}{alone} are refused everything: no policy is for them any more"
+    other = name_policy(will.key)
+    also = "" if item.is_whole and was.key is not None else f" and that {other} selects"
+    if will.is_held:
+        return f"{who}{also} are told nothing, held by {other}"
+    return f"{who}{also} get {other}"
 
 
 def _list_pods(pods: Sequence[str], limit: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,6 +29,7 @@ from xds.policy.model import (
     HealthCheck,
     Policy,
     ProxyTls,
+    Rule,
     TlsOrigination,
     Tunnel,
     Workload,
@@ -258,6 +260,29 @@ def test_of_thousands_of_names_those_that_differ_are_asked_for_first() -> None:
     assert sample.probed < sample.known
 
 
+def networks(*cidrs: str) -> Policy:
+    destinations = tuple(Destination(host=ip_network(cidr)) for cidr in cidrs)
+    return policy(Rule(name="a", destinations=destinations, action=Direct(), http_action=Direct(), where=WHERE))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "target"),
+    [
+        pytest.param(["10.0.0.0/8"], ["10.0.0.0/9"], "10.255.255.254:443", id="the end of a network"),
+        pytest.param(["10.0.0.0/8"], ["10.0.0.0/9"], "10.128.0.0:443", id="where what is left ends"),
+        pytest.param(["10.0.0.0/8"], ["10.0.0.0/9", "10.192.0.0/10"], "10.128.0.0:443", id="a hole within a network"),
+        pytest.param(["10.0.0.0/9", "10.192.0.0/10"], ["10.0.0.0/8"], "10.128.0.0:443", id="a hole that is filled"),
+        pytest.param(["fd00::/8"], ["fd00::/9", "fdc0::/10"], "[fd80::]:443", id="IPv6"),
+    ],
+)
+def test_where_networks_differ_is_asked_for(before: list[str], after: list[str], target: str) -> None:
+    old, new = networks(*before), networks(*after)
+
+    sample = sample_decisions(Side(old, compiled(old)), Side(new, compiled(new)))
+
+    assert target in {item.target for item in sample.changed}
+
+
 # ------------------------------------------------------------------------------------------------------------ worlds
 
 SHORT = "name: {name}\nhttpProxy: http://192.0.2.{host}:3128\nhttpsProxy: http://192.0.2.{host}:3128\ndialect: go\n"
@@ -309,6 +334,57 @@ def test_pods_of_a_document_that_breaks_at_once_are_told_nothing_and_keep_what_t
     assert group.after.is_held
     assert group.connections is not None
     assert group.connections.is_untouched
+
+
+def handed_over(before: Judgement, after: Judgement) -> list[tuple[Told, Told, bool]]:
+    return [(item.before, item.after, item.is_whole) for item in compare_worlds(before, after, {}).handovers]
+
+
+SHORT_ONE, SHADOW, NARROW = Told((None, "short")), Told((None, "shadow")), Told(("y", "narrow"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        pytest.param(
+            [short("short")],
+            [short("short"), short("shadow", 2)],
+            [(SHORT_ONE, SHADOW, True)],
+            id="one that sorts first takes all",
+        ),
+        pytest.param([short("short")], [short("short"), short("zed", 2)], [], id="one that sorts last takes nobody"),
+        pytest.param(
+            [short("short")],
+            [short("short"), short("narrow", 2, "y")],
+            [(SHORT_ONE, NARROW, False)],
+            id="a narrow one takes those that it selects",
+        ),
+        pytest.param(
+            [short("short"), short("shadow")],
+            [short("short")],
+            [(SHADOW, SHORT_ONE, True)],
+            id="another one follows one that is gone",
+        ),
+        pytest.param([short("short")], [("x.yaml", "name: [")], None, id="pods are told nothing"),
+        pytest.param(
+            [short("short"), short("narrow", 2, "y")],
+            [short("narrow", 2, "y")],
+            [(SHORT_ONE, Told(None), True)],
+            id="nobody follows one that is gone",
+        ),
+        pytest.param([short("short")], [short("short", 2)], [], id="who serves whom stays"),
+    ],
+)
+def test_where_no_pods_are_known_selectors_say_which_policy_loses_whom(
+    before: list[tuple[str, str]], after: list[tuple[str, str]], expected: list[tuple[Told, Told, bool]] | None
+) -> None:
+    found = handed_over(judge(*before), judge(*after))
+
+    if expected is None:
+        ((was, will, _),) = found
+        assert (was, will.is_held) == (SHORT_ONE, True)
+    else:
+        assert found == expected
 
 
 def test_of_pods_that_were_told_nothing_nobody_knows_what_they_have() -> None:

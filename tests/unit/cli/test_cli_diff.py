@@ -163,6 +163,55 @@ def test_a_document_may_be_removed(xds: Runner, base: Path, name: str) -> None:
     assert "- policy corp: 2 rules removed" in outcome.out
 
 
+def test_without_pods_it_is_told_which_policy_takes_over_whose(xds: Runner, base: Path, tmp_path: Path) -> None:
+    new = save(tmp_path, "a.yaml", text(tmp_path, ("{name: corp}", "{name: a}"), ("ads.example", "bad.example")))
+
+    lines = xds("diff", "-f", new, base).out.splitlines()
+    found = told(xds("diff", "-f", new, base, "-o", "json"))
+
+    assert (
+        "      ads.example:443 (tls): refused → CONNECT ads.example:443 through corp"
+        in lines[lines.index("pods that corp serves get a") :]
+    )
+    pods = found["pods"]
+    assert isinstance(pods, dict)
+    (handover,) = pods["handovers"]
+    assert (handover["before"]["policy"], handover["after"]["policy"], handover["whole"]) == ("corp", "a", True)
+    assert handover["decisions"]["changed"]
+
+
+def test_of_pods_of_a_policy_that_is_removed_it_is_told_what_they_get(xds: Runner, base: Path) -> None:
+    lines = xds("diff", "--remove", "corp.yaml", base).out.splitlines()
+
+    assert "pods that corp serves are refused everything: no policy is for them any more" in lines
+
+
+def test_what_can_not_be_read_is_a_document_that_is_held_and_no_policy_that_changes(
+    xds: Runner, base: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bin.yaml").write_bytes(b"\xff\xfe")
+
+    lines = xds("diff", "-f", tmp_path / "bin.yaml", base).out.splitlines()
+
+    assert "1 document is held; open connections: none is touched" in lines
+    assert f"+ document {tmp_path / 'bin.yaml'}: held, it can't be read" in lines
+    assert f"pods that corp serves are told nothing, held by {tmp_path / 'bin.yaml'}" in lines
+
+
+def test_a_policy_that_is_only_held_does_not_change(xds: Runner, base: Path, tmp_path: Path) -> None:
+    new = save(tmp_path, "lab.yaml", text(tmp_path, ("{name: corp}", "{name: lab}"), ("action: deny}", "action: dny}")))
+
+    assert "1 policy is held; open connections: none is touched" in xds("diff", "-f", new, base).out.splitlines()
+
+
+def test_what_is_not_known_of_open_connections_is_said_first(xds: Runner, base: Path, tmp_path: Path) -> None:
+    bad = save(tmp_path, "bad/corp.yaml", text(tmp_path, ("action: deny}", "action: dny}"))).parent
+
+    lines = xds("diff", bad, base).out.splitlines()
+
+    assert "1 policy changes; open connections: can't be known for pods of corp, which are told nothing now" in lines
+
+
 def test_what_is_within_resources_is_shown_without_logins(xds: Runner, base: Path, tmp_path: Path) -> None:
     other = save(tmp_path, "login2", f"other:{CANARY}")
     new = save(tmp_path, "new/corp.yaml", text(tmp_path, (str(tmp_path / "login"), str(other))))
