@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from xds.cli.bundle import Bundle, check_target, write_archive
-from xds.cli.documents import STDIN
+from xds.cli.documents import STDIN, read_piped
 from xds.cli.options import render_epilog, world_options
 from xds.cli.output import count_of, render_table
 from xds.cli.places import PATH, check_there
@@ -21,6 +21,7 @@ from xds.flags import parse_host_port, parse_seconds
 from xds.settings import DEFAULT_ADMIN, DEFAULT_HTTP, load_settings
 
 if TYPE_CHECKING:
+    from xds.judge import SourceRead
     from xds.settings import Settings
 
 _NAME = "egress-xds-%Y%m%dT%H%M%SZ.tar.gz"
@@ -44,6 +45,8 @@ class Request:
     reads_files: bool
     within: float
     """Seconds that one answer may take."""
+    piped: SourceRead | None = field(default=None, repr=False)
+    """What was piped in, if one of the paths is stdin."""
 
 
 @click.command(
@@ -127,6 +130,7 @@ def command(
         resolves=not no_resolve,
         reads_files=not no_files,
         within=_seconds(timeout),
+        piped=read_piped(paths),
     )
     bundle = Bundle(taken=now)
     # What collects knows Envoy's messages and gRPC, which a mistake in the usage need not wait for.

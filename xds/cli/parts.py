@@ -177,7 +177,13 @@ def _explain_failure(error: OSError | subprocess.SubprocessError) -> str:
 
 
 async def _collect_policies(request: Request, bundle: Bundle) -> None:
-    place = choose_place(request.paths, request.settings, resolves=request.resolves, reads_files=request.reads_files)
+    place = choose_place(
+        request.paths,
+        request.settings,
+        resolves=request.resolves,
+        reads_files=request.reads_files,
+        piped=request.piped,
+    )
     async with open_world(place) as world:
         judgement, facts = await world.judge()
         _learn(facts, bundle)

@@ -63,10 +63,15 @@ class Place:
 
 
 def choose_place(
-    paths: tuple[Path, ...], settings: Settings, *, resolves: bool = True, reads_files: bool = True
+    paths: tuple[Path, ...],
+    settings: Settings,
+    *,
+    resolves: bool = True,
+    reads_files: bool = True,
+    piped: SourceRead | None = None,
 ) -> Place:
     """
-    Return the place; what is piped in is read here, so call it outside of an event loop.
+    Return the place; what is piped in is read here unless it was, so call it outside of an event loop.
 
     Raises click.UsageError unless there is exactly one source, and SourceError or SettingsError for a bad one.
     """
@@ -75,7 +80,9 @@ def choose_place(
     for path in paths:
         check_policies(path)
     check_resolv_conf(settings)
-    return Place(settings=settings, paths=paths, resolves=resolves, reads_files=reads_files, piped=read_piped(paths))
+    return Place(
+        settings=settings, paths=paths, resolves=resolves, reads_files=reads_files, piped=piped or read_piped(paths)
+    )
 
 
 class _Facts(Protocol):

@@ -185,6 +185,7 @@ def test_a_resolv_conf_that_was_asked_for_and_can_not_be_read_is_refused(
         pytest.param(["dump", "--config-dump", "-"], id="dump of an Envoy"),
         pytest.param(["validate", "-"], id="validate"),
         pytest.param(["import", "aks", "-"], id="import"),
+        pytest.param(["collect", "-"], id="collect"),
     ],
 )
 def test_an_interrupt_ends_a_command_that_waits_for_what_is_piped_in(words: list[str], tmp_path: Path) -> None:
