@@ -7,6 +7,7 @@ multiply, are refused, and aliases are counted.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from xds.errors import SourceError
@@ -24,7 +25,8 @@ _AMBIGUOUS = ("EX102", "EX106")
 """Keys that stand there twice, and merge keys."""
 
 _MOST_FINDINGS = 1000
-_LONGEST_NUMBER = 15
+_DECIMAL = re.compile(r"0|[1-9][0-9]{0,14}")
+"""Numbers that YAML 1.1, YAML 1.2 and JSON read alike."""
 _TRUE = ("true", "yes", "on", "y")
 
 
@@ -60,7 +62,7 @@ def _plain(node: Node) -> object:
             return None
         case Scalar(kind=Kind.BOOLEAN):
             return node.text.lower() in _TRUE
-        case Scalar(kind=Kind.INTEGER) if node.text.isdecimal() and len(node.text) <= _LONGEST_NUMBER:
+        case Scalar(kind=Kind.INTEGER) if _DECIMAL.fullmatch(node.text):
             return int(node.text)
         case _:
             return node.text

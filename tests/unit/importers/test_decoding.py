@@ -21,10 +21,10 @@ ALIASES = "\n".join(
 
 
 def test_documents_are_decoded_as_they_are_meant() -> None:
-    text = 'a: [1, yes, ~, x, 1.5, \'7\']\n---\n\n---\n{"b": {"c": false}, "d": &d 080, "e": *d}\n'
+    text = 'a: [1, yes, ~, x, 010, 1.5, \'7\']\n---\n\n---\n{"b": {"c": false}, "d": &d 080, "e": *d}\n'
 
     assert decode(text, "x.yaml") == [
-        {"a": [1, True, None, "x", "1.5", "7"]},
+        {"a": [1, True, None, "x", "010", "1.5", "7"]},
         {"b": {"c": False}, "d": "080", "e": "080"},
     ]
 
