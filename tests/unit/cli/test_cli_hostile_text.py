@@ -92,7 +92,7 @@ def test_a_comparison(xds: Runner, tmp_path: Path, output: str, node: str) -> No
     )
 
 
-@pytest.mark.parametrize("output", ["text", "json", "sarif"])
+@pytest.mark.parametrize("output", ["table", "json", "sarif"])
 @pytest.mark.parametrize(
     "text",
     [
