@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from tests.support.api_server import ApiServerEmulation
-from tests.support.cluster import CLUSTER_SETTINGS, HOME, namespace, pod, policy, secret
+from tests.support.cluster import CLUSTER_SETTINGS, HOME
+from tests.support.small_cluster import CANARY, open_small_cluster
 from xds.cli.world import choose_place, open_world
 from xds.errors import SettingsError, UnreachableError
 from xds.facts import FileContent, FileProblem
@@ -18,20 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from tests.support.api_server import ApiServerEmulation
     from xds.cli.world import Place
-
-WITH_LOGIN = """
-apiVersion: egress-xds/v1alpha1
-kind: EgressPolicy
-metadata: {name: corp}
-spec:
-  proxies:
-    corp:
-      endpoints: [{url: "http://192.0.2.2:3128"}]
-      auth: {basic: {secretRef: {name: login}}}
-  default: {action: tunnel, proxy: corp}
-  dialect: go
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -42,12 +30,7 @@ def default_logging() -> Iterator[None]:
 
 @pytest.fixture
 async def server() -> AsyncIterator[ApiServerEmulation]:
-    async with ApiServerEmulation() as emulation:
-        emulation.put(namespace(HOME))
-        emulation.put(namespace("shop", {"team": "a"}))
-        emulation.put(pod("shop", "web-0", {"app": "web"}, injected="true"))
-        emulation.put(pod("shop", "batch-0"))
-        emulation.put(policy(HOME, "corp", WITH_LOGIN))
+    async with open_small_cluster() as emulation:
         yield emulation
 
 
@@ -57,23 +40,26 @@ def place(server: ApiServerEmulation, directory: Path) -> Place:
 
 
 async def test_a_cluster_is_read_with_its_pods_policies_and_secrets(server: ApiServerEmulation, tmp_path: Path) -> None:
-    server.put(secret(HOME, "login", username="user", password="canary"))
-
     async with open_world(place(server, tmp_path)) as world:
         judgement, facts = await world.judge()
 
-    assert [document.source for document in world.read.documents] == [f"configmap/{HOME}/corp/policy.yaml"]
+    assert [document.source for document in world.read.documents] == [
+        f"configmap/{HOME}/corp/policy.yaml",
+        f"configmap/{HOME}/web/policy.yaml",
+    ]
     assert set(world.pods) == {"web-0.shop", "batch-0.shop"}
     assert world.injected == {"web-0.shop"}
     assert (None, "corp") in judgement.served
-    assert facts.files[f"secret:{HOME}/login/login"] == FileContent("user:canary")
+    assert facts.files[f"secret:{HOME}/login/login"] == FileContent(f"me:{CANARY}")
 
 
 async def test_a_secret_that_does_not_exist_is_found(server: ApiServerEmulation, tmp_path: Path) -> None:
+    server.remove("Secret", HOME, "login")
+
     async with open_world(place(server, tmp_path)) as world:
         judgement, facts = await world.judge()
 
-    assert judgement.served == {}
+    assert set(judgement.served) == {(None, "web")}
     problem = facts.files[f"secret:{HOME}/login/login"]
     assert isinstance(problem, FileProblem)
     assert "does not exist" in problem.message

@@ -9,35 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from tests.support.api_server import ApiServerEmulation
-from tests.support.cluster import HOME, namespace, pod, policy, secret
+from tests.support.cluster import HOME
 from tests.support.command_line import Outcome, Runner
+from tests.support.small_cluster import CANARY, open_small_cluster, run_beside
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-CANARY = "s3cr3t-canary"
-CORP = """\
-apiVersion: egress-xds/v1alpha1
-kind: EgressPolicy
-metadata: {name: corp}
-spec:
-  proxies:
-    corp:
-      endpoints: [{url: "http://192.0.2.2:3128"}]
-      auth: {basic: {secretRef: {name: login}}}
-  default: {action: tunnel, proxy: corp}
-  dialect: go
-"""
-WEB = """\
-apiVersion: egress-xds/v1alpha1
-kind: EgressPolicy
-metadata: {name: web}
-spec:
-  selector: {podLabels: {matchLabels: {app: web}}}
-  default: {action: direct}
-"""
+    from tests.support.api_server import ApiServerEmulation
 
 
 @pytest.fixture(autouse=True)
@@ -48,14 +28,7 @@ def default_logging() -> Iterator[None]:
 
 @pytest.fixture
 async def server() -> AsyncIterator[ApiServerEmulation]:
-    async with ApiServerEmulation() as emulation:
-        emulation.put(namespace(HOME))
-        emulation.put(namespace("shop"))
-        emulation.put(pod("shop", "web-0", {"app": "web"}))
-        emulation.put(pod("shop", "batch-0"))
-        emulation.put(policy(HOME, "corp", CORP))
-        emulation.put(policy(HOME, "web", WEB))
-        emulation.put(secret(HOME, "login", username="me", password=CANARY))
+    async with open_small_cluster() as emulation:
         yield emulation
 
 
@@ -65,8 +38,7 @@ def runner(capsys: pytest.CaptureFixture[str]) -> Runner:
 
 
 async def explain(runner: Runner, server: ApiServerEmulation, directory: Path, *arguments: object) -> Outcome:
-    cluster = ("--kubernetes", "--kubeconfig", server.write_kubeconfig(directory), "--namespace", HOME)
-    return await asyncio.to_thread(runner, "explain", *cluster, "--no-resolve", "--resolv-conf", "", *arguments)
+    return await run_beside(server, runner, directory, "explain", *arguments)
 
 
 async def test_a_pod_has_the_policy_that_its_labels_choose(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from xds.dialects.clients import CLIENTS, decide
 from xds.policy.model import DomainPattern
-from xds.policy.patterns import Reading
+from xds.policy.patterns import Reading, join_names
 
 if TYPE_CHECKING:
     from xds.policy.patterns import Entry
@@ -29,8 +29,8 @@ def compare_names(text: str, entry: Entry, own: Reading) -> str:
         is_told = entry.port is not None and not apex and not below
         if Reading(apex, below) != own and not is_told:
             found.setdefault(Reading(apex, below), []).append(CLIENTS[client].title)
-    differing = ", ".join(f"by {_join(clients)} as {_words(reading)}" for reading, clients in found.items())
-    return f"read as {_words(own)}, but {differing}" if differing else ""
+    differing = ", ".join(f"by {join_names(clients)} as {reading.words}" for reading, clients in found.items())
+    return f"read as {own.words}, but {differing}" if differing else ""
 
 
 def compare_ports(text: str, entry: Entry) -> str:
@@ -43,8 +43,8 @@ def compare_ports(text: str, entry: Entry) -> str:
             never.append(CLIENTS[client].title)
         elif _is_direct(client, text, host, _OTHER_PORT if port != _OTHER_PORT else _PORT):
             always.append(CLIENTS[client].title)
-    parts = [f"by {_join(never)} not at all"] if never else []
-    parts += [f"by {_join(always)} for every port"] if always else []
+    parts = [f"by {join_names(never)} not at all"] if never else []
+    parts += [f"by {join_names(always)} for every port"] if always else []
     return f"read with the port, but {', '.join(parts)}" if parts else ""
 
 
@@ -53,8 +53,8 @@ def compare_networks(text: str, entry: Entry) -> str:
     found: dict[bool, list[str]] = {True: [], False: []}
     for client in _all():
         found[_is_direct(client, text, _example(entry), entry.port or _PORT)].append(CLIENTS[client].title)
-    matching = f"{_join(found[True])} match it with addresses in URLs" if found[True] else ""
-    ignoring = f"{_join(found[False])} ignore it" if found[False] else ""
+    matching = f"{join_names(found[True])} match it with addresses in URLs" if found[True] else ""
+    ignoring = f"{join_names(found[False])} ignore it" if found[False] else ""
     return ", ".join(part for part in (matching, ignoring) if part)
 
 
@@ -72,19 +72,3 @@ def _all() -> list[str]:
 
 def _is_direct(client: str, text: str, host: str, port: int) -> bool:
     return decide(client, text, host, port).goes_direct
-
-
-def _join(names: list[str]) -> str:
-    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
-
-
-def _words(reading: Reading) -> str:
-    match reading.apex, reading.subdomains:
-        case True, True:
-            return "the name and all below it"
-        case True, False:
-            return "the name alone"
-        case False, True:
-            return "all below the name"
-        case _:
-            return "nothing"

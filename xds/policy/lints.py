@@ -12,11 +12,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, assert_never
 
 from xds.policy.findings import quote
-from xds.policy.patterns import CLIENTS, READINGS, Form, Reading
+from xds.policy.patterns import CLIENTS, READINGS, Form, Reading, join_names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from xds.policy.findings import Findings
     from xds.policy.model import Dialect
     from xds.policy.yaml_lines import Scalar
@@ -135,21 +133,5 @@ def _compare(dialect: Dialect, form: Form) -> str:
     for other, readings in READINGS.items():
         if other is not dialect and readings[form] != own:
             others.setdefault(readings[form], []).append(CLIENTS[other])
-    differing = "; ".join(f"by {_join(clients)} as {_words(reading)}" for reading, clients in others.items())
-    return f"read here as {_words(own)}, but {differing}"
-
-
-def _join(names: Sequence[str]) -> str:
-    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
-
-
-def _words(reading: Reading) -> str:
-    match reading.apex, reading.subdomains:
-        case True, True:
-            return "the name and all below it"
-        case True, False:
-            return "the name alone"
-        case False, True:
-            return "all below the name"
-        case _:
-            return "nothing"
+    differing = "; ".join(f"by {join_names(clients)} as {reading.words}" for reading, clients in others.items())
+    return f"read here as {own.words}, but {differing}"

@@ -18,7 +18,7 @@ from xds.policy.hosts import Problem, is_address_like, parse_name, parse_network
 from xds.policy.model import Dialect, DomainPattern, Network
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _WILDCARD_HINT = "write `*.name.example`; for addresses a CIDR"
 _SEPARATORS = re.compile(r"[,\s]+")
@@ -42,6 +42,24 @@ class Reading:
 
     apex: bool
     subdomains: bool
+
+    @property
+    def words(self) -> str:
+        """What is taken, for people."""
+        match self.apex, self.subdomains:
+            case True, True:
+                return "the name and all below it"
+            case True, False:
+                return "the name alone"
+            case False, True:
+                return "all below the name"
+            case _:
+                return "nothing"
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Return e.g. `curl, Go and Python`; there must be one."""
+    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
 
 
 _ALL, _APEX, _BELOW, _NEVER = Reading(True, True), Reading(True, False), Reading(False, True), Reading(False, False)  # noqa: FBT003 - two named fields
