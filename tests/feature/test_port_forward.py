@@ -34,8 +34,10 @@ REPLICA = {"app.kubernetes.io/name": "egress-xds"}
 @asynccontextmanager
 async def echoing() -> AsyncIterator[int]:
     """Run a server that says what it hears, and ends when it hears the end."""
+    writers: list[asyncio.StreamWriter] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         while piece := await reader.read(2**16):
             writer.write(piece)
             await writer.drain()
@@ -45,6 +47,9 @@ async def echoing() -> AsyncIterator[int]:
     async with server:
         port: int = server.sockets[0].getsockname()[1]
         yield port
+    for writer in writers:
+        writer.transport.abort()  # what has not ended yet is no warning of a later test
+    await asyncio.sleep(0)
 
 
 @pytest.fixture
