@@ -36,6 +36,7 @@ _EXACT = ("istio", "pac")
 _STDIN = "-"
 _MOST_BYTES = 4 * 1024 * 1024
 _MOST_REASONS = 3
+_NO_POD = "--container needs a FILE with a pod, or with what makes pods"
 _OWN_GROUP = "egress-xds/"
 _SHORT = frozenset({"httpProxy", "httpsProxy"})
 _SHORT_ONLY = frozenset({"trustedCA", "noProxyVerify", "dialect"})
@@ -93,17 +94,10 @@ def command(
         raise click.UsageError("no FILE is given; `-` reads stdin. See: xds import --help")
     if namespace is not None and not configmap:
         raise click.UsageError("--namespace needs --configmap")
-    for given in (name, namespace):
-        if given is not None and not is_subdomain(given):
-            raise click.UsageError(
-                f"{quote(given)} is no name for an object: use lower-case letters, digits, `-` and `.`"
-            )
+    _check_names(name, namespace)
     texts = [(file, _read(file)) for file in files]
     kind = kind or _guess(texts)
-    if dialect is not None and kind in _EXACT:
-        raise click.UsageError(f"--dialect is for lists of NO_PROXY, and {KINDS[kind]} have none")
-    if container and kind != "env":
-        raise click.UsageError("--container needs a FILE with a pod, or with what makes pods")
+    _check_options(kind, dialect, container)
     wish = Wish(
         source=", ".join("stdin" if file == _STDIN else file for file in files),
         name=name or _name_of(files[0], kind),
@@ -115,11 +109,32 @@ def command(
     if output == "json":
         click.echo(render_json(_describe(kind, wish, document, imported.changes)))
     else:
-        click.echo(f"# Made by xds import {kind}, which told {_count(imported.changes)}.\n{_render(document)}")
-        for change in imported.changes:
-            click.echo(_style(change), err=True)
+        _show(kind, document, imported.changes)
     click.echo(_summarise(imported), err=True)
     ctx.exit(0 if imported.is_same else 1)
+
+
+def _check_names(*names: str | None) -> None:
+    """Raise click.UsageError for one that no object can have."""
+    for name in names:
+        if name is not None and not is_subdomain(name):
+            raise click.UsageError(
+                f"{quote(name)} is no name for an object: use lower-case letters, digits, `-` and `.`"
+            )
+
+
+def _check_options(kind: str, dialect: str | None, container: str) -> None:
+    """Raise click.UsageError for an option that another kind has."""
+    if dialect is not None and kind in _EXACT:
+        raise click.UsageError(f"--dialect is for lists of NO_PROXY, and {KINDS[kind]} have none")
+    if container and kind != "env":
+        raise click.UsageError(_NO_POD)
+
+
+def _show(kind: str, document: dict[str, object], changes: Sequence[Change]) -> None:
+    click.echo(f"# Made by xds import {kind}, which told {_count(changes)}.\n{_render(document)}")
+    for change in changes:
+        click.echo(_style(change), err=True)
 
 
 def _split_words(words: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -260,7 +275,7 @@ def _import_environment(file: str, text: str, wish: Wish, container: str) -> Imp
         if workload is not None:
             return environment.import_workload(workload, wish, container)
     if container:
-        raise click.UsageError("--container needs a FILE with a pod, or with what makes pods")
+        raise click.UsageError(_NO_POD)
     return environment.import_text(text, wish)
 
 

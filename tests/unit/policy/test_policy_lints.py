@@ -6,8 +6,7 @@ import pytest
 
 from tests.unit.policy.policy_texts import PROXY, codes, good, long_form, only, parse, to_rule
 from xds.dialects.clients import decide
-from xds.policy.model import Destination, Dialect, DomainPattern
-from xds.policy.patterns import READINGS, Form, Reading
+from xds.policy.model import Destination, DomainPattern
 
 SHORT = "httpProxy: deny\nhttpsProxy: deny\n"
 BELIEVING = f"{SHORT}noProxyVerify: none\n"
@@ -47,22 +46,6 @@ def test_a_network_with_a_port_is_one_warning_and_known_to_no_client() -> None:
 
 
 _CLIENTS = ("go", "curl", "python-urllib", "python-requests", "dotnet", "node")
-_CLIENTS_OF = {
-    Dialect.GO: ("go",),
-    Dialect.CURL: ("curl",),
-    Dialect.PYTHON: ("python-urllib", "python-requests"),
-    Dialect.DOTNET: ("dotnet",),
-    Dialect.NODE: ("node",),
-}
-
-
-@pytest.mark.parametrize("form", [Form.NAME, Form.DOTTED, Form.STARRED])
-@pytest.mark.parametrize("dialect", list(Dialect))
-def test_what_a_warning_says_of_a_client_is_what_the_client_does(dialect: Dialect, form: Form) -> None:
-    for client in _CLIENTS_OF[dialect]:
-        hosts = ("name.example", "a.name.example")
-        real = Reading(*(decide(client, form.value, host, 443).goes_direct for host in hosts))
-        assert READINGS[dialect][form] == real
 
 
 @pytest.mark.parametrize("entry", ["name.example:8443", "192.0.2.7:8443"])
