@@ -17,7 +17,7 @@ OUTPUT ?= full
 VENV := .venv
 BIN := $(VENV)/bin
 ROOMS_0_TO_4 := xds/catalogue/*,xds/diagnostics.py,xds/errors.py,xds/names.py,xds/settings.py,xds/flags.py,xds/facts.py,xds/dialects/*,xds/policy/*,$\
-	xds/snapshot.py,xds/resources.py,xds/compile/*,xds/explain/*,xds/importers/*,xds/bootstrap.py,xds/capture.py,xds/render/*,$\
+	xds/snapshot.py,xds/resources.py,xds/compile/*,xds/explain/*,xds/importers/*,xds/injection/*,xds/bootstrap.py,xds/capture/*,xds/capture.py,xds/render/*,xds/trust.py,$\
 	xds/protocol/*,xds/cache.py,xds/clients.py,xds/workloads.py
 TYPED = $(wildcard xds tests) $(if $(wildcard bench/*.py),bench)
 PROTOS = $(patsubst protos/egress_xds/%,xds/gen/%,$(wildcard protos/egress_xds/*.proto))

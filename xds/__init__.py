@@ -16,8 +16,9 @@ enforces it (see `[tool.importlinter]` in pyproject.toml)::
     4  protocol/  cache.py  clients.py  SotW and delta machines · current snapshots · who acked what
        canary.py ← staging.py           changes go to a few first · the cache that does so
        workloads.py                     which pods there are
+       injection/                       a pod → the pod with its sidecar, its capture and its variables
        explain/  importers/             which way a connection goes, and why · foreign configuration → policy
-    3  compile/  bootstrap.py  capture.py  render.py
+    3  compile/  bootstrap.py  capture/  render/  trust.py
     2  snapshot.py  resources.py        immutable resources, versions, closure check, diff
     1  policy/  facts.py                documents → frozen values or diagnostics
     0  diagnostics.py  catalogue/  errors.py  names.py  settings.py  flags.py
