@@ -289,7 +289,7 @@ def _without_sockets(monkeypatch: pytest.MonkeyPatch, directory: Path, table: st
     """Put other files in place of /proc/net, and nothing in place of iptables."""
     (directory / "tcp").write_text(table, encoding="ascii")
     tables = {Family.IPV4: directory / "tcp", Family.IPV6: directory / "tcp6"}
-    monkeypatch.setattr("xds.cli.capture._LISTENERS", tables)
+    monkeypatch.setattr("xds.cli.capture_wait.LISTENERS", tables)
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr("xds.cli.capture._SYSTEM_PATH", "/nonexistent")
 
@@ -317,10 +317,10 @@ def test_where_nothing_listens_nothing_is_captured_and_the_way_out_is_named(
 
 @LITTLE_ENDIAN
 def test_questions_are_not_captured_where_nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _without_sockets(monkeypatch, tmp_path)
-    monkeypatch.setattr("xds.cli.capture._require_listener", lambda *_: None)
+    answering = SOCKETS.format("0100007F", "0A") + SOCKETS.format(LOOPBACK_6, "0A")
+    _without_sockets(monkeypatch, tmp_path, answering)
     answerers = {Family.IPV4: tmp_path / "udp", Family.IPV6: tmp_path / "udp6"}
-    monkeypatch.setattr("xds.cli.capture._ANSWERERS", answerers)
+    monkeypatch.setattr("xds.cli.capture_wait.ANSWERERS", answerers)
     answerers[Family.IPV4].write_text(SOCKETS.replace("3A99", "3ACD").format("0100007F", "07"), encoding="ascii")
     answerers[Family.IPV6].write_text("sl local rem st\n", encoding="ascii")
 

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -19,21 +18,18 @@ from xds.capture import (
     ENVOY_UID,
     LISTENER_PORT,
     TABLES,
-    UNCONNECTED,
     Family,
     UdpRejection,
     build_capture,
-    find_captured_users,
     find_foreign_networks,
-    find_listeners,
     render_capture,
     render_removal,
 )
+from xds.cli.capture_wait import holding_signals, parse_wait, require_envoy, wait_for_envoy
 from xds.errors import CaptureError
-from xds.names import DNS_PORT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from xds.capture import Capture
 
@@ -47,13 +43,8 @@ _SYSTEM_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
 """Searched after PATH, which often lacks these directories."""
 
 
-_LISTENERS = {Family.IPV4: Path("/proc/net/tcp"), Family.IPV6: Path("/proc/net/tcp6")}
-"""The TCP sockets of this network namespace; the second is missing where the kernel knows no IPv6."""
-
-_ANSWERERS = {Family.IPV4: Path("/proc/net/udp"), Family.IPV6: Path("/proc/net/udp6")}
-"""Its UDP sockets."""
-
-_LOOPBACKS = {Family.IPV4: "127.0.0.1", Family.IPV6: "[::1]"}
+_FOR_EVER = "for ever"
+"""What `--wait` without a time stands for."""
 
 
 class _Mode(Enum):
@@ -82,8 +73,15 @@ class _Change:
 @click.option(
     "--force",
     is_flag=True,
-    help="Apply although nothing listens on the port yet, as in an init container. Until Envoy does, no connection "
-    "that is captured gets anywhere.",
+    help="Apply although nothing listens on the port yet. Until Envoy does, no connection that is captured gets "
+    "anywhere.",
+)
+@click.option(
+    "--wait",
+    is_flag=False,
+    flag_value=_FOR_EVER,
+    metavar="[TIME]",
+    help="Wait until Envoy listens, as in an init container; for at most TIME, such as 120s, if it is given.",
 )
 @click.option(
     "--family",
@@ -146,6 +144,7 @@ def command(
     is_apply: bool,
     is_undo: bool,
     force: bool,
+    wait: str | None,
     families: str,
     to_port: int,
     exempt_uids: tuple[int, ...],
@@ -162,6 +161,10 @@ def command(
     Without --apply or --undo the rules are only printed, as input for `iptables-restore --noflush`
     and `ip6tables-restore --noflush`.
     """
+    if wait is not None and (force or not is_apply):
+        raise click.UsageError(
+            f"--wait {'contradicts --force' if force else 'is of no use without --apply'}; leave it out"
+        )
     mode = _find_mode([(_Mode.PRINT, is_print), (_Mode.APPLY, is_apply), (_Mode.UNDO, is_undo)])
     capture = build_capture(
         to_port=to_port,
@@ -182,11 +185,10 @@ def command(
         case _Mode.PRINT:
             _print(capture, chosen)
         case _Mode.APPLY:
-            if not force:
-                _require_listener(capture, chosen)
-            if dns and not force:
-                _require_answers(chosen)
-            _change(chosen, lambda family, saved: render_capture(capture, family, saved))
+            with holding_signals():
+                if not force:
+                    _find_envoy(capture, chosen, wait)
+                _change(chosen, lambda family, saved: render_capture(capture, family, saved))
             click.echo(f"captured: {_listed(chosen)}", err=True)
         case _Mode.UNDO:
             removed = _change(chosen, lambda _, saved: render_removal(saved))
@@ -202,53 +204,20 @@ def _find_mode(given: Iterable[tuple[_Mode, bool]]) -> _Mode:
     return modes[0]
 
 
+def _find_envoy(capture: Capture, families: Sequence[Family], wait: str | None) -> None:
+    """Raise CaptureError if Envoy does not take what is about to be captured, now or within the time given."""
+    match wait:
+        case None:
+            require_envoy(capture, families)
+        case forever if forever == _FOR_EVER:
+            wait_for_envoy(capture, families, None)
+        case _:
+            wait_for_envoy(capture, families, parse_wait(wait))
+
+
 def _print(capture: Capture, families: Iterable[Family]) -> None:
     scripts = (f"# {family.restore_command} --noflush\n{render_capture(capture, family)}" for family in families)
     click.echo("".join(scripts), nl=False)
-
-
-def _require_listener(capture: Capture, families: Sequence[Family]) -> None:
-    """Raise CaptureError unless something takes what is about to be captured, and is not captured itself."""
-    tables, port = _read_sockets(_LISTENERS), capture.to_port
-    listeners = {family: find_listeners(tables, family, port) for family in families}
-    if captured := find_captured_users(capture, frozenset().union(*listeners.values())):
-        raise CaptureError(
-            f"Envoy listens on port {port} as user {captured[0]}, whose connections would be captured and sent back to "
-            f"it for ever; nothing was changed: run it as user {capture.exempt_uids[0]}, or add "
-            f"--exempt-uid {captured[0]} where no application runs as that user"
-        )
-    deaf = [family for family in families if not listeners[family]]
-    if not deaf:
-        return
-    where = " and ".join(f"{_LOOPBACKS[family]}:{port}" for family in deaf)
-    alone = [family.value for family in families if family not in deaf]
-    remedy = f"capture the other family alone with --family {alone[0]}" if alone else "start Envoy first"
-    raise CaptureError(
-        f"nothing listens on {where}: every outgoing {_listed(deaf)} TCP connection of this network namespace would be "
-        f"sent there and fail; nothing was changed: {remedy}, or, where Envoy starts later (an init container), "
-        "add --force"
-    )
-
-
-def _require_answers(families: Iterable[Family]) -> None:
-    """Raise CaptureError unless something answers the questions that are about to be captured."""
-    tables = _read_sockets(_ANSWERERS)
-    deaf = [family for family in families if not find_listeners(tables, family, DNS_PORT, UNCONNECTED)]
-    if deaf:
-        raise CaptureError(
-            f"nothing answers questions of {_listed(deaf)} on UDP {DNS_PORT}: no name would resolve in this network "
-            "namespace; nothing was changed: put a policy with `dns.mode: capture` in force first, or leave out --dns"
-        )
-
-
-def _read_sockets(paths: Mapping[Family, Path]) -> dict[Family, str]:
-    try:
-        return {family: path.read_text(encoding="ascii") for family, path in paths.items() if path.exists()}
-    except OSError as error:
-        raise CaptureError(
-            f"what listens here can't be read from /proc/net: {error.strerror}; nothing was changed: "
-            "--force applies anyway"
-        ) from error
 
 
 def _change(families: Iterable[Family], script: Callable[[Family, str], str]) -> list[Family]:

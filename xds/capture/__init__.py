@@ -1,0 +1,45 @@
+"""
+The capture rules: what sends a pod's outgoing TCP connections to Envoy, and what is found wrong with it.
+
+`wanted` says what is captured, `iptables` and `nftables` put that into the words of a program each, `sockets` reads who
+listens, `check` judges what is in force. Nothing here runs a program or opens a file: `xds capture` does.
+
+What is never captured: what Envoy itself opens, known by its user or by its socket mark, for it would come
+back for ever; and what stays in the pod (the loopback interface, over which the pod also reaches its own
+addresses). Everything that is not TCP passes by, but for QUIC (UDP 443, RFC 9114), which no CONNECT proxy carries:
+it is rejected, so that a client falls back to TCP at once and not after a time-out. So is all UDP but questions to name
+servers if that is asked for. Those questions go to Envoy if that is asked for.
+"""
+
+from __future__ import annotations
+
+from xds.capture.iptables import CHAIN, TABLES, render_capture, render_removal
+from xds.capture.sockets import LISTENS, UNCONNECTED, find_listeners
+from xds.capture.wanted import (
+    ENVOY_UID,
+    LISTENER_PORT,
+    Capture,
+    Family,
+    UdpRejection,
+    build_capture,
+    find_captured_users,
+    find_foreign_networks,
+)
+
+__all__ = [
+    "CHAIN",
+    "ENVOY_UID",
+    "LISTENER_PORT",
+    "LISTENS",
+    "TABLES",
+    "UNCONNECTED",
+    "Capture",
+    "Family",
+    "UdpRejection",
+    "build_capture",
+    "find_captured_users",
+    "find_foreign_networks",
+    "find_listeners",
+    "render_capture",
+    "render_removal",
+]
