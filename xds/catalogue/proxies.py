@@ -57,7 +57,7 @@ PROXIES = (
         "TLS settings without TLS",
         "Authorities or a server name for the proxy's own certificate are given, but the proxy is reached "
         "without TLS, so they have no effect. Write its URL with `https://` if it speaks TLS. The authorities "
-        "of the sites behind the proxy are not meant here.",
+        "of the sites behind the proxy are `trustedCA`, which applications are given.",
     ),
     error(
         "EX310",
@@ -196,6 +196,13 @@ PROXIES = (
         "Requests in absolute form belong to HTTP/1.1; at the first one over HTTP/2 a proxy breaks off the connection, "
         "with all the tunnels on it. Write `plainHTTP: connect`, so that plain HTTP goes through tunnels too, or "
         "`plainHTTP: deny`.",
+    ),
+    error(
+        "EX331",
+        "Too many authorities for applications",
+        "`trustedCA` is handed to pods in a variable, of which Linux takes 128 KiB at most, so that 96 KiB of PEM are "
+        "the bound. Give only the company's own authorities: the system's are kept beside them anyway. An `https://` "
+        "proxy whose certificate needs a larger bundle has `tls.ca` in the long form.",
     ),
     error(
         "EX340",

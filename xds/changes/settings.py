@@ -101,6 +101,8 @@ def _describe(policy: Policy) -> _Texts:
         "alwaysDirect.clusterNetworks": (describe_switch(is_on=direct.cluster_networks),),
         "accessLog.path": (policy.access_log or "off",),
         "explicit.port": () if policy.explicit_port is None else (str(policy.explicit_port),),
+        "mode": (policy.mode.value,),
+        "trustedCA": () if policy.trusted_ca is None else (describe_pem(policy.trusted_ca),),
     }
 
 

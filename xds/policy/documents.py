@@ -30,6 +30,7 @@ LIMIT_OF_PRIORITY = 1_000_000
 Port = Annotated[int, Field(ge=1, le=65535)]
 Ports = list[Port]
 ActionWord = Literal["direct", "tunnel", "deny"]
+ModeWord = Literal["transparent", "explicit", "env"]
 DialectWord = Literal["go", "curl", "python", "dotnet", "node"]
 
 
@@ -370,7 +371,14 @@ class SpecShape(_Shape):
     always_direct: AlwaysDirectShape = AlwaysDirectShape()
     access_log: AccessLogShape = AccessLogShape()
     explicit: ExplicitShape | None = None
-    """A proxy on loopback; none if left out."""
+    """A proxy on loopback; none if left out, unless `mode` is `explicit`."""
+    mode: ModeWord = "transparent"
+    """
+    How it reaches pods that do not choose by annotation: `transparent` captures connections, `explicit` sets variables
+    that name the sidecar's port, `env` sets variables that name the company's proxy, without a sidecar.
+    """
+    trusted_ca: Annotated[str | None, Field(alias="trustedCA")] = None
+    """PEM, or base64 of PEM: the company's authorities, for the applications of pods that ask for them."""
 
 
 class MetadataShape(_Shape):
@@ -405,7 +413,15 @@ class ShortShape(_Shape):
     no_proxy_verify: Annotated[TextOrList | None, Field(min_length=1)] = None
     """Networks in which the names in `noProxy` must have their address, or `none` to believe what the client says."""
     trusted_ca: Annotated[str | None, Field(alias="trustedCA")] = None
-    """PEM, or base64 of PEM: authorities of an `https://` proxy's own certificate."""
+    """
+    PEM, or base64 of PEM: authorities of an `https://` proxy's own certificate, and the company's authorities for the
+    applications of pods that ask for them.
+    """
+    mode: ModeWord = "transparent"
+    """
+    How it reaches pods that do not choose by annotation: `transparent` captures connections, `explicit` sets variables
+    that name the sidecar's port, `env` sets variables that name the company's proxy, without a sidecar.
+    """
     dialect: DialectWord | None = None
     """Whose reading of `noProxy` is meant; `go` if left out."""
     name: str | None = None

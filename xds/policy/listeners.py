@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from xds.names import DNS_PORT, OUTBOUND_PORT
 from xds.policy.findings import quote
 from xds.policy.hosts import Problem, is_address_like
-from xds.policy.model import STDOUT
+from xds.policy.model import EXPLICIT_PORT, STDOUT, Mode
 
 if TYPE_CHECKING:
     from xds.policy.documents import AccessLogShape, ExplicitShape
@@ -40,10 +40,10 @@ def read_log_path(shape: AccessLogShape, node: Node, findings: Findings) -> str 
     return shape.path
 
 
-def read_explicit_port(shape: ExplicitShape | None, node: Node, findings: Findings) -> int | None:
-    """Return the port of explicit mode; None: it is off."""
+def read_explicit_port(shape: ExplicitShape | None, mode: Mode, node: Node, findings: Findings) -> int | None:
+    """Return the port of explicit mode; None: it is off. A policy that reaches pods in this mode has one."""
     if shape is None:
-        return None
+        return EXPLICIT_PORT if mode is Mode.EXPLICIT else None
     if shape.port in _TAKEN:
         message = f"port {shape.port} is taken by {_TAKEN[shape.port]}"
         findings.add("EX109", node, message, "choose another, e.g. 15002")

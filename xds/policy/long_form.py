@@ -21,11 +21,13 @@ from xds.policy.model import (
     Dialect,
     Direct,
     DnsMode,
+    Mode,
     Policy,
     Rule,
     UnknownName,
 )
 from xds.policy.names import check_plain_name, read_policy_name
+from xds.policy.pem import read_trusted_ca
 from xds.policy.proxies import build_proxies
 from xds.policy.scopes import resolve_namespace, warn_unknown_labels, warn_unreachable
 from xds.policy.selectors import build_selector
@@ -55,7 +57,8 @@ def build_long(shape: LongShape, node: Fields, root: Fields, origin: Origin, fin
     warn_unknown_labels(origin, selector, at(spec_node, "selector", "namespaceLabels"), findings)
     actions = ActionReader(_proxy_names(root), findings)
     default = _build_default(spec, spec_node, actions)
-    explicit_port = read_explicit_port(spec.explicit, at(spec_node, "explicit", "port"), findings)
+    mode = Mode(spec.mode)
+    explicit_port = read_explicit_port(spec.explicit, mode, at(spec_node, "explicit", "port"), findings)
     return Policy(
         name=read_policy_name(metadata.name, at(node, "metadata", "name"), findings),
         namespace=scope,
@@ -78,6 +81,8 @@ def build_long(shape: LongShape, node: Fields, root: Fields, origin: Origin, fin
         ),
         access_log=read_log_path(spec.access_log, at(spec_node, "accessLog", "path"), findings),
         explicit_port=explicit_port,
+        mode=mode,
+        trusted_ca=read_trusted_ca(spec.trusted_ca, at(spec_node, "trustedCA"), findings),
         created=origin.created,
         where=findings.where(root),
     )

@@ -40,6 +40,17 @@ class Dialect(Enum):
     NODE = "node"
 
 
+class Mode(Enum):
+    """How a policy reaches an application."""
+
+    TRANSPARENT = "transparent"
+    """Its connections are captured; it knows nothing of a proxy."""
+    EXPLICIT = "explicit"
+    """It is told of the port of explicit mode; nothing is captured."""
+    ENV = "env"
+    """It is told of the company's proxy itself; there is no sidecar."""
+
+
 class PlainHttp(Enum):
     """How plain HTTP reaches a proxy."""
 
@@ -313,6 +324,10 @@ class Policy:
     """`stdout`, or the absolute path of a file beside Envoy; None: nothing is logged."""
     explicit_port: int | None = None
     """The port, on loopback, for applications that know of a proxy; None: there is none."""
+    mode: Mode = Mode.TRANSPARENT
+    """How it reaches the pods that do not choose for themselves."""
+    trusted_ca: str | None = None
+    """The company's certificate authorities, in PEM, for applications that want them; None: there are none."""
     created: str = ""
     """When its document was made (RFC 3339 in UTC; empty: unknown): the older of equals is in force."""
     where: Where
@@ -351,3 +366,5 @@ class Workload:
     """Sorted pairs."""
     policy: str = ""
     """The policy that the pod, or else its namespace, would like among those that are equal otherwise; "": any."""
+    mode: Mode = Mode.TRANSPARENT
+    """How its applications reach the sidecar; in explicit mode nothing is captured, and nothing listens for it."""

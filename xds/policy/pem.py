@@ -10,8 +10,16 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from typing import TYPE_CHECKING
 
 from xds.policy.hosts import Problem
+
+if TYPE_CHECKING:
+    from xds.policy.findings import Findings
+    from xds.policy.yaml_lines import Node
+
+MAX_AUTHORITIES = 96 * 1024
+"""Characters of PEM for applications: a container's variable carries them, and the kernel takes 128 KiB for one."""
 
 _PEM_BEGIN = "-----BEGIN"
 _PEM_MARKER = re.compile(r"-----(BEGIN|END) CERTIFICATE-----")
@@ -31,6 +39,19 @@ def parse_pem(text: str) -> str | Problem:
     if not bodies or not all(bodies):
         return Problem("EX307", "this is not a series of whole PEM blocks of certificates", _PEM_HINT)
     return "".join(_render_certificate(body) for body in bodies if body is not None)
+
+
+def read_trusted_ca(text: str | None, node: Node, findings: Findings) -> str | None:
+    """Return the company's authorities in PEM; None: there are none, or they can't be used."""
+    pem = None if text is None else parse_pem(text)
+    if isinstance(pem, Problem):
+        findings.add(pem.code, node, pem.message, pem.hint)
+        return None
+    if pem is not None and len(pem) > MAX_AUTHORITIES:
+        message = f"the authorities have {len(pem)} characters, more than {MAX_AUTHORITIES}"
+        findings.add("EX331", node, message, "give only the company's own; the system's are kept anyway")
+        return None
+    return pem
 
 
 def _certificate_bodies(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from xds.policy.destinations import DestinationSet, Kinds
 from xds.policy.hosts import Problem
 from xds.policy.lints import SHORT_REMEDIES, Lints
-from xds.policy.listeners import check_upstream
+from xds.policy.listeners import check_upstream, read_explicit_port
 from xds.policy.model import (
     SERVER_FIRST_PORTS,
     Action,
@@ -22,6 +22,7 @@ from xds.policy.model import (
     Dialect,
     Direct,
     Endpoint,
+    Mode,
     Policy,
     Proxy,
     ProxyTls,
@@ -30,8 +31,8 @@ from xds.policy.model import (
 )
 from xds.policy.names import name_of_source, read_policy_name
 from xds.policy.patterns import split_entries
-from xds.policy.pem import parse_pem
-from xds.policy.proxies import parse_endpoint, warn_unused_tls
+from xds.policy.pem import read_trusted_ca
+from xds.policy.proxies import parse_endpoint
 from xds.policy.scopes import resolve_namespace
 from xds.policy.verify import NO_PROXY_VERIFY, read_verify
 from xds.policy.yaml_lines import Fields, Scalar, at
@@ -57,16 +58,22 @@ def build_short(shape: ShortShape, node: Fields, root: Fields, origin: Origin, f
     with it, and `origin` what the source says of it.
     """
     _check_both(root, findings)
-    https = _read_target(shape.https_proxy, at(node, "httpsProxy"), findings)
-    http = _read_target(shape.http_proxy, at(node, "httpProxy"), findings)
+    mode = Mode(shape.mode)
+    explicit_port = read_explicit_port(None, mode, at(node, "mode"), findings)
+    https = _read_target(shape.https_proxy, explicit_port, at(node, "httpsProxy"), findings)
+    http = _read_target(shape.http_proxy, explicit_port, at(node, "httpProxy"), findings)
+    trusted_ca = read_trusted_ca(shape.trusted_ca, at(node, "trustedCA"), findings)
     names = ("proxy", "proxy") if https == http else ("https-proxy", "http-proxy")
     return Policy(
         name=_policy_name(shape, node, findings),
         namespace=resolve_namespace(origin.namespace, shape.namespace, at(node, "namespace"), findings),
-        proxies=_build_proxies(dict(zip(names, (https, http), strict=True)), shape, node, findings),
+        proxies=_build_proxies(dict(zip(names, (https, http), strict=True)), trusted_ca, node, findings),
         rules=_build_rules(shape, node, findings),
         default=Default(action=_action(https, names[0]), http_action=_action(http, names[1])),
         dialect=Dialect(shape.dialect or "go"),
+        explicit_port=explicit_port,
+        mode=mode,
+        trusted_ca=trusted_ca,
         created=origin.created,
         where=findings.where(root),
     )
@@ -92,13 +99,13 @@ def _policy_name(shape: ShortShape, node: Fields, findings: Findings) -> str:
     return name
 
 
-def _read_target(text: str, node: Node, findings: Findings) -> Action | Endpoint:
+def _read_target(text: str, explicit_port: int | None, node: Node, findings: Findings) -> Action | Endpoint:
     text = text.strip()
     if text in _WORDS:
         return _WORDS[text]
     endpoint = parse_endpoint(text)
     if not isinstance(endpoint, Problem):
-        endpoint = check_upstream(endpoint) or endpoint
+        endpoint = check_upstream(endpoint, explicit_port) or endpoint
     if isinstance(endpoint, Problem):
         findings.add(endpoint.code, node, endpoint.message, f"{endpoint.hint}; or write `direct` or `deny`")
         return Deny()
@@ -110,18 +117,10 @@ def _action(target: Action | Endpoint, name: str) -> Action:
 
 
 def _build_proxies(
-    targets: dict[str, Action | Endpoint], shape: ShortShape, node: Fields, findings: Findings
+    targets: dict[str, Action | Endpoint], trusted_ca: str | None, node: Fields, findings: Findings
 ) -> tuple[Proxy, ...]:
     endpoints = {name: target for name, target in targets.items() if isinstance(target, Endpoint)}
-    trusted = ProxyTls()
-    if shape.trusted_ca is not None:
-        pem = parse_pem(shape.trusted_ca)
-        if isinstance(pem, Problem):
-            findings.add(pem.code, at(node, "trustedCA"), pem.message, pem.hint)
-        else:
-            trusted = ProxyTls(ca_pem=pem)
-        if not any(endpoint.tls for endpoint in endpoints.values()):
-            warn_unused_tls(at(node, "trustedCA"), findings)
+    trusted = ProxyTls(ca_pem=trusted_ca)
     return tuple(
         Proxy(
             name=name,

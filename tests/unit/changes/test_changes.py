@@ -14,7 +14,7 @@ from xds.changes import Cause, Kind, Side, Standing, Told, WorldChange, compare_
 from xds.changes.connections import predict
 from xds.changes.rules import FieldChange, compare_rules
 from xds.changes.settings import compare_settings
-from xds.changes.words import describe_action, describe_destination, describe_endpoint
+from xds.changes.words import describe_action, describe_destination, describe_endpoint, describe_pem
 from xds.compile import compile_snapshot
 from xds.facts import Facts, FileContent
 from xds.judge import Judge, Judgement, SourceRead
@@ -27,6 +27,7 @@ from xds.policy.model import (
     DnsMode,
     DomainPattern,
     HealthCheck,
+    Mode,
     Policy,
     ProxyTls,
     Rule,
@@ -139,6 +140,8 @@ SETTINGS = [
     ({"dns_mode": DnsMode.CAPTURE}, "dns.mode", ("off",), ("capture",)),
     ({"access_log": None}, "accessLog.path", ("stdout",), ("off",)),
     ({"explicit_port": 15002}, "explicit.port", (), ("15002",)),
+    ({"mode": Mode.ENV}, "mode", ("transparent",), ("env",)),
+    ({"trusted_ca": PEM}, "trustedCA", (), (describe_pem(PEM),)),
     ({"server_first_ports": (25,)}, "serverFirstPorts", (), ("25",)),
     (
         {"proxies": (proxy("corp", endpoint("192.0.2.9")),)},

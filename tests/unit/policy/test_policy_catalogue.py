@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import re
 
 import pytest
 
-from tests.unit.policy.policy_texts import PROXY, codes, long_form, parse, rules, to_rule
+from tests.unit.policy.policy_texts import PEM, PROXY, codes, long_form, parse, rules, to_rule
 from xds.catalogue import CATALOGUE, RETIRED, Severity
 from xds.diagnostics import Diagnostic, Where
 
@@ -78,6 +79,7 @@ EXAMPLES = {
     "EX317": long_form(f"{ONE_PROXY}, auth: {{basic: {{}}}}}}}}"),
     "EX318": long_form(f"{ONE_PROXY}, auth: {{basic: {{secretRef: {{name: login}}}}}}}}}}"),
     "EX330": long_form(f"{ONE_PROXY}, protocol: http2}}}}"),
+    "EX331": long_form(f"default: {{action: deny}}\ntrustedCA: {base64.b64encode(PEM.encode() * 700).decode()}"),
     "EX315": long_form("default: {action: deny, http: {action: deny, originateTLS: {}}}"),
     "EX316": "httpProxy: http://127.0.0.1:15001\nhttpsProxy: deny",
     "EX340": long_form(f"{ONE_PROXY}, health: {{interval: 1s, timeout: 2s}}}}}}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.policy.policy_texts import good, long_form, only, parse
-from xds.policy.model import EXPLICIT_PORT, STDOUT
+from xds.policy.model import EXPLICIT_PORT, STDOUT, Mode
 
 
 def spec(extra: str) -> str:
@@ -41,6 +41,23 @@ def test_a_place_for_the_log_that_is_none_is_refused(path: str) -> None:
 )
 def test_explicit_mode_is_off_unless_its_key_is_there(extra: str, expected: int | None) -> None:
     assert good(spec(extra)).explicit_port == expected
+
+
+@pytest.mark.parametrize("word", list(Mode))
+def test_a_policy_says_how_it_reaches_pods(word: Mode) -> None:
+    policy = good(spec(f"mode: {word.value}"))
+    assert policy.mode is word
+    assert policy.explicit_port == (EXPLICIT_PORT if word is Mode.EXPLICIT else None)
+
+
+def test_explicit_mode_is_on_the_port_that_is_given() -> None:
+    assert good(spec("mode: explicit\nexplicit: {port: 3128}")).explicit_port == 3128
+
+
+def test_a_mode_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    finding = only(parse(spec("mode: ambient")))
+    assert (finding.code, finding.where.key) == ("EX109", "spec.mode")
+    assert all(word.value in finding.hint for word in Mode)
 
 
 @pytest.mark.parametrize("port", [15000, 15001, 15053, 0, 80, 65536])

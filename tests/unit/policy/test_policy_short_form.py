@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.unit.policy.policy_texts import PEM, codes, good, long_form, only, parse, without_places
-from xds.policy.model import Deny, Direct, PlainHttp, Policy, Tunnel
+from xds.policy.model import EXPLICIT_PORT, Deny, Direct, Mode, PlainHttp, Policy, Tunnel
 
 BOTH = "httpProxy: http://proxy.corp.example:3128\nhttpsProxy: http://proxy.corp.example:3128\n"
 QUOTED_PEM = json.dumps(PEM)
@@ -48,6 +48,7 @@ def test_two_proxies_are_chosen_by_the_protocol_that_is_seen() -> None:
               http-proxy: {{endpoints: [{{url: "http://a.example:3128"}}]}}
               https-proxy: {{endpoints: [{{url: "https://b.example:3130"}}], tls: {{ca: {{pem: {QUOTED_PEM}}}}}}}
             default: {{action: tunnel, proxy: https-proxy, http: {{action: tunnel, proxy: http-proxy}}}}
+            trustedCA: {QUOTED_PEM}
             """,
             "{name: two}",
         ),
@@ -155,14 +156,21 @@ def test_trusted_authorities_are_pem_or_its_base64() -> None:
     assert plain.proxies[0].tls.ca_pem == PEM
 
 
-def test_trusted_authorities_without_tls_to_a_proxy_are_a_warning() -> None:
-    result = parse(f"{BOTH}trustedCA: {QUOTED_PEM}\n")
-    assert codes(result) == ["EX309"]
-    assert result.policies[0].proxies[0].tls.ca_pem is None
+def test_trusted_authorities_are_for_applications_too_and_for_a_proxy_only_if_it_speaks_tls() -> None:
+    policy = good(f"{BOTH}trustedCA: {QUOTED_PEM}\n")
+    assert policy.trusted_ca == PEM
+    assert policy.proxies[0].tls.ca_pem is None
 
 
 def test_trusted_authorities_that_are_none_are_an_error() -> None:
     assert codes(parse(BOTH.replace("http:", "https:") + "trustedCA: hello\n")) == ["EX307"]
+
+
+def test_explicit_mode_opens_the_port_that_no_proxy_may_be_on() -> None:
+    policy = good(f"{BOTH}mode: explicit\n")
+    assert (policy.mode, policy.explicit_port) == (Mode.EXPLICIT, EXPLICIT_PORT)
+    found = parse(f"httpProxy: http://127.0.0.1:{EXPLICIT_PORT}\nhttpsProxy: deny\nmode: explicit\n")
+    assert codes(found) == ["EX316"]
 
 
 def test_two_short_forms_in_one_file_need_names() -> None:
