@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path, PurePosixPath
 from string import Template
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 from xds.errors import SettingsError, quote_value
@@ -64,6 +65,7 @@ _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _QUALIFIED_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
 _TEMPLATE = "bootstrap.yaml"
+_PROBE_TEMPLATE = "probe.yaml"
 _PACKAGE = Path(__file__).resolve().parent
 _TEMPLATE_DIRECTORIES = (_PACKAGE / "_envoy", _PACKAGE.parent / "envoy")
 """Where an installed wheel keeps the templates, and where a checkout does."""
@@ -131,6 +133,8 @@ class Bootstrap:
     """Above it, connections of applications are closed at once; the admin interface is not counted."""
     max_heap: int | None = None
     """Bytes. Near it, Envoy gives memory back and takes no new connections; None is no limit."""
+    probe: Authority | None = None
+    """Where the kubelet asks whether this Envoy has its configuration: an address of this machine; None is nowhere."""
     credentials: Credentials | None = None
     """None: the control plane is reached without TLS and asks nobody who he is."""
 
@@ -208,6 +212,24 @@ def parse_mark(mark: int) -> int:
     if not 1 <= mark <= MAX_MARK:
         raise SettingsError(f"mark {mark} is not from 1 to {MAX_MARK}; choose one that nothing else on the node uses")
     return mark
+
+
+def parse_probe(host: str, port: int, admin: Authority | UnixPath) -> Authority:
+    """
+    Check where probes are answered: `::` (with IPv4), `0.0.0.0` or one address; a name is a SettingsError.
+
+    The port must not be that of the admin interface.
+    """
+    address = _as_address(host)
+    if address is None:
+        raise SettingsError(
+            f"--probe-host {quote_value(host)} is no IP address; give an address of the pod, such as 0.0.0.0 for all"
+        )
+    if not 1 <= port <= MAX_PORT:
+        raise SettingsError(f"--probe-port {port} is not from 1 to {MAX_PORT}; choose one that nothing else listens on")
+    if isinstance(admin, Authority) and admin.port == port:
+        raise SettingsError(f"--probe-port {port} is the port of the admin interface; choose another")
+    return Authority(str(address), port)
 
 
 def parse_max_connections(limit: int) -> int:
@@ -310,7 +332,16 @@ def render_secrets(credentials: Credentials) -> dict[str, str]:
 def render_bootstrap(bootstrap: Bootstrap) -> str:
     """Return the bootstrap as YAML; equal values give equal text. A missing template is a SettingsError."""
     values = {name: json.dumps(value, sort_keys=True) for name, value in _substitutions(bootstrap).items()}
-    return Template(_read_template()).substitute(values)
+    values["static_listeners"] = _render_listeners(bootstrap.probe)
+    return Template(_read_template(_TEMPLATE)).substitute(values)
+
+
+def _render_listeners(probe: Authority | None) -> str:
+    """Return what follows their key: none, or a block of one."""
+    if probe is None:
+        return " []"
+    text = Template(_read_template(_PROBE_TEMPLATE)).substitute(probe_address=json.dumps(_probe_address(probe)))
+    return "\n" + indent(text, "    ").rstrip()
 
 
 def _substitutions(bootstrap: Bootstrap) -> dict[str, object]:
@@ -433,6 +464,12 @@ def _cluster_manager(so_mark: int | None) -> dict[str, object]:
     return {"upstream_bind_config": {"socket_options": [option]}}
 
 
+def _probe_address(probe: Authority) -> dict[str, object]:
+    address: dict[str, object] = {"address": probe.host, "port_value": probe.port}
+    # All of IPv6 takes IPv4, too, also in a pod whose interfaces have no IPv6 address.
+    return address | {"ipv4_compat": True} if probe.host == "::" else address
+
+
 def _resource_monitors(bootstrap: Bootstrap) -> Iterator[dict[str, object]]:
     yield {
         "name": "envoy.resource_monitors.global_downstream_max_connections",
@@ -462,12 +499,12 @@ def _overload_actions(bootstrap: Bootstrap) -> Iterator[dict[str, object]]:
         yield {"name": f"envoy.overload_actions.{action}", "triggers": [trigger]}
 
 
-def _read_template() -> str:
+def _read_template(name: str) -> str:
     for directory in _TEMPLATE_DIRECTORIES:
-        path = directory / _TEMPLATE
+        path = directory / name
         if path.is_file():
             return path.read_text(encoding="utf-8")
-    raise SettingsError(f"the template {_TEMPLATE} is missing from this installation; install egress-xds again")
+    raise SettingsError(f"the template {name} is missing from this installation; install egress-xds again")
 
 
 def _parse_unix_path(text: str) -> UnixPath:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from xds.bootstrap import (
     parse_mark,
     parse_max_heap,
     parse_node_id,
+    parse_probe,
     render_bootstrap,
     render_secrets,
 )
@@ -38,6 +40,7 @@ CASES: dict[str, list[str]] = {
         *("--node", "web-0.a.shop", "--server", "[FD00::0:1]:18000", "--cluster", "shop", "--label", "app=web"),
         *("--label", "egress-xds/tier=edge", "--service-account", "web", "--admin", "/run/envoy/admin.sock"),
         *("--sotw", "--so-mark", "4919", "--max-connections", "700", "--max-heap", "400Mi"),
+        *("--probe-port", "15024", "--probe-host", "::"),
     ],
 }
 
@@ -124,6 +127,52 @@ def test_without_a_limit_of_memory_nothing_depends_on_it() -> None:
     manager = _loaded(_print(CASES["plain"]))["overload_manager"]
     assert manager["actions"] == []
     assert len(manager["resource_monitors"]) == 1
+
+
+def _probe_address(*options: str) -> Any:  # noqa: ANN401 -- YAML is what it is
+    (listener,) = _loaded(_print([*CASES["plain"], "--probe-port", "15024", *options]))["static_resources"]["listeners"]
+    return listener["address"]["socket_address"]
+
+
+def test_nothing_listens_for_probes_unless_told_to() -> None:
+    assert _loaded(_print(CASES["plain"]))["static_resources"]["listeners"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "has_ipv6", "expected"),
+    [
+        pytest.param([], True, {"address": "::", "port_value": 15024, "ipv4_compat": True}, id="both families"),
+        pytest.param([], False, {"address": "0.0.0.0", "port_value": 15024}, id="a kernel without IPv6"),
+        pytest.param(["--probe-host", "0.0.0.0"], True, {"address": "0.0.0.0", "port_value": 15024}, id="IPv4 alone"),
+        pytest.param(["--probe-host", "fd00::7"], False, {"address": "fd00::7", "port_value": 15024}, id="one address"),
+    ],
+)
+def test_probes_are_answered_on_all_addresses_that_there_are_or_on_the_given_one(
+    options: list[str], has_ipv6: bool, expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: has_ipv6)
+    assert _probe_address(*options) == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "complaint"),
+    [
+        pytest.param("localhost", 15024, "no IP address", id="a name"),
+        pytest.param("fe80::1%eth0", 15024, "no IP address", id="an address with a zone"),
+        pytest.param("::", 0, "not from 1 to 65535", id="no port"),
+        pytest.param("::", 65536, "not from 1 to 65535", id="too high a port"),
+        pytest.param("::", 15000, "admin interface", id="the port of the admin interface"),
+    ],
+)
+def test_where_no_probe_can_be_answered_is_refused(host: str, port: int, complaint: str) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        parse_probe(host, port, parse_admin("127.0.0.1:15000"))
+
+
+def test_a_probe_host_alone_is_wrong_usage() -> None:
+    result = CliRunner().invoke(command, [*CASES["plain"], "--probe-host", "::"])
+    assert result.exit_code == 2
+    assert "add --probe-port PORT" in result.stderr
 
 
 def test_without_a_mark_no_connection_is_marked() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import click
@@ -18,6 +19,7 @@ from xds.bootstrap import (
     parse_max_connections,
     parse_max_heap,
     parse_node_id,
+    parse_probe,
     render_bootstrap,
     render_secrets,
 )
@@ -68,6 +70,18 @@ from xds.errors import SettingsError
     help="Memory, such as 400Mi: four fifths of what the container may use. Near it, new connections are closed at "
     "once, where the kernel would kill Envoy and cut all of them. Without it there is no limit.",
 )
+@click.option(
+    "--probe-port",
+    type=int,
+    metavar="PORT",
+    help="Answer GET /ready on this port with 200, on all addresses of the pod, from when Envoy has its configuration; "
+    "until then connections are refused. For the kubelet's probes.",
+)
+@click.option(
+    "--probe-host",
+    metavar="ADDRESS",
+    help="The address for it: `::` is all of IPv6 and IPv4, `0.0.0.0` all of IPv4. Without it: what this machine has.",
+)
 @click.option("--server-ca", metavar="FILE", help="TLS to the control plane, which this authority (PEM) signs for.")
 @click.option("--server-name", default="", metavar="NAME", help="The name in its certificate, if not that of --server.")
 @click.option("--token-file", metavar="FILE", help="Send this bearer token, as `xds serve` wants it of pods.")
@@ -91,6 +105,8 @@ def command(
     so_mark: int | None,
     max_connections: int,
     max_heap: str | None,
+    probe_port: int | None,
+    probe_host: str | None,
     server_ca: str | None,
     server_name: str,
     token_file: str | None,
@@ -99,18 +115,21 @@ def command(
     directory: str | None,
 ) -> None:
     """Print the bootstrap (YAML) of the Envoy beside the pod POD in NAMESPACE."""
-    authority = parse_authority(server)
+    authority, admin_address = parse_authority(server), parse_admin(admin)
+    if probe_host is not None and probe_port is None:
+        raise click.UsageError("--probe-host is where --probe-port is answered; add --probe-port PORT")
     bootstrap = Bootstrap(
         node_id=parse_node_id(node),
         server=authority,
         cluster=cluster,
         labels=parse_labels(labels),
         service_account=service_account,
-        admin=parse_admin(admin),
+        admin=admin_address,
         is_delta=not sotw,
         so_mark=None if so_mark is None else parse_mark(so_mark),
         max_connections=parse_max_connections(max_connections),
         max_heap=None if max_heap is None else parse_max_heap(max_heap),
+        probe=None if probe_port is None else parse_probe(probe_host or _every_address(), probe_port, admin_address),
         credentials=parse_credentials(
             server=authority,
             directory=directory,
@@ -127,6 +146,11 @@ def command(
     secrets = {} if bootstrap.credentials is None else render_secrets(bootstrap.credentials)
     # What the bootstrap refers to has to be there when an Envoy that waits for it starts.
     _write(Path(directory), {**secrets, "bootstrap.yaml": render_bootstrap(bootstrap)})
+
+
+def _every_address() -> str:
+    """Return the address that stands for all; an Envoy that can't bind the IPv6 one doesn't start."""
+    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 -- the kubelet asks the pod's address
 
 
 def _write(directory: Path, files: dict[str, str]) -> None:
