@@ -10,6 +10,7 @@ is the world around us, and each edge turns the exceptions of its library into o
     ├── ListenError                the server can't take its address                  (exit code 3)
     ├── UnreachableError           a server that the command needs does not answer    (exit code 3)
     ├── CaptureError               the kernel or iptables refuses the capture rules   (exit code 3)
+    ├── InjectionError             a pod can't get what it asks for                   (exit code 1)
     ├── NoSuchPodError             what a command is about is not there               (exit code 1)
     ├── AddressNeededError         what explains must be told an address              (exit code 2)
     └── UnknownConfigurationError  what explains can't read what an Envoy has         (exit code 1)
@@ -22,6 +23,10 @@ hold what a terminal would obey, or a line that looks like another message: see 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 REDACTED = "[redacted]"
 
@@ -139,3 +144,11 @@ class CaptureError(EgressXdsError):
     """The capture rules can't be read, applied or removed."""
 
     exit_code = 3
+
+
+class InjectionError(EgressXdsError):
+    """A pod asks for what it can't get; `problems` are all reasons, each with its remedy."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(clean_text(redact_logins(problem)) for problem in problems)
+        super().__init__("; ".join(self.problems))
