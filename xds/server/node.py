@@ -35,10 +35,11 @@ _SHOWN = 80
 
 _ENVOY = "envoy"
 """`user_agent_name` of every Envoy; other clients, such as `xds dump`, have names of their own."""
-OLDEST_ENVOY = (1, 40)
+OLDEST_ENVOY = (1, 38)
 """
-The oldest Envoy that takes what is compiled. 1.39.0 refuses the larger regular expressions of the routes; what an older
-one does not know at all it would ignore in silence.
+The oldest Envoy that takes all that is compiled; what an older one does not know it would ignore in silence.
+
+1.37 has neither filter state that is made of text nor rules for the metadata that tunnels are chosen by.
 """
 
 

@@ -40,6 +40,7 @@ NEITHER = [
     pytest.param("a\\b", id="a backslash"),
     pytest.param("a%2eb", id="an escape"),
     pytest.param("b\u00fccher.example", id="not ASCII"),
+    pytest.param("\u212a.example", id="a letter outside ASCII whose small form is k"),
     pytest.param("a\n", id="a line break at the end"),
     pytest.param("127.1", id="a short address"),
     pytest.param("2130706433", id="an address as one number"),

@@ -32,14 +32,14 @@ def an_envoy(version: tuple[int, int, int] | None, name: str = "envoy") -> Node:
     return told
 
 
-@pytest.mark.parametrize("version", [(1, 40, 0), (1, 40, 2), (2, 0, 0), None])
+@pytest.mark.parametrize("version", [(1, 38, 2), (1, 40, 0), (1, 40, 2), (2, 0, 0), None])
 def test_an_envoy_that_is_new_enough_is_served(version: tuple[int, int, int] | None) -> None:
     assert parse_node(an_envoy(version))[0] == "web-0.shop"
 
 
-@pytest.mark.parametrize("version", [(1, 39, 3), (1, 9, 0), (0, 99, 0)])
+@pytest.mark.parametrize("version", [(1, 37, 9), (1, 9, 0), (0, 99, 0)])
 def test_an_envoy_that_is_too_old_is_told_which_one_it_takes(version: tuple[int, int, int]) -> None:
-    with pytest.raises(NodeError, match=rf"web-0\.shop runs Envoy {'.'.join(map(str, version))}; 1\.40 is the oldest"):
+    with pytest.raises(NodeError, match=rf"web-0\.shop runs Envoy {'.'.join(map(str, version))}; 1\.38 is the oldest"):
         parse_node(an_envoy(version))
 
 
