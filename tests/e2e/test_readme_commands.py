@@ -1,8 +1,9 @@
 """
-The README's commands, run as they are written there, in a network namespace made for them.
+The commands of the README and of docs/commands.md, run as they are written, in a network namespace made for them.
 
-What the README shows as output is compared with what the command prints. Numbers that depend on the machine (versions
-of resources hash its DNS servers, too) are compared as numbers only.
+They run one page after the other, in the same directory. What is shown as output is compared with what the command
+prints. Numbers that depend on the machine (versions of resources hash its DNS servers, too) are compared as numbers
+only.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 _ROOT = Path(__file__).resolve().parents[2]
-_README = (_ROOT / "README.md").read_text(encoding="utf-8")
+_PAGES = ("README.md", "docs/commands.md")
+"""Pages with `console` blocks, in the order in which they are run."""
 _REPLICA = "workstation"
-"""What the README calls the machine."""
+"""What the pages call the machine."""
 _STAYS = ("xds serve", "setpriv")
 """Commands that run until they are stopped."""
 
@@ -77,7 +79,7 @@ json.dump([results, rules], open("results.json", "w"))
 
 @dataclass(frozen=True)
 class Shown:
-    """One command of the README and the output that is printed below it; empty if none is."""
+    """One command of a page and the output that is printed below it; empty if none is."""
 
     command: str
     output: str
@@ -86,7 +88,8 @@ class Shown:
 def _shown() -> list[Shown]:
     """Read the `console` blocks, in order."""
     shown = []
-    for block in re.findall(r"^```console\n(.*?)^```", _README, re.MULTILINE | re.DOTALL):
+    text = "\n".join((_ROOT / page).read_text(encoding="utf-8") for page in _PAGES)
+    for block in re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
             shown.append(Shown(command, output))
@@ -151,7 +154,7 @@ def test_the_commands_for_real_use_work_as_they_are_written(tmp_path: Path) -> N
     for item in shown:
         wanted = [line for line in _masked(item.output) if line != "…"]
         missing = [line for line in wanted if line not in printed[item.command]]
-        assert not missing, f"`{item.command}` does not print what the README shows: {missing}"
+        assert not missing, f"`{item.command}` does not print what is shown: {missing}"
     assert "EGRESS_XDS" not in rules, "capture --undo left its rules behind"
 
 

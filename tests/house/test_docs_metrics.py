@@ -51,7 +51,9 @@ FOREIGN = frozenset(
 FOREIGN_LABELS = frozenset({"instance", "job", "le", "name", "rejected"})
 """Those that Prometheus adds, and those of the API server's webhooks."""
 
-FUNCTIONS = frozenset("absent and by count histogram_quantile increase max min offset or rate sum time unless".split())
+AGGREGATIONS = frozenset({"by", "count", "max", "min", "sum"})
+OPERATORS = frozenset({"and", "offset", "or", "unless"})
+FUNCTIONS = AGGREGATIONS | OPERATORS | frozenset({"absent", "histogram_quantile", "increase", "rate", "time"})
 UNITS = frozenset({"short", "ops", "s", "bytes", "Bps", "bool_yes_no"})
 """Of Grafana's, those that are used here."""
 
