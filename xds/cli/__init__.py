@@ -37,6 +37,7 @@ VERBS = {
     "schema": "Print the JSON Schema of policy documents.",
     "bootstrap": "Print the bootstrap of one Envoy.",
     "capture": "Print, apply or remove the capture rules.",
+    "trust": "Write whom applications trust.",
     "completion": "Print the completion script of a shell.",
     "demo": "Show the main job, end to end.",
 }
