@@ -1,0 +1,259 @@
+"""
+What becomes of a pod: decided of its wishes, its mesh, the policy and the installation, before anything is written.
+
+Invariant: a plan that exists can be carried out; whatever could prevent that is an InjectionError with all problems.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from xds.capture import build_capture, find_foreign_networks
+from xds.errors import InjectionError
+from xds.injection.annotations import PREFIX
+from xds.injection.environment import CannotDeliverError, Variables, render_env_mode, render_explicit_mode
+from xds.injection.names import CONTAINERS
+from xds.injection.pod import name_of
+from xds.injection.quantities import parse_cpu
+from xds.injection.settings import check_resources
+from xds.policy.model import DnsMode, HeldPolicy, Mode, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from xds.capture import Family
+    from xds.injection.annotations import Wishes
+    from xds.injection.meshes import Mesh
+    from xds.injection.pod import PodView
+    from xds.injection.settings import SidecarSettings
+    from xds.policy.model import Network
+
+_BESIDE_A_MESH = 1338
+"""The sidecar's user there: Istio exempts 1337 from its capture, and its policy is to see our connections."""
+
+MAX_TRUSTED_CA = 96 * 1024
+"""Bytes: the kernel takes no variable of more than 128 KiB (MAX_ARG_STRLEN)."""
+
+_ENFORCE = "pod-security.kubernetes.io/enforce"
+
+
+class Unknown(Enum):
+    """The one value that says that nobody looked which policy is in force."""
+
+    UNKNOWN = "unknown"
+
+
+UNKNOWN: Final = Unknown.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What is around a pod. `networks` are the cluster's own; `policy` None: none is in force for the pod."""
+
+    namespace: str
+    namespace_labels: Mapping[str, str]
+    namespace_annotations: Mapping[str, str]
+    policy: Policy | HeldPolicy | Unknown | None
+    networks: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What Envoy requests and may use, as Kubernetes writes it; no limit of processor time: None."""
+
+    cpu: str
+    cpu_limit: str | None
+    memory: str
+    memory_limit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is added to a pod."""
+
+    mode: Mode
+    mesh: Mesh | None
+    uid: int
+    is_native: bool
+    variables: Variables | None
+    """Of proxies; None: captured pods need none."""
+    trusted_ca: str | None
+    """PEM; None: applications trust what they trust."""
+    families: tuple[Family, ...]
+    captures_dns: bool
+    resources: Resources
+    wishes: Wishes
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """What is wrong, and what somebody may want to know; filled while a plan is made."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def make_plan(pod: PodView, wishes: Wishes, mesh: Mesh | None, around: Surroundings, sidecar: SidecarSettings) -> Plan:
+    """Decide. Raises InjectionError with everything that the pod can't have."""
+    found = _Findings()
+    mode = _decide_mode(wishes, mesh, around.policy, found)
+    plan = Plan(
+        mode=mode,
+        mesh=mesh,
+        uid=_choose_uid(wishes, mesh, sidecar, found),
+        is_native=_is_native(wishes, sidecar, found),
+        variables=_make_variables(mode, around, found),
+        trusted_ca=_choose_authority(wishes, around.policy, found),
+        families=wishes.families or sidecar.families,
+        captures_dns=mode is Mode.TRANSPARENT and _captures_dns(wishes, around.policy, found),
+        resources=_choose_resources(wishes, sidecar, found),
+        wishes=wishes,
+    )
+    if mode is Mode.TRANSPARENT:
+        _check_capture(plan, around, found)
+    _warn(plan, pod, around, found)
+    if found.problems:
+        raise InjectionError(found.problems)
+    return replace(plan, warnings=tuple(found.warnings))
+
+
+def _decide_mode(
+    wishes: Wishes, mesh: Mesh | None, policy: Policy | HeldPolicy | Unknown | None, found: _Findings
+) -> Mode:
+    """Take what the pod says, else its namespace, else the policy; what a mesh captures we don't."""
+    chosen = wishes.mode or (policy.mode if isinstance(policy, Policy) else Mode.TRANSPARENT)
+    if mesh is None or chosen is not Mode.TRANSPARENT:
+        return chosen
+    if wishes.mode is None:
+        return Mode.EXPLICIT
+    found.problems.append(
+        f"{wishes.name_of('mode')} is transparent, but {mesh.value} captures the pod: two captures would send each "
+        "other's connections in circles; write explicit, or take the pod out of the mesh"
+    )
+    return chosen
+
+
+def _choose_uid(wishes: Wishes, mesh: Mesh | None, sidecar: SidecarSettings, found: _Findings) -> int:
+    if wishes.run_as_user is None:
+        return _BESIDE_A_MESH if mesh is not None and sidecar.uid in mesh.uids else sidecar.uid
+    if mesh is not None and wishes.run_as_user in mesh.uids:
+        found.problems.append(
+            f"{wishes.name_of('run-as-user')} is {wishes.run_as_user}, the user of {mesh.value}, which would not see "
+            "the sidecar's connections; choose another"
+        )
+    return wishes.run_as_user
+
+
+def _is_native(wishes: Wishes, sidecar: SidecarSettings, found: _Findings) -> bool:
+    if wishes.native_sidecar and not sidecar.has_native_sidecars:
+        found.problems.append(
+            f"{wishes.name_of('native-sidecar')} asks for what this cluster does not have; remove it, or upgrade the "
+            "cluster to 1.29"
+        )
+    return sidecar.has_native_sidecars if wishes.native_sidecar is None else wishes.native_sidecar
+
+
+def _choose_resources(wishes: Wishes, sidecar: SidecarSettings, found: _Findings) -> Resources:
+    cpu, limit = wishes.cpu or sidecar.cpu, sidecar.cpu_limit
+    # No annotation raises the limit of processor time, so who requests more gets as much.
+    cpu_limit = cpu if limit is not None and parse_cpu(cpu) > parse_cpu(limit) else limit
+    memory, memory_limit = wishes.memory or sidecar.memory, wishes.memory_limit or sidecar.memory_limit
+    found.problems.extend(check_resources(cpu, cpu_limit, memory, memory_limit))
+    return Resources(cpu=cpu, cpu_limit=cpu_limit, memory=memory, memory_limit=memory_limit)
+
+
+def _make_variables(mode: Mode, around: Surroundings, found: _Findings) -> Variables | None:
+    if mode is Mode.TRANSPARENT:
+        return None
+    if not isinstance(around.policy, Policy):
+        found.problems.append(f"the mode {mode.value} is made of the policy of the pod, but {_missing(around.policy)}")
+        return None
+    render = render_explicit_mode if mode is Mode.EXPLICIT else render_env_mode
+    try:
+        variables = render(around.policy, around.networks)
+    except CannotDeliverError as error:
+        found.problems.append(f"the mode {mode.value} can't be had: {error}")
+        return None
+    found.warnings.extend(variables.losses)
+    return variables
+
+
+def _choose_authority(wishes: Wishes, policy: Policy | HeldPolicy | Unknown | None, found: _Findings) -> str | None:
+    if not wishes.trusted_ca:
+        return None
+    if not isinstance(policy, Policy):
+        found.problems.append(f"{wishes.name_of('trusted-ca')} is true, but {_missing(policy)}")
+        return None
+    if policy.trusted_ca is None:
+        found.warnings.append(
+            f"{wishes.name_of('trusted-ca')} is true, but the policy {policy.name} has no trustedCA: nothing is added"
+        )
+    elif len(policy.trusted_ca.encode()) > MAX_TRUSTED_CA:
+        found.problems.append(
+            f"trustedCA of the policy {policy.name} is larger than {MAX_TRUSTED_CA >> 10} KiB, which no variable "
+            "carries into a pod; leave out authorities that are not the company's own"
+        )
+    return policy.trusted_ca
+
+
+def _missing(policy: HeldPolicy | Unknown | None) -> str:
+    match policy:
+        case None:
+            return "no policy is in force for it; write one that selects it"
+        case HeldPolicy():
+            return f"the document of {policy.name} can't be used; see what is wrong with it: xds validate"
+        case Unknown.UNKNOWN:
+            return "no policy was given; give its file or directory, or --kubernetes for those of the cluster"
+
+
+def _captures_dns(wishes: Wishes, policy: Policy | HeldPolicy | Unknown | None, found: _Findings) -> bool:
+    if not isinstance(policy, Policy):
+        return bool(wishes.dns)
+    does_answer = policy.dns_mode is DnsMode.CAPTURE
+    if wishes.dns and not does_answer:
+        found.problems.append(
+            f"{wishes.name_of('dns')} is true, but nobody would answer: the policy {policy.name} has `dns.mode: off`; "
+            "write `dns: {mode: capture}` there, or remove the annotation"
+        )
+    return does_answer if wishes.dns is None else wishes.dns
+
+
+def _check_capture(plan: Plan, around: Surroundings, found: _Findings) -> None:
+    capture = build_capture(exclude_cidrs=map(str, plan.wishes.exclude_networks))
+    found.problems.extend(
+        f"{plan.wishes.name_of('exclude-cidrs')} names {network}, of a family that is not captured; leave it out, or "
+        f"see the annotation {PREFIX}family"
+        for network in find_foreign_networks(capture, plan.families)
+    )
+    level = around.namespace_labels.get(_ENFORCE)
+    if level in {"baseline", "restricted"}:
+        found.warnings.append(
+            f"the namespace {around.namespace} enforces the Pod Security Standard {level}, which allows no NET_ADMIN, "
+            f'so that the pod may be refused; the annotation {PREFIX}mode: "explicit" needs none'
+        )
+
+
+def _warn(plan: Plan, pod: PodView, around: Surroundings, found: _Findings) -> None:
+    idle = plan.wishes.without_effect(plan.mode)
+    found.warnings.extend(f"{plan.wishes.name_of(name)} has no effect in the mode {plan.mode.value}" for name in idle)
+    if plan.mode is Mode.TRANSPARENT and around.policy is None:
+        found.warnings.append("no policy is in force for the pod: it reaches the cluster, and nothing else")
+    if plan.mode is Mode.TRANSPARENT and isinstance(around.policy, HeldPolicy):
+        found.warnings.append(f"the pod does not start before it has a policy, but {_missing(around.policy)}")
+    if plan.mode is not Mode.ENV and not plan.is_native:
+        found.warnings.extend(_shortcomings(pod))
+
+
+def _shortcomings(pod: PodView) -> Iterable[str]:
+    """Say what a sidecar that is an ordinary container can't do."""
+    others = [name_of(container) for container in pod.init_containers if name_of(container) not in CONTAINERS]
+    if others:
+        yield (
+            f"the sidecar starts after init containers: {', '.join(others)} go past the policy; native sidecars do not "
+            "have this limit"
+        )
+    if pod.spec.get("restartPolicy", "Always") != "Always":
+        yield "the sidecar does not end when the application does, and neither does the pod; native sidecars do"

@@ -1,0 +1,114 @@
+"""
+The variables of an application: of proxies, and of what it trusts.
+
+Nothing here says what the values are. Invariant: what an application says itself stays as it is, and whoever injects
+is told so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xds.injection.names import TRUST_DIRECTORY, TRUST_VOLUME
+from xds.injection.pod import name_of, read_objects
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from xds.injection.environment import Variables
+    from xds.injection.pod import Object
+
+_OF_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy")
+"""What sends an application to a proxy of its own choice."""
+
+_BUNDLE = f"{TRUST_DIRECTORY}/ca-bundle.crt"
+_TRUST = (
+    ("SSL_CERT_FILE", _BUNDLE),
+    ("REQUESTS_CA_BUNDLE", _BUNDLE),
+    ("CURL_CA_BUNDLE", _BUNDLE),
+    ("AWS_CA_BUNDLE", _BUNDLE),
+    # Node.js adds this one to its own authorities.
+    ("NODE_EXTRA_CA_CERTS", f"{TRUST_DIRECTORY}/ca.crt"),
+)
+_JAVA = "JAVA_TOOL_OPTIONS"
+_JAVA_STORE = "-Djavax.net.ssl.trustStore="
+# The password of Java's own trust store, which everybody knows: nothing in it is secret.
+_JAVA_OPTIONS = (
+    f"{_JAVA_STORE}{TRUST_DIRECTORY}/truststore.p12 -Djavax.net.ssl.trustStoreType=PKCS12 "
+    "-Djavax.net.ssl.trustStorePassword=changeit"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A container with what it was told, and what it says itself."""
+
+    container: Object
+    warnings: tuple[str, ...] = ()
+
+
+def add_proxies(container: Object, variables: Variables) -> Told:
+    """Add the variables of proxies. Upper and lower case are one: clients differ in which they read first."""
+    own = _own(container)
+    wanted = variables.items()
+    kept = {
+        name.upper()
+        for name, value in wanted
+        for other in (name.upper(), name.lower())
+        if other in own and own[other].get("value") != value
+    }
+    added = [{"name": name, "value": value} for name, value in wanted if name.upper() not in kept and name not in own]
+    return Told(_with(container, "env", added), tuple(_tell(container, sorted(kept))))
+
+
+def warn_of_proxies(container: Object) -> Told:
+    """Change nothing, and say which proxy a captured container goes to by itself, whatever the policy says."""
+    own = _own(container)
+    found = [name for name in _OF_PROXIES if name in own and own[name].get("value") != ""]
+    warning = (
+        f"the container {name_of(container)} sets {', '.join(found)} itself: clients that heed it go to that proxy, "
+        "whatever the policy says; remove it"
+    )
+    return Told(container, (warning,) if found else ())
+
+
+def add_trust(container: Object) -> Told:
+    """Add the volume with what is trusted, and the variables that make runtimes read it."""
+    own = _own(container)
+    kept = [name for name, value in _TRUST if name in own and own[name].get("value") != value]
+    added: list[Object] = [{"name": name, "value": value} for name, value in _TRUST if name not in own]
+    mounted = any(mount.get("name") == TRUST_VOLUME for mount in read_objects(container, "volumeMounts"))
+    mount = {"name": TRUST_VOLUME, "mountPath": TRUST_DIRECTORY, "readOnly": True}
+    told = _add_java(_with(container, "env", added))
+    container = _with(told.container, "volumeMounts", [] if mounted else [mount])
+    return Told(container, (*_tell(container, kept), *told.warnings))
+
+
+def _add_java(container: Object) -> Told:
+    """Append to the options of Java, of which there is one variable for all."""
+    variables = read_objects(container, "env")
+    own = _own(container).get(_JAVA)
+    if own is None:
+        return Told(_with(container, "env", [{"name": _JAVA, "value": _JAVA_OPTIONS}]))
+    options = own.get("value")
+    if _JAVA_OPTIONS in str(options):
+        return Told(container)
+    if not isinstance(options, str) or _JAVA_STORE in options:
+        return Told(container, tuple(_tell(container, [_JAVA])))
+    longer = {**own, "value": f"{options} {_JAVA_OPTIONS}".strip()}
+    return Told({**container, "env": [longer if variable is own else variable for variable in variables]})
+
+
+def _own(container: Object) -> dict[str, Object]:
+    """Return the variables of a container; of several of one name the last is in force."""
+    return {name_of(variable): variable for variable in read_objects(container, "env")}
+
+
+def _with(container: Object, key: str, items: Sequence[Object]) -> Object:
+    return {**container, key: [*read_objects(container, key), *items]} if items else container
+
+
+def _tell(container: Object, kept: Iterable[str]) -> Iterable[str]:
+    for name in kept:
+        yield f"the container {name_of(container)} sets {name} itself, which stays as it is"
