@@ -107,6 +107,7 @@ def build_control_plane(
     if cluster is not None:
         observed = replace(observed, watched=cluster.watched, awaited=cluster.awaited)
         cluster.report(reconciler, clients, cache)
+        cluster.review(cache)
     administration = Administration(observed, settings, check=check_address)
     administration.health.register(server.grpc_server, watches=False)
     return ControlPlane(

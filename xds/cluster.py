@@ -17,9 +17,12 @@ import structlog
 
 from xds.admin.metrics import Watched
 from xds.admission.certificate import ServerCertificate
-from xds.admission.policies import PolicyReviewer
-from xds.admission.server import VALIDATE_POLICY, AdmissionServer
+from xds.admission.pods import UNDECIDED_POD, Known, Place, PodInjector
+from xds.admission.policies import UNDECIDED_POLICY, PolicyReviewer
+from xds.admission.server import INJECT, MAX_CONNECTIONS, VALIDATE_POLICY, AdmissionServer, Desk
+from xds.admission.sidecars import Sidecars
 from xds.errors import SettingsError
+from xds.facts import merge_networks
 from xds.kubernetes.connection import connect
 from xds.kubernetes.keys import ClusterKeys
 from xds.kubernetes.mirror import Mirror
@@ -29,6 +32,7 @@ from xds.kubernetes.review import TokenReviews
 from xds.kubernetes.secrets import ClusterSecrets
 from xds.kubernetes.source import ClusterFacts, KubernetesSource
 from xds.kubernetes.status import count_pods, count_streams
+from xds.kubernetes.version import ClusterVersion
 from xds.reconcile import Inputs
 from xds.server.authentication import Authentication
 from xds.sources.facts import NetworkFacts
@@ -36,11 +40,16 @@ from xds.sources.files import WatchedFiles
 from xds.workloads import Workloads
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from xds.admission.review import Review
     from xds.cache import SnapshotCache
     from xds.clients import Clients
     from xds.flags import HostPort
     from xds.kubernetes.connection import ApiServer
+    from xds.kubernetes.networks import ClusterNetworks
     from xds.kubernetes.reflector import Reflector
+    from xds.policy.model import Network
     from xds.reconcile import Reconciler
     from xds.settings import Settings
 
@@ -68,7 +77,9 @@ class Cluster:
         self._keys = ClusterKeys(api) if settings.token_source in {"cluster", "review"} else None
         is_reviewed = settings.token_source == "review"  # noqa: S105  # as above
         self._reviews = TokenReviews(api, settings.token_audience, clock=time.time) if is_reviewed else None
-        self._admission = _build_admission(self, settings)
+        self._version = ClusterVersion(api)
+        self._sidecars = self._build_sidecars()
+        self._admission: _Admission | None = None
         self._reporting: Reporting | None = None
 
     @property
@@ -80,6 +91,54 @@ class Cluster:
     def inputs(self) -> Inputs:
         """What goes into the reconcile loop."""
         return Inputs(KubernetesSource(self.mirror), ClusterFacts(self._facts, self.mirror), self._secrets)
+
+    def review(self, cache: SnapshotCache) -> None:
+        """Have the API server ask about policies, and about pods, as far as the settings say so."""
+        settings = self._settings
+        if settings.admission_listen is None:
+            return
+        assert settings.tls_certificate is not None, "the settings see to it"
+        assert settings.tls_key is not None, "as above"
+        certificate = ServerCertificate(settings.tls_certificate, settings.tls_key)
+        desks = {VALIDATE_POLICY: self._policy_desk()}
+        if self._sidecars is not None:
+            desks[INJECT] = self._pod_desk(cache, self._sidecars)
+        server = AdmissionServer(desks, certificate)
+        self._admission = _Admission(server, certificate, settings.admission_listen, self._sidecars)
+
+    def _build_sidecars(self) -> Sidecars | None:
+        if not self._settings.injects:
+            return None
+        return Sidecars(self._settings, home=self.home, has_native=lambda: self._version.has_native_sidecars)
+
+    def _policy_desk(self) -> Desk:
+        reviewer = PolicyReviewer(
+            home=self.home,
+            documents=self.mirror.documents,
+            clock=time.time,
+            is_home_only=not self._settings.namespaced_policies,
+        )
+        return Desk(reviewer=reviewer, undecided=UNDECIDED_POLICY)
+
+    def _pod_desk(self, cache: SnapshotCache, sidecars: Sidecars) -> Desk:
+        def place(namespace: str, pod: Mapping[str, object]) -> Place | None:
+            found, workload = self.mirror.namespaces.items.get(("", namespace)), self.mirror.expect(namespace, pod)
+            if found is None or workload is None:
+                return None
+            return Place(workload=workload, annotations={**sidecars.defaults, **dict(found.annotations)})
+
+        async def prepare(review: Review) -> None:
+            await self.mirror.wait_for_namespace(review.namespace)
+
+        known = Known(
+            place=place,
+            is_served=lambda: cache.world is not None,
+            policy_for=cache.policy_for,
+            networks=_Ranges(self.mirror, self._settings.cluster_cidr),
+            sidecar=sidecars.current,
+        )
+        reviewer = PodInjector(known)
+        return Desk(reviewer=reviewer, undecided=UNDECIDED_POD, prepare=prepare, most_waiting=MAX_CONNECTIONS)
 
     def report(self, reconciler: Reconciler, clients: Clients, cache: SnapshotCache) -> None:
         """Have operators told what becomes of their policies, unless the settings say otherwise."""
@@ -157,6 +216,8 @@ class Cluster:
                     group.create_task(self._reporting.run())
                 if self._keys is not None:
                     group.create_task(self._keys.run())
+                if self._sidecars is not None:
+                    group.create_task(self._version.run())
                 if self._admission is not None:
                     group.create_task(self._admission.run())
         finally:
@@ -166,37 +227,46 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class _Admission:
-    """The webhook and what its certificate comes from."""
+    """The webhooks and what their certificate and the sidecars' authority come from."""
 
     server: AdmissionServer
     certificate: ServerCertificate
     listen: HostPort
+    sidecars: Sidecars | None
 
     async def run(self) -> None:
         """Answer until cancelled. Raises ListenError and SettingsError."""
-        files = WatchedFiles()
-        self.certificate.load(await files.collect(self.certificate.files))
+        watched, sidecars = WatchedFiles(), self.sidecars
+        paths = self.certificate.files | (frozenset[str]() if sidecars is None else {str(sidecars.ca)})
+        files = await watched.collect(paths)
+        self.certificate.load(files)
+        if sidecars is not None:
+            sidecars.load(files)
         await self.server.start(self.listen)
         try:
-            async for _ in files.changes():
-                self.certificate.reload(await files.collect(self.certificate.files))
+            async for _ in watched.changes():
+                files = await watched.collect(paths)
+                self.certificate.reload(files)
+                if sidecars is not None:
+                    sidecars.reload(files)
         finally:
             await self.server.stop()
 
 
-def _build_admission(cluster: Cluster, settings: Settings) -> _Admission | None:
-    if settings.admission_listen is None:
-        return None
-    assert settings.tls_certificate is not None, "the settings see to it"
-    assert settings.tls_key is not None, "as above"
-    certificate = ServerCertificate(settings.tls_certificate, settings.tls_key)
-    reviewer = PolicyReviewer(
-        home=cluster.home,
-        documents=cluster.mirror.documents,
-        clock=time.time,
-        is_home_only=not settings.namespaced_policies,
-    )
-    return _Admission(AdmissionServer({VALIDATE_POLICY: reviewer}, certificate), certificate, settings.admission_listen)
+class _Ranges:
+    """The networks of the cluster and those of the settings; merged once for as long as they are the same."""
+
+    def __init__(self, mirror: Mirror, given: tuple[Network, ...]) -> None:
+        self._mirror = mirror
+        self._given = given
+        self._told: ClusterNetworks | None = None
+        self._merged: tuple[Network, ...] = ()
+
+    def __call__(self) -> tuple[Network, ...]:
+        told = self._mirror.networks()
+        if told is not self._told:
+            self._told, self._merged = told, merge_networks((*self._given, *told.ranges))
+        return self._merged
 
 
 def _is_current(reflector: Reflector[Any]) -> bool:

@@ -223,6 +223,24 @@ def parse_text(text: str) -> str:
     return text
 
 
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,511}")
+
+
+def parse_image(text: str) -> str:
+    """Parse the reference of an image, or nothing. Raises ValueError."""
+    if text and not _IMAGE.fullmatch(text):
+        raise ValueError("it must be an image, as in registry.corp.example/egress-xds:1.0")
+    return text
+
+
+def parse_default(text: str) -> tuple[str, str]:
+    """Parse `NAME=VALUE`. Raises ValueError."""
+    name, separator, value = text.partition("=")
+    if not separator or not name.strip():
+        raise ValueError("it must be NAME=VALUE, as in sidecar-memory=128Mi")
+    return name.strip(), value.strip()
+
+
 def parse_streams(text: str) -> int:
     """Parse a number of streams. Raises ValueError."""
     if not (text.isascii() and text.isdigit() and len(text) <= _PORT_DIGITS and int(text) > 0):

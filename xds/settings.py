@@ -24,10 +24,12 @@ from xds.flags import (
     parse_choice,
     parse_cluster_cidr,
     parse_context,
+    parse_default,
     parse_direct_address,
     parse_file,
     parse_host_port,
     parse_identifier,
+    parse_image,
     parse_namespace,
     parse_optional_host_port,
     parse_path,
@@ -68,7 +70,19 @@ class Settings:
     write_status: bool = True
     """Whether operators are told on their ConfigMaps what became of them."""
     admission_listen: HostPort | None = None
-    """Where the API server asks about policies, over TLS; None: nowhere."""
+    """Where the API server asks about policies and pods, over TLS; None: nowhere."""
+    inject_image: str = ""
+    inject_init_image: str = ""
+    inject_envoy_image: str = ""
+    """What containers of sidecars are run from; pods get them if the first two are given, Envoy's has a default."""
+    inject_server: HostPort | None = None
+    """Where sidecars find the control plane; None: at its Service."""
+    inject_server_name: str = ""
+    """Whom its certificate must be of; empty: the host of that address."""
+    inject_ca: Path | None = None
+    """PEM: the authority that sidecars believe; None: `ca.crt` beside the certificate."""
+    inject_default: tuple[tuple[str, str], ...] = ()
+    """Name (without its prefix) and value of annotations of injection, for namespaces and pods that say nothing."""
     listen: HostPort = DEFAULT_LISTEN
     admin_listen: HostPort | None = DEFAULT_ADMIN
     """Client status, health and reflection over gRPC, for operators; None: not served."""
@@ -113,6 +127,11 @@ class Settings:
     """What clients are told as `control_plane.identifier`; empty: the name of this host."""
     log_format: str = "console"
     log_level: str = "info"
+
+    @property
+    def injects(self) -> bool:
+        """Whether pods are given sidecars."""
+        return bool(self.inject_image)
 
     @property
     def demands_tokens(self) -> bool:
@@ -187,8 +206,51 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         field="admission_listen",
         metavar="HOST:PORT",
-        help="Where the API server asks whether a policy is good, with the server's certificate; empty for nowhere.",
+        help="Where the API server asks about policies and pods, with the server's certificate; empty for nowhere.",
         parse=parse_optional_host_port,
+    ),
+    Option(
+        field="inject_image",
+        metavar="IMAGE",
+        help="Give sidecars to pods of namespaces with the label egress-xds/inject=true; this project's image.",
+        parse=parse_image,
+    ),
+    Option(
+        field="inject_init_image",
+        metavar="IMAGE",
+        help="The image, of this project too, that captures a pod's connections.",
+        parse=parse_image,
+    ),
+    Option(
+        field="inject_envoy_image",
+        metavar="IMAGE",
+        help="The image of Envoy (default: envoyproxy/envoy, distroless, of the version that is tested).",
+        parse=parse_image,
+    ),
+    Option(
+        field="inject_server",
+        metavar="HOST:PORT",
+        help="Where sidecars find the control plane (default: the Service egress-xds of its namespace).",
+        parse=lambda text: parse_host_port(text, lowest=1),
+    ),
+    Option(
+        field="inject_server_name",
+        metavar="NAME",
+        help="The name in its certificate (default: the host of --inject-server).",
+        parse=parse_text,
+    ),
+    Option(
+        field="inject_ca",
+        metavar="FILE",
+        help="The authority that sidecars believe, PEM (default: ca.crt beside the certificate); followed as that is.",
+        parse=parse_file,
+    ),
+    Option(
+        field="inject_default",
+        metavar="NAME=VALUE",
+        help="An annotation egress-xds/NAME of all pods whose namespace, or they themselves, don't say otherwise.",
+        parse=parse_default,
+        is_repeatable=True,
     ),
     Option(field="listen", metavar="HOST:PORT", help="Address of the ADS server.", parse=parse_host_port),
     Option(
@@ -408,12 +470,21 @@ def _settle_cluster(settings: Settings) -> Settings:
             )
         if settings.admission_listen is not None and settings.tls_certificate is None:
             raise SettingsError("--admission-listen needs TLS; add --tls-certificate and --tls-key")
+        _check_injection(settings)
         return replace(settings, token_source=source)
-    of_clusters = ("kubeconfig", "context", "namespace", "admission_listen", "token_source")
+    of_clusters = ("kubeconfig", "context", "namespace", "admission_listen", "inject_image", "token_source")
     for option in OPTIONS:
         if option.field in of_clusters and getattr(settings, option.field):
             raise SettingsError(f"{option.flag} means nothing without --kubernetes; add it, or leave this out")
     return settings
+
+
+def _check_injection(settings: Settings) -> None:
+    """Refuse half of what injection needs. Raises SettingsError."""
+    if bool(settings.inject_image) is not bool(settings.inject_init_image):
+        raise SettingsError("--inject-image and --inject-init-image belong together; give both, or neither")
+    if settings.injects and settings.admission_listen is None:
+        raise SettingsError("--inject-image needs an address where the API server asks; add --admission-listen")
 
 
 def _check_authentication(settings: Settings) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a certificate for the control plane with openssl, for clusters without cert-manager: stores it in the Secret
-# egress-xds-tls and tells the webhook whom to believe. The authority that signs it is made the first time and kept in
+# egress-xds-tls and tells the webhooks whom to believe. The authority that signs it is made the first time and kept in
 # the Secret egress-xds-ca. Run it again before the certificate ends; running servers take the new one by themselves.
 #
 # Usage: make-certificate.sh [DAYS]
@@ -56,5 +56,7 @@ openssl x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -sha256 -
     -extfile extensions -out tls.crt 2> /dev/null
 
 store_secret "$name-tls" tls.crt=tls.crt tls.key=tls.key ca.crt=ca.crt
-kubectl patch validatingwebhookconfiguration "$name" --type=json --patch \
-    "[{\"op\": \"add\", \"path\": \"/webhooks/0/clientConfig/caBundle\", \"value\": \"$(base64 -w 0 ca.crt)\"}]"
+for kind in validatingwebhookconfiguration mutatingwebhookconfiguration; do
+    kubectl patch "$kind" "$name" --type=json --patch \
+        "[{\"op\": \"add\", \"path\": \"/webhooks/0/clientConfig/caBundle\", \"value\": \"$(base64 -w 0 ca.crt)\"}]"
+done

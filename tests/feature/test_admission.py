@@ -28,9 +28,9 @@ from tests.support.api_server import ApiServerEmulation
 from tests.support.certificates import Authority
 from tests.support.cluster import CLUSTER_SETTINGS, HOME, following, namespace, policy
 from xds.admission.certificate import ServerCertificate
-from xds.admission.policies import PolicyReviewer
+from xds.admission.policies import UNDECIDED_POLICY, PolicyReviewer
 from xds.admission.review import Review, Verdict
-from xds.admission.server import MAX_BYTES, MAX_CONNECTIONS, VALIDATE_POLICY, AdmissionServer
+from xds.admission.server import MAX_BYTES, MAX_CONNECTIONS, VALIDATE_POLICY, AdmissionServer, Desk
 from xds.errors import ListenError, SettingsError
 from xds.facts import FileContent, FileProblem
 from xds.flags import HostPort
@@ -103,13 +103,14 @@ class Webhook:
 
 
 @asynccontextmanager
-async def running(reviewer: Reviewer | None = None) -> AsyncIterator[Webhook]:
-    """Run the server with a certificate of an authority of its own."""
+async def running(reviewer: Reviewer | None = None, desks: Mapping[str, Desk] | None = None) -> AsyncIterator[Webhook]:
+    """Run the server with a certificate of an authority of its own; it reviews policies unless told otherwise."""
     authority = Authority()
     certificate = ServerCertificate(CERTIFICATE, KEY)
     certificate.load(files(authority))
     decides = reviewer or PolicyReviewer(home="egress-system", documents=lambda: (), clock=time.time)
-    server = AdmissionServer({VALIDATE_POLICY: decides}, certificate)
+    policies = {VALIDATE_POLICY: Desk(reviewer=decides, undecided=UNDECIDED_POLICY)}
+    server = AdmissionServer(desks or policies, certificate)
     port = await server.start(ANYWHERE)
     try:
         yield Webhook(certificate, authority, port)

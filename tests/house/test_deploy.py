@@ -17,12 +17,16 @@ import pytest
 import yaml
 from kubernetes.client import ApiClient
 
+from tests.support.certificates import Authority
 from tests.support.charts import ChartWith
 from tests.support.manifests import CHART, DEPLOY, KUSTOMIZE, Manifest, build, read_manifests
 from xds.admission.policies import PolicyReviewer
 from xds.admission.review import Review
-from xds.admission.server import VALIDATE_POLICY
+from xds.admission.server import INJECT, VALIDATE_POLICY
+from xds.admission.sidecars import Sidecars, read_defaults
 from xds.cli.serve import command
+from xds.facts import FileContent
+from xds.injection.settings import DEFAULT_ENVOY_IMAGE
 from xds.kubernetes.mirror import Mirror
 from xds.kubernetes.status import ACCEPTED, PROBLEMS, STATUS, STATUS_JSON
 from xds.policy.config_maps import LABEL
@@ -41,6 +45,7 @@ MODELS = {
     "ClusterRoleBinding": "V1ClusterRoleBinding",
     "ConfigMap": "V1ConfigMap",
     "Deployment": "V1Deployment",
+    "MutatingWebhookConfiguration": "V1MutatingWebhookConfiguration",
     "Namespace": "V1Namespace",
     "NetworkPolicy": "V1NetworkPolicy",
     "Pod": "V1Pod",
@@ -429,6 +434,10 @@ def test_an_overlay_of_ones_own_names_image_secrets_flags_and_ports(tmp_path: Pa
 
     (image,) = wanted["images"]
     assert container(objects)["image"] == f"{image['name']}:{image['newTag']}"
+    settings = settings_of(objects)
+    assert settings.inject_image == f"{image['newName']}:{image['newTag']}"
+    assert settings.inject_init_image == f"{image['newName']}-init:{image['newTag']}"
+    assert settings.inject_envoy_image.endswith(f"/{DEFAULT_ENVOY_IMAGE.rpartition('/')[2]}")
     (secrets,) = {names for _, resource, _, names in rules_of(objects) if resource == "secrets"}
     assert secrets == ("corp-proxy-ca", "corp-proxy-login", "partner-proxy-login")
     assert [str(network) for network in settings_of(objects).cluster_cidr] == ["10.96.0.0/12"]
@@ -525,15 +534,80 @@ def test_the_webhook_asks_where_reviews_are_answered_and_harms_nobody_if_not(obj
     assert len(webhook["name"].split(".")) >= 3
 
 
+@every_installation
+def test_no_pod_goes_without_the_sidecar_that_was_asked_for_and_no_other_is_asked_about(
+    objects: list[Manifest],
+) -> None:
+    (webhook,) = pick(objects, "MutatingWebhookConfiguration")["webhooks"]
+    (rule,) = webhook["rules"]
+    asked, spared = webhook["namespaceSelector"]["matchExpressions"]
+    service = pick(objects, "Service")["metadata"]
+
+    assert webhook["clientConfig"]["service"] == {
+        **{k: service[k] for k in ("name", "namespace")},
+        "path": INJECT,
+        "port": 443,
+    }
+    assert (webhook["failurePolicy"], webhook["reinvocationPolicy"]) == ("Fail", "IfNeeded")
+    assert (webhook["matchPolicy"], webhook["sideEffects"]) == ("Equivalent", "None")
+    assert webhook["admissionReviewVersions"] == ["v1"]
+    assert asked == {"key": "egress-xds/inject", "operator": "In", "values": ["true"]}
+    assert spared == {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system", HOME]}
+    assert webhook["objectSelector"]["matchExpressions"] == [{**asked, "operator": "NotIn", "values": ["false"]}]
+    assert (rule["operations"], rule["resources"], rule["scope"]) == (["CREATE"], ["pods"], "Namespaced")
+
+
+@every_installation
+def test_sidecars_find_the_control_plane_by_its_service_and_believe_its_authority(objects: list[Manifest]) -> None:
+    settings, service = settings_of(objects), pick(objects, "Service")
+    sidecars = Sidecars(settings, home=HOME, has_native=lambda: True)
+    sidecars.load({str(sidecars.ca): FileContent(Authority().certificate)})
+    sidecar = sidecars.current()
+    ports = {port["name"]: port["port"] for port in service["spec"]["ports"]}
+
+    assert sidecar is not None
+    assert sidecar.server == f"{service['metadata']['name']}.{HOME}.svc:{ports['ads']}"
+    assert sidecar.image == container(objects)["image"]
+    assert sidecar.envoy_image == DEFAULT_ENVOY_IMAGE
+    assert str(sidecars.ca) == "/etc/egress-xds/tls/ca.crt"
+
+
+def test_the_chart_without_an_injector_asks_about_no_pod() -> None:
+    chart = ChartWith({"injector": {"enabled": False}}).render()
+
+    assert not any(item["kind"] == "MutatingWebhookConfiguration" for item in chart)
+    assert not settings_of(chart).injects
+    assert settings_of(chart).admission_listen is not None
+
+
+def test_the_chart_without_reviews_of_policies_still_injects() -> None:
+    chart = ChartWith({"admission": {"enabled": False}}).render()
+
+    assert not any(item["kind"] == "ValidatingWebhookConfiguration" for item in chart)
+    assert settings_of(chart).injects
+    assert settings_of(chart).admission_listen is not None
+
+
+def test_defaults_of_the_chart_are_annotations_that_injection_knows() -> None:
+    given = ["sidecar-memory=256Mi", "dns=true", "native-sidecar=false"]
+    settings = settings_of(ChartWith({"injector": {"defaults": given}}).render())
+
+    assert read_defaults(settings.inject_default) == {
+        f"egress-xds/{name}": value for name, _, value in (text.partition("=") for text in given)
+    }
+    assert all(text in (CHART / "values.yaml").read_text(encoding="utf-8") for text in given)
+
+
 def test_cert_manager_issues_for_the_names_that_are_asked_for() -> None:
     objects = ALL["cert-manager"]
     certificate = pick(objects, "Certificate")
     volume = pick(objects, "Deployment")["spec"]["template"]["spec"]["volumes"][0]
-    webhook = pick(objects, "ValidatingWebhookConfiguration")
+    kinds = ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
+    annotated = [pick(objects, kind)["metadata"]["annotations"] for kind in kinds]
 
     assert f"egress-xds.{HOME}.svc" in certificate["spec"]["dnsNames"]
     assert certificate["spec"]["secretName"] == volume["secret"]["secretName"]
-    assert webhook["metadata"]["annotations"] == {"cert-manager.io/inject-ca-from": f"{HOME}/egress-xds"}
+    assert annotated == [{"cert-manager.io/inject-ca-from": f"{HOME}/egress-xds"}] * 2
     issuers = {item["metadata"]["name"] for item in objects if item["kind"] == "Issuer"}
     wanted = {item["spec"]["issuerRef"]["name"] for item in objects if item["kind"] == "Certificate"}
     assert issuers == wanted

@@ -57,7 +57,7 @@ def make_certificate() -> None:
     subprocess.run([script, "30"], check=True, capture_output=True, text=True, timeout=60)
 
 
-def test_without_cert_manager_a_script_makes_a_certificate_that_the_webhook_believes(store: Path) -> None:
+def test_without_cert_manager_a_script_makes_a_certificate_that_both_webhooks_believe(store: Path) -> None:
     make_certificate()
 
     made = store / "egress-xds-tls"
@@ -66,10 +66,13 @@ def test_without_cert_manager_a_script_makes_a_certificate_that_the_webhook_beli
     words = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", str(made / "ca.crt")]
     host = ["-verify_hostname", f"egress-xds.{HOME}.svc"]
     subprocess.run([*words, *host, str(made / "tls.crt")], check=True, capture_output=True)
-    patch = next(line for line in (store / "asked").read_text(encoding="utf-8").splitlines() if "patch valid" in line)
-    (operation,) = json.loads(patch[patch.index("[") :])
-    assert operation["path"] == "/webhooks/0/clientConfig/caBundle"
-    assert base64.b64decode(operation["value"]) == (made / "ca.crt").read_bytes()
+    asked = (store / "asked").read_text(encoding="utf-8").splitlines()
+    patches = [line for line in asked if line.startswith("patch ")]
+    assert [line.split()[1] for line in patches] == ["validatingwebhookconfiguration", "mutatingwebhookconfiguration"]
+    for patch in patches:
+        (operation,) = json.loads(patch[patch.index("[") :])
+        assert operation["path"] == "/webhooks/0/clientConfig/caBundle"
+        assert base64.b64decode(operation["value"]) == (made / "ca.crt").read_bytes()
 
 
 def test_a_second_certificate_is_of_the_same_authority(store: Path) -> None:

@@ -150,6 +150,8 @@ class Chart:
         match words:
             case ["not", value]:
                 return not self._value(value)
+            case ["or", *values]:
+                return any(map(self._value, values))
             case ["eq" | "ne", value, literal]:
                 return (self._value(value) == literal.strip('"')) is (words[0] == "eq")
             case _:

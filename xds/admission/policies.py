@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from xds.policy.parse import Document, ParseResult
 
 _CONFIG_MAP = ("", "v1", "ConfigMap")
+UNDECIDED_POLICY = Verdict(
+    warnings=(
+        "egress-xds did not judge it in time; if it is bad, it won't come into force, and its status will say why",
+    )
+)
+"""A cluster that can't store its objects is worse off than one with a policy that is looked at later."""
+
 _MOST_FINDINGS = 20
 _ALLOWED = Verdict()
 

@@ -9,6 +9,7 @@ the answer stays within the limits of the API server.
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,6 +21,9 @@ _API_VERSION = "admission.k8s.io/v1"
 _KIND = "AdmissionReview"
 _INVALID = 422
 """What the API server itself answers for an object that breaks its rules (reason `Invalid`)."""
+_UNAVAILABLE = 503
+_RETRY_AFTER = 1
+"""Seconds; the API server makes a `Retry-After` of it, and its clients ask again by themselves."""
 
 _LONGEST_MESSAGE = 8_192
 _LONGEST_WARNING = 256
@@ -44,6 +48,8 @@ class Review:
     """Group, version and kind."""
     namespace: str = ""
     name: str = ""
+    is_dry_run: bool = False
+    """Nothing will be stored, whatever is answered."""
     new: Mapping[str, object] | None = field(default=None, repr=False)
     old: Mapping[str, object] | None = field(default=None, repr=False)
 
@@ -54,6 +60,14 @@ class Verdict:
 
     refusal: str = ""
     warnings: tuple[str, ...] = ()
+    is_passing: bool = field(default=False, kw_only=True)
+    """The refusal is about this moment and not about the object: whoever asks again may get another answer."""
+    patch: tuple[Mapping[str, object], ...] = field(default=(), kw_only=True, repr=False)
+    """What is changed in an object that is allowed (RFC 6902)."""
+    audit: tuple[tuple[str, str], ...] = field(default=(), kw_only=True)
+    """Key and value of what the API server's audit log gets to know."""
+    more: str = field(default="xds validate", kw_only=True)
+    """The command that shows the warnings for which there was no room."""
 
     @property
     def is_allowed(self) -> bool:
@@ -89,6 +103,7 @@ def read_review(body: bytes) -> Review:
         kind=(text_of(kind, "group"), text_of(kind, "version"), text_of(kind, "kind")),
         namespace=text_of(request, "namespace"),
         name=text_of(request, "name"),
+        is_dry_run=request.get("dryRun") is True,
         new=_optional_mapping(request, "object"),
         old=_optional_mapping(request, "oldObject"),
     )
@@ -98,16 +113,24 @@ def render_answer(review: Review, verdict: Verdict) -> bytes:
     """Return the body of the answer."""
     response: dict[str, object] = {"uid": review.uid, "allowed": verdict.is_allowed}
     if not verdict.is_allowed:
-        # Without `details`: kubectl would show those in place of the message.
-        response["status"] = {
-            "status": "Failure",
-            "message": _cut(verdict.refusal, _LONGEST_MESSAGE),
-            "reason": "Invalid",
-            "code": _INVALID,
-        }
+        response["status"] = _render_status(verdict)
+    elif verdict.patch:
+        response["patchType"] = "JSONPatch"
+        response["patch"] = b64encode(json.dumps(verdict.patch).encode()).decode()
     if verdict.warnings:
-        response["warnings"] = _bound_warnings(verdict.warnings)
+        response["warnings"] = _bound_warnings(verdict.warnings, verdict.more)
+    if verdict.audit:
+        response["auditAnnotations"] = dict(verdict.audit)
     return json.dumps({"apiVersion": _API_VERSION, "kind": _KIND, "response": response}).encode()
+
+
+def _render_status(verdict: Verdict) -> dict[str, object]:
+    status: dict[str, object] = {"status": "Failure", "message": _cut(verdict.refusal, _LONGEST_MESSAGE)}
+    if verdict.is_passing:
+        details = {"retryAfterSeconds": _RETRY_AFTER}
+        return {**status, "reason": "ServiceUnavailable", "code": _UNAVAILABLE, "details": details}
+    # Without `details`: kubectl would show those in place of the message.
+    return {**status, "reason": "Invalid", "code": _INVALID}
 
 
 def text_of(parent: Mapping[str, object], key: str) -> str:
@@ -143,12 +166,12 @@ def _mapping(found: object, what: str) -> Mapping[str, object]:
     return found
 
 
-def _bound_warnings(warnings: tuple[str, ...]) -> list[str]:
+def _bound_warnings(warnings: tuple[str, ...], more: str) -> list[str]:
     # They travel in headers of HTTP: each on one line.
     shown = [_cut(" ".join(warning.split()), _LONGEST_WARNING) for warning in warnings]
     if len(shown) > _MOST_WARNINGS:
         left_out = len(shown) - _MOST_WARNINGS + 1
-        shown[_MOST_WARNINGS - 1 :] = [f"and {left_out} more; see them with: xds validate"]
+        shown[_MOST_WARNINGS - 1 :] = [f"and {left_out} more; see them with: {more}"]
     return shown
 
 

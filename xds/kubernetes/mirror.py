@@ -72,12 +72,14 @@ class Mirror:
         self.policies: Reflector[ConfigMapObject] = Reflector(
             api, policies, reduce_config_map, self._note, patience=_POLICIES
         )
+        self._namespace_came = asyncio.Event()
+        self._networks: ClusterNetworks | None = None
         services = Collection("/api/v1/services")
         service_cidrs = Collection("/apis/networking.k8s.io/v1/servicecidrs", is_optional=True)
         nodes = Collection("/api/v1/nodes", is_optional=True)
-        self._services = Reflector(api, services, reduce_service, self._note)
-        self._service_cidrs = Reflector(api, service_cidrs, reduce_service_cidr, self._note)
-        self._nodes = Reflector(api, nodes, reduce_node, self._note)
+        self._services = Reflector(api, services, reduce_service, self._note_networks)
+        self._service_cidrs = Reflector(api, service_cidrs, reduce_service_cidr, self._note_networks)
+        self._nodes = Reflector(api, nodes, reduce_node, self._note_networks)
         self._of_networks: tuple[Reflector[Any], ...] = (
             (self._services, self._service_cidrs, self._nodes) if discovers_networks else ()
         )
@@ -104,11 +106,27 @@ class Mirror:
 
     def networks(self) -> ClusterNetworks:
         """Return where the cluster is, as far as that is known."""
-        return build_networks(
-            service_cidrs=self._service_cidrs.items.values(),
-            services=self._services.items.values(),
-            nodes=self._nodes.items.values(),
-        )
+        if self._networks is None:
+            self._networks = build_networks(
+                service_cidrs=self._service_cidrs.items.values(),
+                services=self._services.items.values(),
+                nodes=self._nodes.items.values(),
+            )
+        return self._networks
+
+    async def wait_for_namespace(self, name: str) -> None:
+        """Wait until a namespace is known: one that was made a moment ago may not be, though pods are made in it."""
+        while ("", name) not in self.namespaces.items:
+            await self._namespace_came.wait()
+
+    def expect(self, namespace: str, pod: Mapping[str, object]) -> Workload | None:
+        """
+        Return what a pod that is to be made will be known as, but for its name; None: its namespace is not known.
+
+        Raises ValueError if it is no pod.
+        """
+        built = self._build_pod((namespace, ""), reduce_pod(pod))
+        return None if built is None else built.workload
 
     def injected(self) -> Iterable[Workload]:
         """Yield the pods that have a sidecar, as far as that is known."""
@@ -120,12 +138,18 @@ class Mirror:
     def _note(self, _: Mapping[ObjectKey, object]) -> None:
         self.changed.set()
 
+    def _note_networks(self, _: Mapping[ObjectKey, object]) -> None:
+        self._networks = None
+        self.changed.set()
+
     def _note_pods(self, changes: Mapping[ObjectKey, PodObject | None]) -> None:
         self._workloads.update({_node_id(key): self._build_pod(key, pod) for key, pod in changes.items()})
 
     def _note_namespaces(self, changes: Mapping[ObjectKey, NamespaceObject | None]) -> None:
         names = {name for _, name in changes}
         self._workloads.update(dict(self._pods_in(names)))
+        self._namespace_came.set()
+        self._namespace_came = asyncio.Event()
 
     def _pods_in(self, namespaces: set[str]) -> Iterable[tuple[NodeId, Pod | None]]:
         for key, pod in self.pods.items.items():
@@ -143,6 +167,7 @@ class Mirror:
             service_account=pod.service_account,
             namespace_labels=namespace.labels,
             policy=pod.policy or namespace.policy,
+            mode=pod.mode,
         )
         return Pod(workload, pod.uid)
 

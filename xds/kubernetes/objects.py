@@ -18,6 +18,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import TYPE_CHECKING
 
 from xds.policy.config_maps import LABEL, is_document
+from xds.policy.model import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,10 @@ POLICY_ANNOTATION = "egress-xds/policy"
 """On a pod or a namespace: the policy to prefer among those that are equal otherwise."""
 INJECTED_ANNOTATION = "egress-xds/injected"
 """On a pod: it has a sidecar, which is expected to connect."""
+MODE_ANNOTATION = "egress-xds/mode"
+"""On a pod: how its applications reach the sidecar."""
+_OF_INJECTION = ("egress-xds/", "linkerd.io/")
+"""What the names of a namespace's annotations begin with that its pods inherit: ours, and those of a mesh."""
 
 _ENDED = frozenset({"Succeeded", "Failed"})
 """Phases in which no container of a pod runs any more."""
@@ -49,6 +54,7 @@ class PodObject:
     labels: Labels
     service_account: str
     policy: str = ""
+    mode: Mode = Mode.TRANSPARENT
     is_injected: bool = False
 
 
@@ -58,6 +64,8 @@ class NamespaceObject:
 
     labels: Labels
     policy: str = ""
+    annotations: tuple[tuple[str, str], ...] = ()
+    """Sorted pairs of those that hold for its pods, too, unless they say otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +97,7 @@ def reduce_pod(pod: Mapping[str, object]) -> PodObject | None:
         labels=_labels(metadata),
         service_account=sys.intern(_text(spec, "serviceAccountName") or "default"),
         policy=_policy(annotations),
+        mode=_mode(annotations),
         is_injected=annotations.get(INJECTED_ANNOTATION) == "true",
     )
 
@@ -96,7 +105,9 @@ def reduce_pod(pod: Mapping[str, object]) -> PodObject | None:
 def reduce_namespace(namespace: Mapping[str, object]) -> NamespaceObject:
     """Reduce a Namespace. Raises ValueError."""
     metadata = _mapping(namespace, "metadata")
-    return NamespaceObject(labels=_labels(metadata), policy=_policy(_texts(metadata, "annotations")))
+    annotations = _texts(metadata, "annotations")
+    inherited = sorted(item for item in annotations.items() if item[0].startswith(_OF_INJECTION))
+    return NamespaceObject(labels=_labels(metadata), policy=_policy(annotations), annotations=tuple(inherited))
 
 
 def reduce_config_map(config_map: Mapping[str, object]) -> ConfigMapObject:
@@ -154,6 +165,14 @@ def _policy(annotations: Mapping[str, str]) -> str:
     """Return the name of the policy that is wanted; what is no name wants none."""
     wanted = annotations.get(POLICY_ANNOTATION, "")
     return sys.intern(wanted) if len(wanted) <= _LONGEST_NAME else ""
+
+
+def _mode(annotations: Mapping[str, str]) -> Mode:
+    """Return the mode of a pod; what is none is the usual one, for there is nothing that could be left out then."""
+    try:
+        return Mode(annotations.get(MODE_ANNOTATION, Mode.TRANSPARENT.value))
+    except ValueError:
+        return Mode.TRANSPARENT
 
 
 def _labels(metadata: Mapping[str, object]) -> Labels:
