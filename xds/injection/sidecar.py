@@ -17,6 +17,7 @@ from xds.injection import names
 from xds.injection.annotations import SERVER_CA
 from xds.injection.quantities import MEBIBYTE, parse_memory
 from xds.policy.model import Mode
+from xds.trust import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -81,13 +82,12 @@ def _build_identity(sidecar: SidecarSettings) -> Iterable[Object]:
 
 
 def _build_trust(plan: Plan, authority: str, sidecar: SidecarSettings) -> Object:
-    variable = "EGRESS_XDS_TRUSTED_CA"
     return {
         "name": names.TRUST,
         **_image(sidecar.image, sidecar),
         "command": ["xds"],
-        "args": ["trust", f"--ca-from-env={variable}", f"--directory={names.TRUST_DIRECTORY}"],
-        "env": [{"name": variable, "value": authority}],
+        "args": ["trust", f"--ca-from-env={VARIABLE}", f"--directory={names.TRUST_DIRECTORY}"],
+        "env": [{"name": VARIABLE, "value": authority}],
         "resources": _step(),
         "securityContext": _harmless(plan.uid),
         "volumeMounts": [{"name": names.TRUST_VOLUME, "mountPath": names.TRUST_DIRECTORY}],

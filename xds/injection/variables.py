@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from xds.injection.names import TRUST_DIRECTORY, TRUST_VOLUME
 from xds.injection.pod import name_of, read_objects
+from xds.trust import TRUSTSTORE, render_variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,22 +23,8 @@ if TYPE_CHECKING:
 _OF_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy")
 """What sends an application to a proxy of its own choice."""
 
-_BUNDLE = f"{TRUST_DIRECTORY}/ca-bundle.crt"
-_TRUST = (
-    ("SSL_CERT_FILE", _BUNDLE),
-    ("REQUESTS_CA_BUNDLE", _BUNDLE),
-    ("CURL_CA_BUNDLE", _BUNDLE),
-    ("AWS_CA_BUNDLE", _BUNDLE),
-    # Node.js adds this one to its own authorities.
-    ("NODE_EXTRA_CA_CERTS", f"{TRUST_DIRECTORY}/ca.crt"),
-)
 _JAVA = "JAVA_TOOL_OPTIONS"
-_JAVA_STORE = "-Djavax.net.ssl.trustStore="
-# The password of Java's own trust store, which everybody knows: nothing in it is secret.
-_JAVA_OPTIONS = (
-    f"{_JAVA_STORE}{TRUST_DIRECTORY}/truststore.p12 -Djavax.net.ssl.trustStoreType=PKCS12 "
-    "-Djavax.net.ssl.trustStorePassword=changeit"
-)
+_JAVA_STORE = f"{TRUST_DIRECTORY}/{TRUSTSTORE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +63,9 @@ def warn_of_proxies(container: Object) -> Told:
 def add_trust(container: Object) -> Told:
     """Add the volume with what is trusted, and the variables that make runtimes read it."""
     own = _own(container)
-    kept = [name for name, value in _TRUST if name in own and own[name].get("value") != value]
-    added: list[Object] = [{"name": name, "value": value} for name, value in _TRUST if name not in own]
+    wanted = [item for item in render_variables(TRUST_DIRECTORY).items() if item[0] != _JAVA]
+    kept = [name for name, value in wanted if name in own and own[name].get("value") != value]
+    added: list[Object] = [{"name": name, "value": value} for name, value in wanted if name not in own]
     mounted = any(mount.get("name") == TRUST_VOLUME for mount in read_objects(container, "volumeMounts"))
     mount = {"name": TRUST_VOLUME, "mountPath": TRUST_DIRECTORY, "readOnly": True}
     told = _add_java(_with(container, "env", added))
@@ -87,16 +75,17 @@ def add_trust(container: Object) -> Told:
 
 def _add_java(container: Object) -> Told:
     """Append to the options of Java, of which there is one variable for all."""
-    variables = read_objects(container, "env")
     own = _own(container).get(_JAVA)
-    if own is None:
-        return Told(_with(container, "env", [{"name": _JAVA, "value": _JAVA_OPTIONS}]))
-    options = own.get("value")
-    if _JAVA_OPTIONS in str(options):
-        return Told(container)
-    if not isinstance(options, str) or _JAVA_STORE in options:
+    given = None if own is None else own.get("value")
+    if own is not None and not isinstance(given, str):
         return Told(container, tuple(_tell(container, [_JAVA])))
-    longer = {**own, "value": f"{options} {_JAVA_OPTIONS}".strip()}
+    options = render_variables(TRUST_DIRECTORY, given if isinstance(given, str) else None)[_JAVA]
+    if options == given:
+        return Told(container, () if _JAVA_STORE in options else tuple(_tell(container, [_JAVA])))
+    if own is None:
+        return Told(_with(container, "env", [{"name": _JAVA, "value": options}]))
+    longer = {**own, "value": options}
+    variables = read_objects(container, "env")
     return Told({**container, "env": [longer if variable is own else variable for variable in variables]})
 
 

@@ -1,0 +1,363 @@
+"""What becomes of a pod: for every shape a pod that an API server takes, and the same when it is asked again."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from tests.support.json_patch import apply_patch
+from tests.support.pod_rules import find_security_violations, find_violations
+from tests.unit.injection.pod_shapes import (
+    AUTHORITY,
+    COMPANY,
+    CORPORATE,
+    ENV,
+    EXPLICIT,
+    SHAPES,
+    SIDECAR,
+    WITH_AUTHORITY,
+    WITHOUT_NATIVE,
+    Shape,
+    around,
+    container_of,
+    names_of,
+    pod,
+)
+from xds.cli.bootstrap import command as bootstrap_command
+from xds.cli.capture import command as capture_command
+from xds.cli.trust import command as trust_command
+from xds.injection.inject import inject
+from xds.injection.patch import render_patch
+from xds.policy.model import Mode
+
+if TYPE_CHECKING:
+    import click
+
+GOLDEN = Path(__file__).parent / "injected_golden"
+VERBS: dict[str, click.Command] = {
+    "bootstrap": bootstrap_command,
+    "capture": capture_command,
+    "trust": trust_command,
+}
+OURS = ("egress-trust", "egress-bootstrap", "egress-envoy", "egress-capture")
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+
+
+def as_pod(value: object) -> dict[str, Any]:
+    """Return a pod as it crosses the network, with what a manifest may leave out."""
+    found: dict[str, Any] = json.loads(json.dumps(value))
+    return {"apiVersion": "v1", "kind": "Pod", **found}
+
+
+@every_shape
+def test_an_api_server_takes_what_becomes_of_a_pod(shape: Shape) -> None:
+    injected = as_pod(shape.inject().pod)
+
+    kubernetes_validate.validate(injected, "1.36", strict=True)
+    assert find_violations(injected) == []
+
+
+@every_shape
+def test_injecting_twice_gives_what_injecting_once_gives(shape: Shape) -> None:
+    once = shape.inject()
+    twice = inject(once.pod, shape.around, shape.sidecar)
+
+    assert twice.mode is once.mode is shape.mode
+    assert twice.pod == once.pod
+
+
+@every_shape
+def test_the_patch_makes_of_the_pod_what_injection_returns(shape: Shape) -> None:
+    injected = shape.inject()
+
+    assert apply_patch(shape.pod, render_patch(shape.pod, injected.pod)) == json.loads(json.dumps(injected.pod))
+
+
+@every_shape
+def test_what_was_in_the_pod_is_there_as_it_was(shape: Shape) -> None:
+    """But for variables and mounts, which are added behind the application's own."""
+    injected: Any = shape.inject().pod
+    original = copy.deepcopy(shape.pod)
+
+    for key in ("initContainers", "containers"):
+        kept = [item for item in injected["spec"].get(key) or () if item["name"] not in OURS]
+        before = original["spec"].get(key) or []
+        assert [item["name"] for item in kept] == [item["name"] for item in before]
+        for now, then in zip(kept, before, strict=True):
+            for part in ("env", "volumeMounts"):
+                held = then.get(part) or []
+                assert [item["name"] for item in now.get(part) or ()][: len(held)] == [item["name"] for item in held]
+            assert without(now, "env", "volumeMounts") == without(then, "env", "volumeMounts")
+    parts = ("initContainers", "containers", "volumes")
+    assert without(injected["spec"], *parts) == without(original["spec"], *parts)
+    assert without(injected["metadata"], "annotations") == without(original["metadata"], "annotations")
+
+
+def without(value: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if key not in keys}
+
+
+@every_shape
+def test_the_pod_that_is_handed_in_stays_as_it_is(shape: Shape) -> None:
+    handed_in = copy.deepcopy(shape.pod)
+
+    inject(handed_in, shape.around, shape.sidecar)
+
+    assert handed_in == shape.pod
+
+
+@every_shape
+def test_only_the_step_that_captures_is_more_than_the_standard_restricted_allows(shape: Shape) -> None:
+    injected = as_pod(shape.inject().pod)
+
+    assert find_security_violations(injected, set(OURS) - {"egress-capture"}) == []
+    assert ("egress-capture" in names_of(injected, "initContainers")) is (shape.mode is Mode.TRANSPARENT)
+
+
+@every_shape
+def test_every_container_of_ours_says_what_it_may_use(shape: Shape) -> None:
+    """A namespace with a quota refuses a pod of which one container doesn't."""
+    injected = shape.inject().pod
+
+    for name in OURS:
+        if name in [*names_of(injected, "initContainers"), *names_of(injected, "containers")]:
+            resources = container_of(injected, name)["resources"]
+            assert set(resources["requests"]) == set(resources["limits"]) == {"cpu", "memory"}
+
+
+@every_shape
+def test_the_arguments_are_ones_that_the_commands_take(shape: Shape) -> None:
+    injected = as_pod(shape.inject().pod)
+
+    for container in injected["spec"].get("initContainers") or ():
+        if container["name"] in OURS and container["command"] == ["xds"]:
+            verb, *arguments = container["args"]
+            VERBS[verb].make_context(verb, arguments)
+
+
+@every_shape
+def test_status_counts_pods_with_a_sidecar_only(shape: Shape) -> None:
+    annotations: Any = shape.inject().pod["metadata"]["annotations"]  # type: ignore[index]  # JSON
+
+    assert annotations["egress-xds/mode"] == shape.mode.value
+    assert annotations.get("egress-xds/injected") == (None if shape.mode is Mode.ENV else "true")
+    assert annotations.get("egress-xds/server-ca") == (None if shape.mode is Mode.ENV else AUTHORITY)
+
+
+def test_the_bootstrap_is_written_by_the_arguments_of_its_container(tmp_path: Path) -> None:
+    injected = Shape("", pod()).inject().pod
+    arguments = [
+        text.replace("/etc/egress-xds", str(tmp_path)) for text in container_of(injected, "egress-bootstrap")["args"]
+    ]
+    arguments = [text.replace("$(POD_NAME)", "web-0").replace("$(POD_NAMESPACE)", "shop") for text in arguments]
+
+    done = CliRunner().invoke(bootstrap_command, arguments[1:], catch_exceptions=False)
+
+    assert done.exit_code == 0, done.output
+    written = yaml.safe_load((tmp_path / "bootstrap" / "bootstrap.yaml").read_text())
+    assert written["node"]["id"] == "web-0.shop"
+    assert written["admin"]["address"]["pipe"]["path"] == "/run/egress-xds/admin.sock"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("transparent", Shape("", pod("initContainers: [{name: migrate, image: m:1}]"))),
+        ("explicit", Shape("", pod(), Mode.EXPLICIT, around(EXPLICIT))),
+        (
+            "env",
+            Shape(
+                "",
+                pod(annotations={"egress-xds/trusted-ca": "true"}),
+                Mode.ENV,
+                around(replace(ENV, trusted_ca=COMPANY)),
+            ),
+        ),
+    ],
+    ids=["transparent", "explicit", "env"],
+)
+def test_the_injected_pod_is_the_golden_one(name: str, shape: Shape, *, update_golden: bool) -> None:
+    path = GOLDEN / f"{name}.yaml"
+    text = yaml.safe_dump(json.loads(json.dumps(shape.inject().pod)), sort_keys=False, width=120)
+    if update_golden:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    assert text == path.read_text(encoding="utf-8")
+
+
+def test_containers_run_in_an_order_in_which_nothing_leaves_unseen() -> None:
+    injected = (
+        Shape(
+            "",
+            pod("initContainers: [{name: migrate, image: m:1}]", annotations={"egress-xds/trusted-ca": "true"}),
+            around=around(WITH_AUTHORITY),
+        )
+        .inject()
+        .pod
+    )
+
+    assert names_of(injected, "initContainers") == [*OURS, "migrate"]
+    assert container_of(injected, "egress-envoy")["restartPolicy"] == "Always"
+    assert container_of(injected, "egress-capture")["args"][:3] == ["capture", "--apply", "--wait"]
+
+
+def test_without_native_sidecars_envoy_is_the_first_container_and_capture_the_last_step() -> None:
+    injection = Shape(
+        "", pod("initContainers: [{name: migrate, image: m:1}]\nrestartPolicy: Never"), sidecar=WITHOUT_NATIVE
+    ).inject()
+
+    assert names_of(injection.pod, "initContainers") == ["egress-bootstrap", "migrate", "egress-capture"]
+    assert names_of(injection.pod, "containers") == ["egress-envoy", "app"]
+    assert "restartPolicy" not in container_of(injection.pod, "egress-envoy")
+    assert "--force" in container_of(injection.pod, "egress-capture")["args"]
+    assert "--wait" not in container_of(injection.pod, "egress-capture")["args"]
+    assert [("migrate" in text, "does not end" in text) for text in injection.warnings] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_what_is_not_captured_is_what_the_pod_says() -> None:
+    every = next(shape for shape in SHAPES if shape.name == "every annotation")
+
+    assert container_of(every.inject().pod, "egress-capture")["args"] == [
+        "capture",
+        "--apply",
+        "--wait",
+        "--exempt-uid=2000",
+        "--family=ipv4",
+        "--exclude-port=5432",
+        "--exclude-port=9092",
+        "--exclude-cidr=192.0.2.0/24",
+        "--exclude-uid=0",
+        "--exclude-uid=999",
+        "--reject-udp=all",
+    ]
+
+
+def test_envoy_gets_what_the_pod_says_and_four_fifths_of_it_are_its_heap() -> None:
+    every = next(shape for shape in SHAPES if shape.name == "every annotation")
+    injected = every.inject().pod
+
+    assert container_of(injected, "egress-envoy")["resources"] == {
+        "requests": {"cpu": "3", "memory": "256Mi"},
+        "limits": {"cpu": "3", "memory": "1Gi"},
+    }
+    assert "--max-heap=819Mi" in container_of(injected, "egress-bootstrap")["args"]
+    assert container_of(injected, "egress-envoy")["securityContext"]["runAsUser"] == 2000
+
+
+def test_a_container_that_another_webhook_added_in_between_gets_its_variables() -> None:
+    shape = Shape("", pod(), Mode.EXPLICIT, around(EXPLICIT))
+    once = json.loads(json.dumps(shape.inject().pod))
+    once["spec"]["containers"].append({"name": "late", "image": "late:1"})
+
+    twice = inject(once, shape.around, SIDECAR)
+
+    assert container_of(twice.pod, "late")["env"] == container_of(twice.pod, "app")["env"]
+    assert inject(twice.pod, shape.around, SIDECAR).pod == twice.pod
+
+
+def test_what_another_webhook_did_to_our_containers_stays() -> None:
+    shape = Shape("", pod())
+    once = json.loads(json.dumps(shape.inject().pod))
+    container_of(once, "egress-envoy")["env"] = [{"name": "ADDED", "value": "1"}]
+    once["spec"]["initContainers"].insert(0, {"name": "first", "image": "f:1"})
+
+    assert inject(once, shape.around, SIDECAR).pod == once
+
+
+def test_a_new_authority_of_the_control_plane_reaches_pods_that_are_made_of_injected_ones() -> None:
+    once = Shape("", pod()).inject().pod
+    newer = replace(SIDECAR, server_ca=AUTHORITY + COMPANY)
+
+    annotations: Any = inject(once, around(), newer).pod["metadata"]["annotations"]  # type: ignore[index]  # JSON
+
+    assert annotations["egress-xds/server-ca"] == newer.server_ca
+
+
+def test_beside_a_mesh_the_sidecar_is_a_user_that_the_mesh_sees_and_has_no_probe() -> None:
+    """The kubelet's question would go to the mesh, which captures what comes in."""
+    injected = Shape("", pod(), around=around(EXPLICIT, {"istio-injection": "enabled"})).inject().pod
+    envoy = container_of(injected, "egress-envoy")
+
+    assert envoy["securityContext"]["runAsUser"] == 1338
+    assert not {"readinessProbe", "startupProbe"} & set(envoy)
+    assert not any("--probe" in text for text in container_of(injected, "egress-bootstrap")["args"])
+    assert "egress-capture" not in names_of(injected, "initContainers")
+
+
+def test_containers_of_a_mesh_get_no_variables() -> None:
+    shape = next(shape for shape in SHAPES if shape.name == "beside Istio, which was first")
+    injected = shape.inject().pod
+
+    assert container_of(injected, "app")["env"]
+    assert "env" not in container_of(injected, "istio-proxy")
+    assert "env" not in container_of(injected, "istio-init")
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        (pod(annotations={"egress-xds/inject": "false"}), "it opted out"),
+        (pod(annotations={"egress-xds/inject": "false", "egress-xds/mode": "nonsense"}), "it opted out"),
+        (pod("hostNetwork: true"), "the network of its node"),
+        (pod("os: {name: windows}"), "Windows"),
+        (pod(annotations={"kubernetes.io/config.mirror": "0123"}), "static pod"),
+        (pod("initContainers: [{name: egress-envoy, image: e:1, restartPolicy: Always}]"), "of its own making"),
+    ],
+    ids=[
+        "opted out",
+        "opted out, whatever else it says",
+        "the network of the node",
+        "Windows",
+        "stands for a static pod",
+        "a sidecar that was written by hand",
+    ],
+)
+def test_what_is_left_alone_is_left_as_it_is_and_the_reason_is_told(shape: dict[str, Any], reason: str) -> None:
+    injection = inject(shape, around(EXPLICIT), SIDECAR)
+
+    assert injection.pod == shape
+    assert injection.mode is None
+    assert reason in injection.reason
+
+
+def test_the_policy_decides_the_mode_unless_a_pod_or_its_namespace_does() -> None:
+    explicit = replace(EXPLICIT, mode=Mode.ENV)
+    in_namespace = around(explicit, annotations={"egress-xds/mode": "explicit"})
+
+    assert inject(pod(), around(explicit), SIDECAR).mode is Mode.ENV
+    assert inject(pod(), in_namespace, SIDECAR).mode is Mode.EXPLICIT
+    assert inject(pod(annotations={"egress-xds/mode": "transparent"}), in_namespace, SIDECAR).mode is Mode.TRANSPARENT
+
+
+@pytest.mark.parametrize(
+    ("shape", "warning"),
+    [
+        (Shape("", pod(), around=around(None)), "no policy is in force"),
+        (Shape("", pod(), around=around(labels={"pod-security.kubernetes.io/enforce": "baseline"})), "NET_ADMIN"),
+        (Shape("", pod(container="env: [{name: https_proxy, value: 'http://p:1'}]")), "sets https_proxy itself"),
+        (
+            Shape(
+                "",
+                pod(annotations={"egress-xds/exclude-ports": "1", "egress-xds/mode": "explicit"}),
+                around=around(EXPLICIT),
+            ),
+            "has no effect in the mode explicit",
+        ),
+        (Shape("", pod(annotations={"egress-xds/trusted-ca": "true"}), around=around(CORPORATE)), "has no trustedCA"),
+    ],
+    ids=["no policy", "pod security", "a proxy of its own", "an annotation of another mode", "no authority to add"],
+)
+def test_what_somebody_may_want_to_know_is_a_warning(shape: Shape, warning: str) -> None:
+    assert [text for text in shape.inject().warnings if warning in text]
