@@ -16,7 +16,7 @@ from xds.policy.model import Deny, Direct, DomainPattern, Tunnel
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from xds.policy.model import Destination, Policy
+    from xds.policy.model import Destination, Network, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,14 @@ def choose_no_proxy(policy: Policy, written: tuple[str, ...] | None) -> NoProxy:
     missing = _why_none(policy)
     if missing:
         return NoProxy(missing=missing)
-    found = [_entries(item) for rule in policy.rules if rule.action == Direct() for item in rule.destinations]
-    return NoProxy(tuple(text for texts in found for text in texts or ()), origin="the policy's direct rules")
+    found = [item for rule in policy.rules if rule.action == Direct() for item in rule.destinations]
+    return NoProxy(tuple(render_entries(found)), origin="the policy's direct rules")
+
+
+def render_entries(destinations: Iterable[Destination]) -> Iterable[str]:
+    """Yield the entries that stand for destinations which `choose_no_proxy` finds can be said."""
+    for destination in destinations:
+        yield from _entries(destination) or ()
 
 
 def ask_clients(no_proxy: NoProxy, host: str, port: int, scheme: str) -> tuple[ClientAnswer, ...]:
@@ -84,19 +90,29 @@ def _why_none(policy: Policy) -> str:
 
 
 def _entries(destination: Destination) -> Iterable[str] | None:
-    """Return a destination as entries that Go reads so; None: there are none."""
+    """
+    Return a destination as entries that Go reads so; None: there are none.
+
+    Everything is said in each way that some client needs and none reads as more: `x` is the name alone to axios, .NET
+    and `http` of Node.js, which take `.x` for what is below it; IPv6 is with brackets for some and without for others.
+    """
     match destination.host:
         case DomainPattern(name, apex=True, subdomains=True):
-            text = name
+            texts = [name, f".{name}"]
         case DomainPattern(name, apex=False):
-            text = f".{name}"
+            texts = [f".{name}"]
         case None | DomainPattern():
             return None
         case network:
             is_host = network.prefixlen == network.max_prefixlen
             if destination.ports and not is_host:
                 return None
-            text = str(network.network_address) if is_host else str(network)
-            if destination.ports and network.version == 6:  # noqa: PLR2004 - the family
-                text = f"[{text}]"
-    return [f"{text}:{port}" for port in destination.ports] or [text]
+            texts = _address_entries(network, has_ports=bool(destination.ports)) if is_host else [str(network)]
+    return [f"{text}:{port}" for port in destination.ports for text in texts] or texts
+
+
+def _address_entries(network: Network, *, has_ports: bool) -> list[str]:
+    text = str(network.network_address)
+    if network.version == 4:  # noqa: PLR2004 - the family
+        return [text]
+    return [f"[{text}]"] if has_ports else [text, f"[{text}]"]

@@ -8,19 +8,28 @@ can't say is refused, never left out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from xds.explain.no_proxy import choose_no_proxy
-from xds.policy.model import Tunnel
+from xds.explain.no_proxy import choose_no_proxy, render_entries
+from xds.injection.losses import find_losses
+from xds.policy.model import Deny, Destination, Direct, DomainPattern, PlainHttp, ProxyProtocol, Tunnel, UnknownName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from xds.policy.model import Action, Network, Policy
+    from xds.policy.model import Action, Network, Policy, Proxy, Rule
 
-_LOOPBACK = ("localhost", "127.0.0.1", "127.0.0.0/8", "::1")
+MAX_NO_PROXY = 96 * 1024
+"""Characters of a list; the kernel takes 128 KiB for one variable."""
+
+_LOOPBACK = ("localhost", "127.0.0.1", "127.0.0.0/8", "::1", "[::1]")
+_LINK_LOCAL = ("169.254.169.254", "169.254.0.0/16", "fe80::/10", "fd00:ec2::254", "[fd00:ec2::254]")
 _CLUSTER_LOCAL = (".svc", ".cluster.local")
+_API_SERVER = "$(KUBERNETES_SERVICE_HOST)"
+"""The kubelet puts the address of the API server there; elsewhere it is a name that no host has."""
+
+_OTHER_MODE = "choose the mode `transparent` or `explicit`, in which the sidecar sees to it"
 
 
 class CannotDeliverError(Exception):
@@ -35,9 +44,9 @@ class CannotDeliverError(Exception):
 @dataclass(frozen=True, slots=True)
 class Variables:
     """
-    The values of the variables; empty: what it would be for goes direct.
+    The values of the variables; an empty URL: what it would be for goes direct.
 
-    `losses` are sentences about what clients make of the list otherwise than the policy does.
+    `losses` say, each in a sentence, where clients do otherwise than the policy says.
     """
 
     http_proxy: str
@@ -46,7 +55,7 @@ class Variables:
     losses: tuple[str, ...] = ()
 
     def items(self) -> tuple[tuple[str, str], ...]:
-        """Return all six names with their values: some clients read upper case only, others lower case."""
+        """Return all six names with their values: some clients read upper case first, others lower case."""
         pairs = (("HTTP_PROXY", self.http_proxy), ("HTTPS_PROXY", self.https_proxy), ("NO_PROXY", self.no_proxy))
         return (*pairs, *((name.lower(), value) for name, value in pairs))
 
@@ -55,13 +64,14 @@ def render_explicit_mode(policy: Policy, networks: Iterable[Network]) -> Variabl
     """
     Return the variables for a pod whose sidecar is its proxy; `networks` are the cluster's.
 
-    Raises CannotDeliverError if the policy has no port for that.
+    Only what stays within the pod and the cluster goes past the sidecar: the policy decides the rest there. Raises
+    CannotDeliverError if the policy has no port for that.
     """
     if policy.explicit_port is None:
         reason = f"the policy {policy.name} has no port for explicit mode"
         raise CannotDeliverError(reason, "write `mode: explicit`, or `explicit: {port: 15002}` in its long form")
     url = f"http://127.0.0.1:{policy.explicit_port}"
-    return Variables(url, url, ",".join(_always_direct(policy, networks)))
+    return Variables(url, url, _join(policy, _always_direct(policy, networks)))
 
 
 def render_env_mode(
@@ -70,24 +80,113 @@ def render_env_mode(
     """
     Return the variables for a pod without a sidecar; `networks` are the cluster's.
 
-    `no_proxy_written` are the entries of `noProxy`, if they are known as they were written. Raises CannotDeliverError
-    if variables can't say what the policy says.
+    `no_proxy_written` are the entries of `noProxy`, where they are known as they are written: they are kept beside what
+    is derived from them. Raises CannotDeliverError if variables can't say what the policy says.
     """
-    chosen = choose_no_proxy(policy, no_proxy_written)
+    _check_default(policy)
+    for rule in policy.rules:
+        _check_rule(policy, rule)
+    https, http = _find_proxy(policy, policy.default.action), _find_proxy(policy, policy.default.http_action)
+    named = tuple(dict.fromkeys(proxy for proxy in (https, http) if proxy is not None))
+    for proxy in named:
+        _check_proxy(policy, proxy)
+    if http is not None and http.plain_http is not PlainHttp.ABSOLUTE_FORM:
+        reason = f"the proxy {http.name} has `plainHTTP: {http.plain_http.value}`, and clients send it in absolute form"
+        raise _refusal(policy, reason)
+    own, losses = _own_entries(policy, no_proxy_written)
+    if not named:
+        return Variables("", "", "")
+    no_proxy = _join(policy, (*_always_direct(policy, networks), *own))
+    return Variables(_render_url(http), _render_url(https), no_proxy, (*find_losses(policy, named), *losses))
+
+
+def _refusal(policy: Policy, reason: str, remedy: str = _OTHER_MODE) -> CannotDeliverError:
+    return CannotDeliverError(f"variables can't say what the policy {policy.name} says: {reason}", remedy)
+
+
+def _check_default(policy: Policy) -> None:
+    default = policy.default
+    actions = (default.action, default.http_action)
+    if Deny() in actions:
+        raise _refusal(policy, "by default it refuses connections")
+    tunnels = [action for action in actions if isinstance(action, Tunnel)]
+    if tunnels and default.on_unknown_name is UnknownName.DENY:
+        raise _refusal(policy, "it refuses connections to hosts without a name")
+    if any(tunnel.origination is not None for tunnel in tunnels):
+        raise _refusal(policy, "by default it makes HTTPS of plain HTTP")
+
+
+def _check_rule(policy: Policy, rule: Rule) -> None:
+    """Refuse what a rule says beyond `direct`, and beyond what the default says anyway."""
+    default = policy.default
+    for action, usual in ((rule.action, default.action), (rule.http_action, default.http_action)):
+        match action:
+            case Deny():
+                raise _refusal(policy, f"the rule {rule.name} refuses connections")
+            case Tunnel() if action != usual:
+                raise _refusal(policy, f"the rule {rule.name} says otherwise than the default which proxy is used")
+            case _:
+                pass
+    names = [item.host for item in rule.destinations if isinstance(item.host, DomainPattern)]
+    if rule.verify and names:
+        remedy = f"write `verify: none` if clients may be believed, or {_OTHER_MODE}"
+        raise _refusal(policy, f"the rule {rule.name} looks at the addresses of names, which no client does", remedy)
+
+
+def _check_proxy(policy: Policy, proxy: Proxy) -> None:
+    """Refuse what a proxy demands and variables can't name; a password in a variable could be read by everybody."""
+    what = ""
+    if proxy.login is not None:
+        what = "demands a login, which would stand in the pod for everybody to read"
+    elif proxy.tls.client_certificate is not None:
+        what = "demands a client certificate"
+    elif proxy.tls.server_name is not None:
+        what = "has a certificate for another name than its own"
+    elif proxy.protocol is ProxyProtocol.HTTP2:
+        what = "is spoken to in HTTP/2, which clients do not do"
+    if what:
+        raise _refusal(policy, f"the proxy {proxy.name} {what}")
+
+
+def _own_entries(policy: Policy, written: tuple[str, ...] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the entries for the policy's own rules, and what is lost of these."""
+    default = policy.default
+    proxied = default.action if isinstance(default.action, Tunnel) else default.http_action
+    if not isinstance(proxied, Tunnel):
+        return (), ()
+    # Where one of both goes direct anyway it needs no entries, and those for the other do no harm.
+    chosen = choose_no_proxy(replace(policy, default=replace(default, action=proxied, http_action=proxied)), None)
+    if chosen.missing and not written:
+        raise _refusal(policy, chosen.missing)
+    _check_apexes(policy)
     if chosen.missing:
-        raise CannotDeliverError(f"the policy {policy.name}: {chosen.missing}", "choose another mode")
-    entries = (*_always_direct(policy, networks), *chosen.entries)
-    return Variables(
-        _render_url(policy, policy.default.http_action),
-        _render_url(policy, policy.default.action),
-        ",".join(dict.fromkeys(entries)),
-    )
+        return tuple(written or ()), ("entries stand as they are written, and each client reads them in its own way",)
+    return (*(written or ()), *chosen.entries), ()
 
 
-def _render_url(policy: Policy, action: Action) -> str:
+def _check_apexes(policy: Policy) -> None:
+    """Refuse what most clients would read as more: to them `.x` is `x` too, which another rule sends elsewhere."""
+    direct = [item for rule in policy.rules if rule.action == Direct() for item in rule.destinations]
+    below = {item.host.name for item in direct if isinstance(item.host, DomainPattern) and not item.host.apex}
+    for rule in policy.rules:
+        for item in rule.destinations:
+            name = item.host.name if isinstance(item.host, DomainPattern) and item.host.apex else ""
+            if rule.action != Direct() and name in below:
+                raise _refusal(
+                    policy, f"the rule {rule.name} is about {name}, and to most clients `.{name}` is that too"
+                )
+
+
+def _find_proxy(policy: Policy, action: Action) -> Proxy | None:
     if not isinstance(action, Tunnel):
+        return None
+    return next(proxy for proxy in policy.proxies if proxy.name == action.proxy)
+
+
+def _render_url(proxy: Proxy | None) -> str:
+    if proxy is None:
         return ""
-    endpoint = next(proxy for proxy in policy.proxies if proxy.name == action.proxy).endpoints[0]
+    endpoint = proxy.endpoints[0]
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     return f"{'https' if endpoint.tls else 'http'}://{host}:{endpoint.port}"
 
@@ -96,7 +195,18 @@ def _always_direct(policy: Policy, networks: Iterable[Network]) -> Iterable[str]
     kept = policy.always_direct
     if kept.loopback:
         yield from _LOOPBACK
+    if kept.link_local:
+        yield from _LINK_LOCAL
     if kept.cluster_local:
         yield from _CLUSTER_LOCAL
+    yield _API_SERVER
     if kept.cluster_networks:
-        yield from map(str, networks)
+        yield from render_entries(map(Destination, networks))
+
+
+def _join(policy: Policy, entries: Iterable[str]) -> str:
+    text = ",".join(dict.fromkeys(entries))
+    if len(text) > MAX_NO_PROXY:
+        reason = f"the list has {len(text)} characters, more than {MAX_NO_PROXY}"
+        raise _refusal(policy, reason, "name networks and domains in place of single hosts, or choose another mode")
+    return text

@@ -158,7 +158,7 @@ def test_the_list_of_the_short_form_is_as_it_is_written() -> None:
 
 
 DERIVED = [
-    pytest.param(policy(rule(Direct(), "x.example", ".y.example")), "x.example,.y.example", id="names"),
+    pytest.param(policy(rule(Direct(), "x.example", ".y.example")), "x.example,.x.example,.y.example", id="names"),
     pytest.param(
         policy(rule(Direct(), "10.0.0.0/8", "2001:db8::/32", "192.0.2.7/32")),
         "10.0.0.0/8,2001:db8::/32,192.0.2.7",
@@ -166,10 +166,17 @@ DERIVED = [
     ),
     pytest.param(
         policy(rule(Direct(), to("x.example", 80, 443), to("2001:db8::1/128", 22))),
-        "x.example:80,x.example:443,[2001:db8::1]:22",
+        "x.example:80,.x.example:80,x.example:443,.x.example:443,[2001:db8::1]:22",
         id="ports",
     ),
-    pytest.param(policy(rule(Direct(), "x.example"), rule(CORP, "y.example")), "x.example", id="tunnels after it"),
+    pytest.param(
+        policy(rule(Direct(), "2001:db8::1/128")),
+        "2001:db8::1,[2001:db8::1]",
+        id="an address with and without brackets",
+    ),
+    pytest.param(
+        policy(rule(Direct(), "x.example"), rule(CORP, "y.example")), "x.example,.x.example", id="tunnels after it"
+    ),
     pytest.param(policy(), "", id="nothing"),
 ]
 
