@@ -2,7 +2,7 @@
 Who is calling: `node` of a stream's first request becomes a `Workload`, or a reason to refuse.
 
 The id is `<pod>.<namespace>`; `metadata.labels` (strings by name) and `metadata.serviceAccount` are what
-selectors look at. A value of the wrong kind is refused, not skipped: a pod that loses a label in silence
+selectors look at, and `metadata.mode` tells whether connections are captured. A value of the wrong kind is refused, not skipped: a pod that loses a label in silence
 could fall under a different policy. Everything is bounded by what Kubernetes allows, because it is kept
 for as long as the stream lives.
 
@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING
 
 from xds.names import NodeId
-from xds.policy.model import Workload
+from xds.policy.model import Mode, Workload
 
 if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Struct, Value
@@ -35,11 +35,12 @@ _SHOWN = 80
 
 _ENVOY = "envoy"
 """`user_agent_name` of every Envoy; other clients, such as `xds dump`, have names of their own."""
-OLDEST_ENVOY = (1, 38)
+OLDEST_ENVOY = (1, 38, 2)
 """
-The oldest Envoy that takes all that is compiled; what an older one does not know it would ignore in silence.
+The oldest Envoy that was seen to take all that is compiled.
 
-1.37 has neither filter state that is made of text nor rules for the metadata that tunnels are chosen by.
+1.37 has no filter state whose key is chosen freely, nor all that `set_filter_state` is told; 1.36 has no `path_rewrite`
+either. What an Envoy does not know in a field of its own it would ignore in silence.
 """
 
 
@@ -59,6 +60,7 @@ def parse_node(node: Node) -> tuple[NodeId, Workload]:
         namespace=namespace,
         labels=_parse_labels(fields["labels"]) if "labels" in fields else (),
         service_account=_parse_account(fields["serviceAccount"]) if "serviceAccount" in fields else "",
+        mode=_parse_mode(fields["mode"]) if "mode" in fields else Mode.TRANSPARENT,
     )
     return NodeId(node.id), workload
 
@@ -66,9 +68,9 @@ def parse_node(node: Node) -> tuple[NodeId, Workload]:
 def _check_version(node: Node) -> None:
     """Refuse an Envoy that is too old; one that does not tell its version is taken at its word."""
     version = node.user_agent_build_version.version
-    found = (version.major_number, version.minor_number)
+    found = (version.major_number, version.minor_number, version.patch)
     if node.user_agent_name == _ENVOY and node.HasField("user_agent_build_version") and found < OLDEST_ENVOY:
-        told = ".".join(map(str, (*found, version.patch)))
+        told = ".".join(map(str, found))
         oldest = ".".join(map(str, OLDEST_ENVOY))
         raise NodeError(f"node {node.id} runs Envoy {told}; {oldest} is the oldest that is served, so upgrade it")
 
@@ -94,3 +96,12 @@ def _parse_account(value: Value) -> str:
     if value.WhichOneof("kind") != "string_value" or len(value.string_value) > _MAX_SERVICE_ACCOUNT:
         raise NodeError("node metadata: serviceAccount must be a service account's name")
     return value.string_value
+
+
+def _parse_mode(value: Value) -> Mode:
+    served = (Mode.TRANSPARENT, Mode.EXPLICIT)  # in the third there is no Envoy
+    found = value.string_value if value.WhichOneof("kind") == "string_value" else None
+    mode = next((mode for mode in served if mode.value == found), None)
+    if mode is None:
+        raise NodeError(f"node metadata: mode must be {' or '.join(mode.value for mode in served)}")
+    return mode

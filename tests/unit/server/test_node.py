@@ -37,9 +37,11 @@ def test_an_envoy_that_is_new_enough_is_served(version: tuple[int, int, int] | N
     assert parse_node(an_envoy(version))[0] == "web-0.shop"
 
 
-@pytest.mark.parametrize("version", [(1, 37, 9), (1, 9, 0), (0, 99, 0)])
+@pytest.mark.parametrize("version", [(1, 38, 1), (1, 37, 9), (1, 9, 0), (0, 99, 0)])
 def test_an_envoy_that_is_too_old_is_told_which_one_it_takes(version: tuple[int, int, int]) -> None:
-    with pytest.raises(NodeError, match=rf"web-0\.shop runs Envoy {'.'.join(map(str, version))}; 1\.38 is the oldest"):
+    with pytest.raises(
+        NodeError, match=rf"web-0\.shop runs Envoy {'.'.join(map(str, version))}; 1\.38\.2 is the oldest"
+    ):
         parse_node(an_envoy(version))
 
 
