@@ -13,7 +13,24 @@ servers if that is asked for. Those questions go to Envoy if that is asked for.
 
 from __future__ import annotations
 
-from xds.capture.iptables import CHAIN, TABLES, render_capture, render_removal
+from xds.capture.found import Found
+from xds.capture.iptables import (
+    CHAIN,
+    TABLES,
+    read_iptables,
+    render_capture,
+    render_removal,
+    render_restoration,
+)
+from xds.capture.nftables import (
+    TABLE,
+    find_nftables,
+    read_nftables,
+    render_nftables,
+    render_nftables_removal,
+    table_words,
+)
+from xds.capture.plan import Plan, build_plan, describe_differences
 from xds.capture.sockets import LISTENS, UNCONNECTED, find_listeners
 from xds.capture.wanted import (
     ENVOY_UID,
@@ -24,6 +41,7 @@ from xds.capture.wanted import (
     build_capture,
     find_captured_users,
     find_foreign_networks,
+    find_unmapped_users,
 )
 
 __all__ = [
@@ -31,15 +49,28 @@ __all__ = [
     "ENVOY_UID",
     "LISTENER_PORT",
     "LISTENS",
+    "TABLE",
     "TABLES",
     "UNCONNECTED",
     "Capture",
     "Family",
+    "Found",
+    "Plan",
     "UdpRejection",
     "build_capture",
+    "build_plan",
+    "describe_differences",
     "find_captured_users",
     "find_foreign_networks",
     "find_listeners",
+    "find_nftables",
+    "find_unmapped_users",
+    "read_iptables",
+    "read_nftables",
     "render_capture",
+    "render_nftables",
+    "render_nftables_removal",
     "render_removal",
+    "render_restoration",
+    "table_words",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import TYPE_CHECKING
 
 from xds.errors import SettingsError, quote_value
@@ -117,7 +117,7 @@ def build_capture(  # noqa: PLR0913 - one per option, all of them by name
         exempt_uids=uids if uids or marks else (ENVOY_UID,),
         exempt_marks=marks,
         exclude_ports=_checked("port", exclude_ports, 1, MAX_PORT),
-        exclude_networks=tuple(sorted(set(map(_parse_network, exclude_cidrs)), key=_network_order)),
+        exclude_networks=_merge(map(_parse_network, exclude_cidrs)),
         exclude_uids=_checked("user id", exclude_uids, 0, MAX_UID),
         reject_udp=reject_udp,
         dns=dns,
@@ -135,6 +135,18 @@ def find_captured_users(capture: Capture, users: Iterable[int]) -> tuple[int, ..
     if capture.exempt_marks:
         return ()
     return tuple(sorted(set(users) - set(capture.exempt_uids) - set(capture.exclude_uids)))
+
+
+def find_unmapped_users(capture: Capture, uid_map: str) -> tuple[int, ...]:
+    """
+    Return the users of `capture` that a user namespace does not have.
+
+    `uid_map` is what /proc/self/uid_map says: first user here, first user outside, count (user_namespaces(7)).
+    """
+    rows = [tuple(map(int, line.split())) for line in uid_map.splitlines()]
+    ranges = [range(first, first + count) for first, _, count in rows]
+    users = {*capture.exempt_uids, *capture.exclude_uids}
+    return tuple(sorted(uid for uid in users if not any(uid in one for one in ranges)))
 
 
 def _checked(what: str, values: Iterable[int], low: int, high: int) -> tuple[int, ...]:
@@ -155,14 +167,20 @@ def _parse_network(text: str) -> IPv4Network | IPv6Network:
         ) from None
     if isinstance(network, IPv6Network) and network.network_address.scope_id is not None:
         raise SettingsError(f"{text!r} has a zone, which a rule can't match; write the network without '%'")
-    if network.prefixlen == 0:
-        other = next(family.value for family in Family if not family.has(network))
-        raise SettingsError(
-            f"{text!r} is every IPv{network.version} address: nothing of that family would be captured; "
-            f"capture the other one alone with --family {other}"
-        )
     return network
 
 
-def _network_order(network: IPv4Network | IPv6Network) -> tuple[int, int, int]:
-    return network.version, int(network.network_address), network.prefixlen
+def _merge(networks: Iterable[IPv4Network | IPv6Network]) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Sort networks and leave out what others contain, as a set of the kernel wants it; neighbours become one."""
+    given = set(networks)
+    four = [network for network in given if isinstance(network, IPv4Network)]
+    six = [network for network in given if isinstance(network, IPv6Network)]
+    merged: tuple[IPv4Network | IPv6Network, ...] = (*collapse_addresses(four), *collapse_addresses(six))
+    for network in merged:
+        if network.prefixlen == 0:
+            other = next(family.value for family in Family if not family.has(network))
+            raise SettingsError(
+                f"'{network}' is every IPv{network.version} address: nothing of that family would be captured; "
+                f"capture the other one alone with --family {other}"
+            )
+    return merged

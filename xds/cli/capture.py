@@ -1,14 +1,11 @@
 """
 `xds capture`: print the capture rules, put them in force or remove them.
 
-This is the one place that runs iptables. What the rules are is decided in `xds.capture`.
+What the rules are is decided in `xds.capture`, and no environment is asked for an option.
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -17,31 +14,30 @@ import click
 from xds.capture import (
     ENVOY_UID,
     LISTENER_PORT,
-    TABLES,
     Family,
     UdpRejection,
     build_capture,
     find_foreign_networks,
     render_capture,
-    render_removal,
+    render_nftables,
 )
-from xds.cli.capture_wait import holding_signals, parse_wait, require_envoy, wait_for_envoy
-from xds.errors import CaptureError
+from xds.cli.capture_change import apply_rules, remove_rules
+from xds.cli.capture_programs import Backend, find_missing
+from xds.cli.capture_wait import (
+    LISTENERS,
+    holding_signals,
+    parse_wait,
+    require_envoy,
+    wait_for_envoy,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from xds.capture import Capture
 
-_TIMEOUT = 30.0
-"""Seconds for one call: longer than the wait for the lock that other users of iptables may hold."""
-
-_LOCK_WAIT = "10"
-"""Seconds to wait for that lock."""
-
-_SYSTEM_PATH = "/usr/sbin:/sbin:/usr/local/sbin"
-"""Searched after PATH, which often lacks these directories."""
-
+_AUTO = "auto"
+_BOTH = "both"
 
 _FOR_EVER = "for ever"
 """What `--wait` without a time stands for."""
@@ -53,14 +49,6 @@ class _Mode(Enum):
     PRINT = "--print"
     APPLY = "--apply"
     UNDO = "--undo"
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """One script and the family that it is for."""
-
-    family: Family
-    script: str
 
 
 @click.command(
@@ -84,12 +72,20 @@ class _Change:
     help="Wait until Envoy listens, as in an init container; for at most TIME, such as 120s, if it is given.",
 )
 @click.option(
+    "--backend",
+    type=click.Choice([_AUTO, *(backend.value for backend in Backend)]),
+    default=_AUTO,
+    show_default=True,
+    help="What the kernel is told the rules with; auto is the first that is installed and works here. Rules of the "
+    "other one are removed.",
+)
+@click.option(
     "--family",
     "families",
-    type=click.Choice([*(family.value for family in Family), "both"]),
-    default="both",
+    type=click.Choice([*(family.value for family in Family), _BOTH]),
+    default=_BOTH,
     show_default=True,
-    help="Address family.",
+    help="Address family; both leaves IPv6 out where the kernel knows none.",
 )
 @click.option(
     "--to-port", type=int, default=LISTENER_PORT, show_default=True, metavar="PORT", help="The listener of Envoy."
@@ -145,6 +141,7 @@ def command(
     is_undo: bool,
     force: bool,
     wait: str | None,
+    backend: str,
     families: str,
     to_port: int,
     exempt_uids: tuple[int, ...],
@@ -156,10 +153,10 @@ def command(
     dns: bool,
 ) -> None:
     """
-    Send this network namespace's outgoing TCP connections to Envoy, with iptables.
+    Send this network namespace's outgoing TCP connections to Envoy, with iptables or nftables.
 
     Without --apply or --undo the rules are only printed, as input for `iptables-restore --noflush`
-    and `ip6tables-restore --noflush`.
+    and `ip6tables-restore --noflush`, or for `nft -f -`.
     """
     if wait is not None and (force or not is_apply):
         raise click.UsageError(
@@ -176,23 +173,39 @@ def command(
         reject_udp=UdpRejection(reject_udp),
         dns=dns,
     )
-    chosen = [family for family in Family if families in (family.value, "both")]
+    chosen = _choose_families(families, is_here=mode is not _Mode.PRINT)
+    tool = None if backend == _AUTO else Backend(backend)
     if foreign := find_foreign_networks(capture, chosen):
         raise click.UsageError(
             f"--exclude-cidr {foreign[0]} is of no use with --family {families}; leave one of them out"
         )
     match mode:
         case _Mode.PRINT:
-            _print(capture, chosen)
+            _print(tool, capture, chosen)
         case _Mode.APPLY:
-            with holding_signals():
-                if not force:
-                    _find_envoy(capture, chosen, wait)
-                _change(chosen, lambda family, saved: render_capture(capture, family, saved))
-            click.echo(f"captured: {_listed(chosen)}", err=True)
+            _apply(tool, capture, chosen, force=force, wait=wait)
         case _Mode.UNDO:
-            removed = _change(chosen, lambda _, saved: render_removal(saved))
+            with holding_signals():
+                removed = remove_rules(chosen)
             click.echo(f"no longer captured: {_listed(removed)}" if removed else "nothing was captured", err=True)
+
+
+def _apply(
+    tool: Backend | None, capture: Capture, families: Sequence[Family], *, force: bool, wait: str | None
+) -> None:
+    with holding_signals():
+        if not force:
+            _find_envoy(capture, families, wait)
+        used = apply_rules(tool, capture, families)
+    click.echo(f"captured: {_listed(families)}, with {used.value}", err=True)
+
+
+def _choose_families(families: str, *, is_here: bool) -> list[Family]:
+    """Return the families asked for. A kernel that knows no IPv6 has no connections of it to capture."""
+    chosen = [family for family in Family if families in {family.value, _BOTH}]
+    if is_here and families == _BOTH and not LISTENERS[Family.IPV6].exists():
+        chosen.remove(Family.IPV6)
+    return chosen
 
 
 def _find_mode(given: Iterable[tuple[_Mode, bool]]) -> _Mode:
@@ -215,61 +228,17 @@ def _find_envoy(capture: Capture, families: Sequence[Family], wait: str | None) 
             wait_for_envoy(capture, families, parse_wait(wait))
 
 
-def _print(capture: Capture, families: Iterable[Family]) -> None:
-    scripts = (f"# {family.restore_command} --noflush\n{render_capture(capture, family)}" for family in families)
-    click.echo("".join(scripts), nl=False)
-
-
-def _change(families: Iterable[Family], script: Callable[[Family, str], str]) -> list[Family]:
-    """
-    Apply a script per family, each of them whole or not at all; return the families that had something to change.
-
-    Every script is tried before the first is applied, so that what could fail fails while nothing is changed.
-    """
-    scripts = [_Change(family, script(family, _read_tables(family))) for family in families]
-    changes = [change for change in scripts if change.script]
-    for options in (["--test"], []):
-        for change in changes:
-            _run([change.family.restore_command, "--noflush", "--wait", _LOCK_WAIT, *options], change.script)
-    return [change.family for change in changes]
-
-
-def _read_tables(family: Family) -> str:
-    return "".join(_run([family.save_command, "-t", table]) for table in TABLES)
-
-
-def _run(arguments: list[str], text: str = "") -> str:
-    program = shutil.which(arguments[0]) or shutil.which(arguments[0], path=_SYSTEM_PATH)
-    if program is None:
-        raise CaptureError(f"{arguments[0]} is not installed; install it, on Debian with `apt-get install iptables`")
-    try:
-        done = subprocess.run(  # noqa: S603 -- the arguments are fixed words, and the program is found above
-            [program, *arguments[1:]], input=text, capture_output=True, text=True, timeout=_TIMEOUT, check=False
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise CaptureError(f"{arguments[0]} could not be run: {error}; run it by hand to see why") from error
-    if done.returncode:
-        raise CaptureError(f"{' '.join(arguments)}: {_reason(done.stderr)}; {_remedy(done.stderr)}")
-    return done.stdout
-
-
-def _reason(complaint: str) -> str:
-    lines = [line.strip() for line in complaint.splitlines() if line.strip()]
-    return " ".join(lines[:2]) if lines else "failed without a word"
-
-
-def _remedy(complaint: str) -> str:
-    lowered = complaint.lower()
-    if "permission denied" in lowered or "you must be root" in lowered or "not permitted" in lowered:
-        return "run it as root, or with CAP_NET_ADMIN, in the pod's network namespace"
-    if "family not supported" in lowered or "does not exist" in lowered or "can't initialize" in lowered:
-        return "this kernel has no nat table for the family; leave it out with --family"
-    if "invalid argument" in lowered:
-        # The kernel refuses users that the namespace has no mapping for (xt_owner).
-        return "in a user namespace Envoy's user may not exist: use --exempt-mark N with `xds bootstrap --so-mark N`"
-    if "lock" in lowered:
-        return "something else is changing iptables; try again"
-    return "nothing was changed for this family"
+def _print(tool: Backend | None, capture: Capture, families: Sequence[Family]) -> None:
+    """Print the rules; without a choice those of iptables, unless nft alone is installed."""
+    is_nft_alone = bool(find_missing(Backend.IPTABLES, families)) and not find_missing(Backend.NFTABLES, families)
+    match tool or (Backend.NFTABLES if is_nft_alone else Backend.IPTABLES):
+        case Backend.IPTABLES:
+            scripts = (
+                f"# {family.restore_command} --noflush\n{render_capture(capture, family)}" for family in families
+            )
+            click.echo("".join(scripts), nl=False)
+        case Backend.NFTABLES:
+            click.echo(f"# nft -f -\n{render_nftables(capture, families)}", nl=False)
 
 
 def _listed(families: Iterable[Family]) -> str:

@@ -1,0 +1,173 @@
+"""
+A network namespace that stands for a pod, for the tests of the capture rules: no way to anywhere, and no neighbours.
+
+A connection that passes by is left without an answer, and one that is captured is answered at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.e2e.harness import needs
+from xds.capture import CHAIN
+from xds.demo.polling import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NSENTER = shutil.which("nsenter") or "nsenter"
+ROOT = Path(__file__).parents[2]
+PATH = f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+XDS = [sys.executable, "-c", "import sys; from xds.cli import main; main()"]
+ADDRESSES = ["192.0.2.9", "2001:db8::9"]
+ENVOY, APPLICATION, OTHER = 1337, 10001, 10002
+
+_SERVER = """
+import selectors, socket, sys
+from xds.names import DNS_PORT
+chosen = selectors.DefaultSelector()
+for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+    server = socket.create_server((host, 15001), family=family)
+    chosen.register(server, selectors.EVENT_READ)
+    names = socket.socket(family, socket.SOCK_DGRAM)
+    names.bind((host, DNS_PORT))
+    chosen.register(names, selectors.EVENT_READ)
+print("ready", flush=True)
+while True:
+    for key, _ in chosen.select():
+        if key.fileobj.type == socket.SOCK_DGRAM:
+            question, sender = key.fileobj.recvfrom(100)
+            key.fileobj.sendto(question, sender)
+        else:
+            key.fileobj.accept()[0].send(b"envoy")
+"""
+"""Stands for Envoy: says who took the connection."""
+
+_CLIENT = """
+import os, socket, sys
+kind, port, mark, uid, patience = sys.argv[1], *map(int, sys.argv[2:5]), float(sys.argv[5])
+if uid:
+    os.setuid(uid)
+for host in sys.argv[6:]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    client = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+    if mark:
+        client.setsockopt(socket.SOL_SOCKET, 36, mark)
+    client.settimeout(patience)
+    try:
+        client.connect((host, port))
+        if kind == "udp":
+            client.send(b"names")
+        print({b"envoy": "captured", b"names": "captured"}.get(client.recv(9), "strange"))
+    except (ConnectionRefusedError, PermissionError):
+        print("refused")
+    except (TimeoutError, OSError):
+        print("passed")
+"""
+"""What passes by gets no answer: the neighbour does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A network namespace that a sleeping process keeps."""
+
+    pid: int
+
+    def run(self, *words: str, path: str = PATH) -> subprocess.CompletedProcess[str]:
+        """Run a program in the namespace."""
+        command = [NSENTER, f"--net=/proc/{self.pid}/ns/net", *words]
+        environment = {"PATH": path, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=60, env=environment, cwd=ROOT
+        )
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start a program in the namespace; its two outputs are pipes."""
+        command = [NSENTER, f"--net=/proc/{self.pid}/ns/net", *words]
+        environment = {"PATH": PATH, "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        )
+
+    def sh(self, script: str) -> str:
+        """Run a shell script that must succeed, and return what it prints."""
+        done = self.run("sh", "-e", "-c", script)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def xds(self, *words: str, path: str = PATH) -> subprocess.CompletedProcess[str]:
+        """Run `xds capture`."""
+        return self.run(*XDS, "capture", *words, path=path)
+
+    def capture(self, *words: str) -> str:
+        """Run `xds capture`, which must succeed, and return what it says."""
+        done = self.xds(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def rules(self) -> str:
+        """All rules of the namespace, without counters and remarks."""
+        saved = self.sh("for t in nat filter; do iptables-save -t $t; ip6tables-save -t $t; done")
+        # What iptables keeps in nftables is seen above; of that, chains that it made and that are empty stay for ever.
+        tables = [line.split() for line in self.sh("nft list tables").splitlines()]
+        others = [self.sh(f"nft list {' '.join(words)}") for words in tables if words[-1] not in {"nat", "filter"}]
+        kept = [line for line in saved.splitlines() if not line.startswith("#")]
+        return re.sub(r"\[\d+:\d+\]", "", "\n".join([*kept, *others]))
+
+    def own_rules(self) -> dict[str, int]:
+        """How many families have rules of each backend."""
+        text = self.rules()
+        return {
+            "iptables": text.count(f"-A OUTPUT -p tcp -j {CHAIN}"),
+            "nftables": len(re.findall(r"^table ip6? egress_xds", text, re.MULTILINE)),
+        }
+
+    def ask(self, kind: str, port: int, expected: str, *hosts: str, mark: int = 0, uid: int = APPLICATION) -> set[str]:
+        """Say what becomes of connections. What passes by is known by waiting in vain, anything else by its answer."""
+        patience = "0.2" if expected == "passed" else "10"
+        client = [sys.executable, "-I", "-S", "-c", _CLIENT, kind, str(port), str(mark), str(uid), patience]
+        return set(self.sh(shlex.join([*client, *(hosts or ADDRESSES)])).split())
+
+
+@contextmanager
+def open_pod() -> Iterator[Pod]:
+    """Make a namespace with an IPv4 and an IPv6 address, whose neighbours never answer."""
+    if os.getuid() or not all(map(shutil.which, ("unshare", "nsenter", "iptables-restore", "nft"))):
+        needs("root, util-linux, iptables and nftables")
+    keeper = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
+    try:
+        pod = Pod(keeper.pid)
+        own = Path("/proc/self/ns/net").readlink()
+        wait_until(lambda: Path(f"/proc/{keeper.pid}/ns/net").readlink() != own, "a network namespace", timeout=10)
+        pod.sh(
+            "ip link set lo up; ip link add d0 type veth peer name d1; ip link set d0 up; ip link set d1 up;"
+            "ip addr add 192.0.2.1/24 dev d0;"
+            "ip addr add 2001:db8::1/64 dev d0 nodad;"
+            "for t in nat filter; do iptables -t $t -L -n; ip6tables -t $t -L -n; done > /dev/null"
+        )
+        yield pod
+    finally:
+        keeper.kill()
+        keeper.wait()
+
+
+@contextmanager
+def listening(pod: Pod, uid: int = ENVOY) -> Iterator[subprocess.Popen[str]]:
+    """Let something take connections where Envoy does, as Envoy's user."""
+    program = pod.start("setpriv", f"--reuid={uid}", "--clear-groups", sys.executable, "-c", _SERVER)
+    try:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        yield program
+    finally:
+        program.kill()
+        program.communicate()
