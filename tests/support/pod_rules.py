@@ -12,6 +12,8 @@ from collections import Counter
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import kubernetes_validate  # type: ignore[import-untyped]  # it publishes no types
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -30,8 +32,13 @@ _UNITS = {"m": Decimal("0.001"), "k": Decimal(1000), "M": Decimal(10**6), "G": D
 _UNITS |= {"Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "": Decimal(1)}
 
 
+def check_schema(pod: Json) -> None:
+    """Raise kubernetes_validate.ValidationError unless `pod` has the fields, and only those, that a pod has."""
+    kubernetes_validate.validate(pod, "1.36", strict=True)
+
+
 def find_violations(pod: Json) -> list[str]:
-    """Return every rule that `pod` breaks."""
+    """Return every rule beyond the schema that `pod` breaks."""
     spec = pod["spec"]
     volumes = [volume["name"] for volume in spec.get("volumes") or ()]
     found = [*_names("container", [item["name"] for item in every_container(pod)]), *_names("volume", volumes)]

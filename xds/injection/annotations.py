@@ -308,8 +308,9 @@ def _remedy(key: str) -> str:
 
     if key == INJECT:
         return f'remove it; a namespace opts in by the label {INJECT}: "true"'
-    close = get_close_matches(key, _KNOWN, n=1)
-    return f"did you mean {close[0]}?" if close else "remove it"
+    names = [annotation.name for annotation in ANNOTATIONS]
+    close = get_close_matches(key.removeprefix(PREFIX), names, n=1)
+    return f"did you mean {PREFIX}{close[0]}?" if close else "remove it"
 
 
 def _one_of(text: str, values: list[str]) -> str:

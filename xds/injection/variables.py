@@ -46,7 +46,13 @@ def add_proxies(container: Object, variables: Variables) -> Told:
         if other in own and own[other].get("value") != value
     }
     added = [{"name": name, "value": value} for name, value in wanted if name.upper() not in kept and name not in own]
-    return Told(_with(container, "env", added), tuple(_tell(container, sorted(kept))))
+    warnings = list(_tell(container, sorted(kept)))
+    if added and read_objects(container, "envFrom"):
+        warnings.append(
+            f"the container {name_of(container)} takes variables from elsewhere (envFrom): those of proxies among them "
+            "no longer count"
+        )
+    return Told(_with(container, "env", added), tuple(warnings))
 
 
 def warn_of_proxies(container: Object) -> Told:

@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from tests.support.json_patch import apply_patch
-from tests.support.pod_rules import find_security_violations, find_violations
+from tests.support.pod_rules import check_schema, find_security_violations, find_violations
 from tests.unit.injection.pod_shapes import (
     AUTHORITY,
     COMPANY,
@@ -61,7 +60,7 @@ def as_pod(value: object) -> dict[str, Any]:
 def test_an_api_server_takes_what_becomes_of_a_pod(shape: Shape) -> None:
     injected = as_pod(shape.inject().pod)
 
-    kubernetes_validate.validate(injected, "1.36", strict=True)
+    check_schema(injected)
     assert find_violations(injected) == []
 
 
@@ -356,8 +355,16 @@ def test_the_policy_decides_the_mode_unless_a_pod_or_its_namespace_does() -> Non
             "has no effect in the mode explicit",
         ),
         (Shape("", pod(annotations={"egress-xds/trusted-ca": "true"}), around=around(CORPORATE)), "has no trustedCA"),
+        (Shape("", pod(container="envFrom: [{configMapRef: {name: c}}]"), around=around(EXPLICIT)), "(envFrom)"),
     ],
-    ids=["no policy", "pod security", "a proxy of its own", "an annotation of another mode", "no authority to add"],
+    ids=[
+        "no policy",
+        "pod security",
+        "a proxy of its own",
+        "an annotation of another mode",
+        "no authority to add",
+        "variables from elsewhere",
+    ],
 )
 def test_what_somebody_may_want_to_know_is_a_warning(shape: Shape, warning: str) -> None:
     assert [text for text in shape.inject().warnings if warning in text]
