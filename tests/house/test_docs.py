@@ -201,14 +201,14 @@ def test_the_table_of_annotations_is_that_of_the_injector() -> None:
     assert render_annotations_table() in read(ROOT / "docs" / "install.md")
 
 
-def policies() -> dict[str, Document]:
-    """Return every policy that a page shows, whole or in part, by where it stands; not what is abridged (…)."""
-    found = {}
+def policies() -> list[Document]:
+    """Return every policy that a page shows, whole or in part; not what is abridged (…)."""
+    found: list[Document] = []
     for page in PAGES:
         for block in _FENCED.finditer(read(page)):
             if block["kind"] == "yaml" and "…" not in block["text"]:
                 place = f"{page.name}:{read(page)[: block.start()].count(chr(10)) + 1}"
-                found |= {place: document for document in _policies_of(block["text"], place)}
+                found += _policies_of(block["text"], place)
     return found
 
 
@@ -227,11 +227,11 @@ def _policies_of(text: str, place: str) -> Iterator[Document]:
         yield Document(source=place, text=yaml.safe_dump({**whole, "spec": spec}, allow_unicode=True))
 
 
-@pytest.mark.parametrize("place", policies())
-def test_a_policy_that_a_page_shows_has_no_error(place: str) -> None:
-    result = parse_document(policies()[place])
+@pytest.mark.parametrize("document", policies(), ids=lambda document: document.source)
+def test_a_policy_that_a_page_shows_has_no_error(document: Document) -> None:
+    found = parse_document(document).diagnostics
 
-    assert [finding for finding in result.diagnostics if finding.is_error] == []
+    assert [finding for finding in found if finding.is_error] == []
 
 
 def test_there_are_policies_to_look_at() -> None:
