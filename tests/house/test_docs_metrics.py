@@ -42,13 +42,14 @@ FOREIGN = frozenset(
         "apiserver_admission_webhook_admission_duration_seconds_bucket",
         "apiserver_admission_webhook_admission_duration_seconds_count",
         "apiserver_admission_webhook_fail_open_count",
+        "apiserver_admission_webhook_rejection_count",
         "process_cpu_seconds_total",
         "process_resident_memory_bytes",
     }
 )
 """Of the API server (k8s.io/apiserver/pkg/admission/metrics) and of every Prometheus client."""
 
-FOREIGN_LABELS = frozenset({"instance", "job", "le", "name", "rejected"})
+FOREIGN_LABELS = frozenset({"error_type", "instance", "job", "le", "name", "rejected"})
 """Those that Prometheus adds, and those of the API server's webhooks."""
 
 AGGREGATIONS = frozenset({"by", "count", "max", "min", "sum"})
