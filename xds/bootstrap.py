@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from xds.errors import SettingsError, quote_value
 from xds.names import XDS_CLUSTER, NodeId
+from xds.policy.model import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -124,6 +125,8 @@ class Bootstrap:
     labels: Mapping[str, str] = field(default_factory=dict)
     """The pod's labels, which policies select by."""
     service_account: str = ""
+    mode: Mode = Mode.TRANSPARENT
+    """In explicit mode nothing is captured, and the control plane has nothing listen for that."""
     admin: Authority | UnixPath = Authority("127.0.0.1", 15000)
     is_delta: bool = True
     """Incremental xDS; False is state of the world."""
@@ -439,6 +442,8 @@ def _metadata(bootstrap: Bootstrap) -> dict[str, object]:
         metadata["labels"] = dict(bootstrap.labels)
     if bootstrap.service_account:
         metadata["serviceAccount"] = bootstrap.service_account
+    if bootstrap.mode is not Mode.TRANSPARENT:
+        metadata["mode"] = bootstrap.mode.value
     return metadata
 
 

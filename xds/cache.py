@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from xds.policy.model import HeldPolicy
+from xds.names import CAPTURED_LISTENERS
+from xds.policy.model import HeldPolicy, Mode
 from xds.policy.selection import Candidates
+from xds.resources import ResourceType
+from xds.snapshot import drop_resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,6 +49,8 @@ class SnapshotCache:
     def __init__(self) -> None:
         self._world: World | None = None
         self._changes = 0
+        # By identity of the whole, which the value keeps alive.
+        self._parts: dict[int, tuple[Snapshot, Snapshot]] = {}
         self._select: Callable[[Workload], Policy | HeldPolicy | None] = _select_none
         self._callbacks: dict[object, Callable[[], None]] = {}
 
@@ -79,8 +84,14 @@ class SnapshotCache:
         """
         Return what `workload` is to be told; None: say nothing, so that it keeps what it has.
 
-        That is so before the first world, and while the policy in force is held or has no snapshot.
+        That is so before the first world, and while the policy in force is held or has no snapshot. Whose connections
+        are not captured is told of no listener for that: beside another mesh it would take that mesh's connections.
         """
+        whole = self._whole_for(workload)
+        return whole if whole is None or workload.mode is not Mode.EXPLICIT else self._without_capture(whole)
+
+    def _whole_for(self, workload: Workload) -> Snapshot | None:
+        """Return the snapshot that `workload` is told of, all or a part."""
         if self._world is None:
             return None
         match self._select(workload):
@@ -101,8 +112,22 @@ class SnapshotCache:
 
         return unsubscribe
 
+    def _without_capture(self, whole: Snapshot) -> Snapshot:
+        """
+        Return a snapshot for explicit mode, made once for all pods that share it.
+
+        Only listeners go. Clusters and routes that they alone referred to stay, so that these types are the same for
+        all pods of a policy, and a pod that changes its mode is told of listeners only.
+        """
+        found = self._parts.get(id(whole))
+        if found is None:
+            part = drop_resources(whole, ResourceType.LISTENER, CAPTURED_LISTENERS)
+            found = self._parts[id(whole)] = whole, part
+        return found[1]
+
     def _replace(self, world: World) -> None:
         self._world = world
+        self._parts.clear()
         self._changes += 1
         self._select = lru_cache(_MAX_WORKLOADS)(Candidates(world.candidates).select)
 

@@ -110,6 +110,8 @@ class Canary:
     """
 
     def __init__(self, share: Callable[[int], int], patience: float) -> None:
+        # Clients that are told of a part only: they are asked where there are not enough others, who try all of it.
+        self.partial: set[NodeId] = set()
         self._share = share
         self._patience = patience
         self._rollouts: dict[Key, Rollout] = {}
@@ -247,7 +249,10 @@ class Canary:
         missing = self._share(len(members)) - len(already)
         seed = snapshot.version.encode()
         others = (node for node in members if node not in already)
-        return already | frozenset(nsmallest(missing, others, key=lambda node: sha256(seed + node.encode()).digest()))
+        chosen = nsmallest(
+            missing, others, key=lambda node: (node in self.partial, sha256(seed + node.encode()).digest())
+        )
+        return already | frozenset(chosen)
 
 
 def _sorted(nodes: frozenset[NodeId]) -> tuple[NodeId, ...]:

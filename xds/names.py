@@ -48,6 +48,9 @@ DNS_LISTENER_6 = "egress-dns-ipv6"
 DNS_PORT = 15053
 """Where they listen and the capture of port 53 redirects to."""
 
+CAPTURED_LISTENERS = (OUTBOUND_LISTENER, DNS_LISTENER, DNS_LISTENER_6)
+"""The listeners that only captured connections and questions reach."""
+
 EXPLICIT_LISTENER = "egress-explicit"
 """The listener for applications that know of a proxy."""
 

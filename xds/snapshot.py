@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from xds.resources import RESOURCE_TYPES, Resource, ResourceType, hash_version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from xds.names import Version
 
@@ -64,6 +64,26 @@ def build_snapshot(resources: Iterable[Resource]) -> Snapshot:
     return Snapshot(
         resources=MappingProxyType({kind: MappingProxyType(table) for kind, table in tables.items()}),
         versions=MappingProxyType({kind: _type_version(table) for kind, table in tables.items()}),
+    )
+
+
+def drop_resources(snapshot: Snapshot, kind: ResourceType, names: Collection[str]) -> Snapshot:
+    """
+    Return `snapshot` without these resources; all others, and the versions of their types, are the very same.
+
+    What is left may not refer to them: AssertionError. What only they referred to stays.
+    """
+    table = {name: resource for name, resource in snapshot.of(kind).items() if name not in names}
+    assert not any(
+        reference.name in names and RESOURCE_TYPES[reference.kind] is kind
+        for left in (*snapshot.resources.values(), table)
+        for resource in left.values()
+        if resource.name not in names
+        for reference in resource.references
+    ), f"{kind.name} of {', '.join(names)} is referred to"
+    return Snapshot(
+        resources=MappingProxyType({**snapshot.resources, kind: MappingProxyType(table)}),
+        versions=MappingProxyType({**snapshot.versions, kind: _type_version(table)}),
     )
 
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from xds.cache import SnapshotCache, World
 from xds.canary import Canary, End, Key, Outcome, Refusal, Rollout, Stage
 from xds.names import NodeId
-from xds.policy.model import Policy
+from xds.policy.model import Mode, Policy
 from xds.resources import ResourceType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from xds.clients import Client, Nack
+    from xds.names import Version
     from xds.policy.model import Workload
     from xds.snapshot import Snapshot
 
@@ -72,6 +73,7 @@ class StagedCache(SnapshotCache):
         member = self._members.get(client.node_id)
         if member is None:
             member = self._members[client.node_id] = _Member(client.workload, is_returning)
+            self._note_mode(client)
             self._place(client.node_id, member)
         member.streams += 1
         if member.key is not None:
@@ -83,6 +85,7 @@ class StagedCache(SnapshotCache):
         if member is None or member.workload == client.workload:
             return
         member.workload = client.workload
+        self._note_mode(client)
         before = member.key
         self._place(client.node_id, member)
         if member.key == before:
@@ -101,6 +104,7 @@ class StagedCache(SnapshotCache):
         if member.streams > 0:
             return
         del self._members[client.node_id]
+        self._canary.partial.discard(client.node_id)
         if member.key is not None:
             self._withdraw(member.key, client.node_id)
 
@@ -108,7 +112,7 @@ class StagedCache(SnapshotCache):
         """Note a NACK."""
         member = self._members.get(client.node_id)
         if member is not None and member.key is not None:
-            refusal = Refusal(client.node_id, kind, nack.version, nack.text)
+            refusal = Refusal(client.node_id, kind, self._version_of_whole(member, kind, nack.version), nack.text)
             self._report(self._canary.refuse(member.key, refusal))
 
     def settled(self, client: Client) -> None:
@@ -120,12 +124,13 @@ class StagedCache(SnapshotCache):
         if rollout.stage is Stage.SETTLED:
             member.before = rollout.offered
             return
-        snapshot = self.snapshot_for(member.workload)
-        if snapshot is not rollout.offered:
+        if self._whole_for(member.workload) is not rollout.offered:
             return
+        snapshot = self.snapshot_for(member.workload)
+        assert snapshot is not None, "it is what is offered, or a part of that"
         kinds = [kind for kind in ResourceType if client.is_in_step(kind, snapshot)]
         member.has_config = member.has_config or all(kind in kinds for kind in ResourceType if snapshot.of(kind))
-        self._report(self._canary.settle(member.key, client.node_id, kinds, snapshot, self._clock()))
+        self._report(self._canary.settle(member.key, client.node_id, kinds, rollout.offered, self._clock()))
 
     def _replace(self, world: World) -> None:
         super()._replace(world)
@@ -141,6 +146,19 @@ class StagedCache(SnapshotCache):
         if member is None:
             return self._canary.pick(key, node, None, has_config=True)
         return self._canary.pick(key, node, member.before, has_config=member.has_config)
+
+    def _version_of_whole(self, member: _Member, kind: ResourceType, version: Version) -> Version:
+        """Return the version of the whole snapshot where `version` is that of the part that a client is told of."""
+        whole, told = self._whole_for(member.workload), self.snapshot_for(member.workload)
+        if whole is None or told is None or whole is told or not version.startswith(told.versions[kind]):
+            return version
+        return whole.versions[kind]
+
+    def _note_mode(self, client: Client) -> None:
+        if client.workload.mode is Mode.EXPLICIT:
+            self._canary.partial.add(client.node_id)
+        else:
+            self._canary.partial.discard(client.node_id)
 
     def _withdraw(self, key: Key, node: NodeId) -> None:
         """Count a node out of a policy; if it was a canary, another takes its place, or the trial ends."""

@@ -40,7 +40,7 @@ CASES: dict[str, list[str]] = {
         *("--node", "web-0.a.shop", "--server", "[FD00::0:1]:18000", "--cluster", "shop", "--label", "app=web"),
         *("--label", "egress-xds/tier=edge", "--service-account", "web", "--admin", "/run/envoy/admin.sock"),
         *("--sotw", "--so-mark", "4919", "--max-connections", "700", "--max-heap", "400Mi"),
-        *("--probe-port", "15024", "--probe-host", "::"),
+        *("--probe-port", "15024", "--probe-host", "::", "--mode", "explicit"),
     ],
 }
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.protocol.values import CDS, resource, snapshot
+from tests.unit.protocol.values import CDS, LDS, resource, snapshot
 from xds.cache import SnapshotCache, World
 from xds.diagnostics import Where
-from xds.policy.model import Default, Deny, HeldPolicy, Policy, Selector, Workload
+from xds.names import CAPTURED_LISTENERS, EXPLICIT_LISTENER
+from xds.policy.model import Default, Deny, HeldPolicy, Mode, Policy, Selector, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,3 +124,53 @@ def test_who_leaves_while_others_are_woken_disturbs_nobody() -> None:
     cache.publish(world(WIDE))
 
     assert woken == ["goes", "stays", "stays"]
+
+
+LISTENING = snapshot(resource(CDS, "c"), *(resource(LDS, name) for name in (*CAPTURED_LISTENERS, EXPLICIT_LISTENER)))
+EXPLICIT = replace(WEB, mode=Mode.EXPLICIT)
+
+
+def test_whose_connections_are_not_captured_is_told_of_no_listener_for_that() -> None:
+    cache = SnapshotCache()
+    cache.publish(World((WIDE,), {(None, "wide"): LISTENING}, REFUSE))
+
+    told = cache.snapshot_for(EXPLICIT)
+
+    assert cache.snapshot_for(WEB) is LISTENING
+    assert told is not None
+    assert dict(told.of(LDS)) == {EXPLICIT_LISTENER: LISTENING.of(LDS)[EXPLICIT_LISTENER]}
+    assert told.of(CDS) is LISTENING.of(CDS)
+    assert told.versions[CDS] == LISTENING.versions[CDS]
+
+
+def test_pods_of_a_policy_in_explicit_mode_share_one_snapshot() -> None:
+    cache = SnapshotCache()
+    cache.publish(World((WIDE,), {(None, "wide"): LISTENING}, REFUSE))
+
+    assert cache.snapshot_for(EXPLICIT) is cache.snapshot_for(replace(EXPLICIT, pod="web-1"))
+
+
+def test_nothing_listens_for_captured_connections_where_no_policy_is_in_force_either() -> None:
+    cache = SnapshotCache()
+    cache.publish(World((), {}, LISTENING))
+
+    told = cache.snapshot_for(EXPLICIT)
+    assert told is not None
+    assert set(told.of(LDS)) == {EXPLICIT_LISTENER}
+
+
+def test_a_new_world_is_what_pods_in_explicit_mode_are_told_too() -> None:
+    cache = SnapshotCache()
+    cache.publish(World((WIDE,), {(None, "wide"): LISTENING}, REFUSE))
+    cache.snapshot_for(EXPLICIT)
+    cache.publish(World((WIDE,), {(None, "wide"): OF_WIDE}, REFUSE))
+
+    assert cache.snapshot_for(EXPLICIT) == OF_WIDE
+
+
+def test_silence_is_silence_in_every_mode() -> None:
+    cache = SnapshotCache()
+    assert cache.snapshot_for(EXPLICIT) is None
+    cache.publish(world(WIDE, HELD))
+
+    assert cache.snapshot_for(EXPLICIT) is None

@@ -10,7 +10,7 @@ import pytest
 from tests.support.body import Body
 from xds.names import Version
 from xds.resources import Reference, Resource, ResourceType, build_resource
-from xds.snapshot import Diff, build_snapshot, diff_resources
+from xds.snapshot import Diff, build_snapshot, diff_resources, drop_resources
 
 CLUSTER, ROUTE = ResourceType.CLUSTER, ResourceType.ROUTE
 
@@ -118,3 +118,20 @@ def test_a_diff_is_what_separates_have_from_want(
     have: dict[str, Version], want: dict[str, Resource], expected: Diff
 ) -> None:
     assert diff_resources(have, want) == expected
+
+
+def test_what_is_dropped_is_gone_and_all_else_is_the_very_same() -> None:
+    whole = build_snapshot([resource("a"), resource("b"), resource("r", kind=ROUTE, refers_to="a")])
+    part = drop_resources(whole, CLUSTER, ["b", "not there"])
+
+    assert list(part.of(CLUSTER)) == ["a"]
+    assert part.of(CLUSTER)["a"] is whole.of(CLUSTER)["a"]
+    assert part.of(ROUTE) is whole.of(ROUTE)
+    assert part == build_snapshot([resource("a"), resource("r", kind=ROUTE, refers_to="a")])
+
+
+def test_what_is_referred_to_can_not_be_dropped() -> None:
+    whole = build_snapshot([resource("a"), resource("r", kind=ROUTE, refers_to="a")])
+
+    with pytest.raises(AssertionError, match="CLUSTER of a is referred to"):
+        drop_resources(whole, CLUSTER, ["a"])

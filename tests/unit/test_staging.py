@@ -9,8 +9,8 @@ from xds.cache import World
 from xds.canary import Canary, End, Outcome, Stage
 from xds.clients import Clients, Connection
 from xds.diagnostics import Where
-from xds.names import NodeId
-from xds.policy.model import HeldPolicy, Workload
+from xds.names import EXPLICIT_LISTENER, OUTBOUND_LISTENER, NodeId
+from xds.policy.model import HeldPolicy, Mode, Workload
 from xds.policy.parse import Document, parse_document
 from xds.staging import StagedCache
 
@@ -168,3 +168,69 @@ def test_a_node_that_is_not_connected_is_shown_what_is_good() -> None:
     site.cache.publish(world(NEW))
 
     assert site.told(Workload(pod="elsewhere", namespace="shop")) == [OLD]
+
+
+BOTH = (resource(LDS, OUTBOUND_LISTENER), resource(LDS, EXPLICIT_LISTENER))
+FIRST, SECOND = snapshot(resource(CDS, "c", "1"), *BOTH), snapshot(resource(CDS, "c", "2"), *BOTH)
+OTHER_EXPLICIT = snapshot(resource(CDS, "c", "1"), BOTH[0], resource(LDS, EXPLICIT_LISTENER, "2"))
+E = Workload(pod="e", namespace="shop", mode=Mode.EXPLICIT)
+
+
+def alone() -> tuple[Site, Connection]:
+    """Return a site whose only client is in explicit mode."""
+    site = Site()
+    site.cache.publish(world(FIRST))
+    connection = site.connect(E)
+    connection.note_settled()
+    assert site.stage() is Stage.SETTLED
+    return site, connection
+
+
+def test_a_client_that_is_told_of_a_part_passes_a_trial_by_running_that() -> None:
+    site, connection = alone()
+    site.cache.publish(world(SECOND))
+    connection.note_settled()
+
+    assert site.outcomes[-1].end is End.PASSED
+    (told,) = site.told(E)
+    assert told is not None
+    assert (told.of(CDS), set(told.of(LDS))) == (SECOND.of(CDS), {EXPLICIT_LISTENER})
+
+
+def test_a_refusal_of_a_part_is_one_of_the_whole() -> None:
+    site, connection = alone()
+    site.cache.publish(world(OTHER_EXPLICIT))
+    (told,) = site.told(E)
+    assert told is not None
+    connection.note_nack(LDS, told.versions[LDS], "no", 1.0)
+
+    assert site.outcomes[-1].end is End.REFUSED
+    (again,) = site.told(E)
+    assert again is not None
+    assert again.of(LDS)[EXPLICIT_LISTENER] is FIRST.of(LDS)[EXPLICIT_LISTENER]
+
+
+def test_a_refusal_of_an_older_part_says_nothing_of_the_trial() -> None:
+    site, connection = alone()
+    site.cache.publish(world(OTHER_EXPLICIT))
+    connection.note_nack(LDS, FIRST.versions[LDS], "no", 1.0)
+
+    assert site.stage() is Stage.TRIAL
+
+
+def test_canaries_are_clients_that_try_all_of_a_policy_if_there_are_any() -> None:
+    for name in "abcdefgh":
+        site, _ = alone()
+        whole = Workload(pod=f"whole-{name}", namespace="shop")
+        site.connect(whole).note_settled()
+        site.cache.publish(world(SECOND))
+
+        assert site.told(whole) == [SECOND]
+
+
+def test_a_pod_that_is_captured_from_now_on_is_told_of_the_rest() -> None:
+    site, connection = alone()
+    captured = Workload(pod="e", namespace="shop")
+    connection.move(captured)
+
+    assert site.told(captured) == [FIRST]

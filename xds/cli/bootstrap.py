@@ -25,6 +25,7 @@ from xds.bootstrap import (
 )
 from xds.cli.options import render_epilog
 from xds.errors import SettingsError
+from xds.policy.model import Mode
 
 
 @click.command(
@@ -42,6 +43,13 @@ from xds.errors import SettingsError
 @click.option("--cluster", default="egress-xds", show_default=True, help="Envoy's node.cluster.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the pod; repeatable.")
 @click.option("--service-account", default="", metavar="NAME", help="The pod's service account.")
+@click.option(
+    "--mode",
+    type=click.Choice([Mode.TRANSPARENT.value, Mode.EXPLICIT.value]),
+    default=Mode.TRANSPARENT.value,
+    show_default=True,
+    help="In explicit mode nothing listens for captured connections. In a cluster the pod's annotation counts instead.",
+)
 @click.option(
     "--admin",
     default=DEFAULT_ADMIN,
@@ -100,6 +108,7 @@ def command(
     cluster: str,
     labels: tuple[str, ...],
     service_account: str,
+    mode: str,
     admin: str,
     sotw: bool,
     so_mark: int | None,
@@ -124,6 +133,7 @@ def command(
         cluster=cluster,
         labels=parse_labels(labels),
         service_account=service_account,
+        mode=Mode(mode),
         admin=admin_address,
         is_delta=not sotw,
         so_mark=None if so_mark is None else parse_mark(so_mark),

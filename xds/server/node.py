@@ -2,9 +2,9 @@
 Who is calling: `node` of a stream's first request becomes a `Workload`, or a reason to refuse.
 
 The id is `<pod>.<namespace>`; `metadata.labels` (strings by name) and `metadata.serviceAccount` are what
-selectors look at, and `metadata.mode` tells whether connections are captured. A value of the wrong kind is refused, not skipped: a pod that loses a label in silence
-could fall under a different policy. Everything is bounded by what Kubernetes allows, because it is kept
-for as long as the stream lives.
+selectors look at, and `metadata.mode` tells whether connections are captured. A value of the wrong kind is
+refused, not skipped: a pod that loses a label in silence could fall under a different policy. Everything is
+bounded by what Kubernetes allows, because it is kept for as long as the stream lives.
 
 Nothing here proves that the caller is who it says.
 """

@@ -22,6 +22,8 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from xds.errors import cut_redacted
+from xds.names import EXPLICIT_LISTENER
+from xds.policy.model import Mode
 from xds.protocol.delta import Delta, DeltaRequest
 from xds.protocol.memo import Memo
 from xds.protocol.report import is_in_step, is_returning, report_resources
@@ -38,6 +40,7 @@ from xds.protocol.wire import (
     encode_delta_body,
     encode_sotw_body,
 )
+from xds.resources import ResourceType
 from xds.server.identity import ExpiredError, IdentityError
 from xds.server.lifetime import Heartbeat
 from xds.server.limits import Limits, Pace, StreamCounter
@@ -52,7 +55,6 @@ if TYPE_CHECKING:
     from xds.gen.discovery_pb2 import Node
     from xds.names import NodeId
     from xds.policy.model import Workload
-    from xds.resources import ResourceType
     from xds.server.identity import Caller
     from xds.snapshot import Snapshot
     from xds.workloads import Workloads
@@ -195,6 +197,7 @@ class Session(Generic[RequestT]):
         self._unfollow: Callable[[], None] = _do_nothing
         self._is_returning = False
         self._workload: Workload | None = None
+        self._has_no_port = False
         self._connection: Connection | None = None
 
     def close(self) -> None:
@@ -433,7 +436,22 @@ class Session(Generic[RequestT]):
     def _next_response(self) -> Response | None:
         if self._workload is None or self._connection is None:
             return None
-        return self._stream.next_response(self._cache.snapshot_for(self._workload))
+        snapshot = self._cache.snapshot_for(self._workload)
+        if self._workload.mode is Mode.EXPLICIT and snapshot is not None:
+            self._note_port(self._workload, snapshot)
+        return self._stream.next_response(snapshot)
+
+    def _note_port(self, workload: Workload, snapshot: Snapshot) -> None:
+        """Say once that the applications of a pod in explicit mode have nobody to connect to."""
+        is_missing = EXPLICIT_LISTENER not in snapshot.of(ResourceType.LISTENER)
+        policy = self._cache.policy_for(workload)
+        if is_missing and not self._has_no_port and policy is not None and self._guard.may_log():
+            self._log.warning(
+                "a pod is in explicit mode and its policy has no port for that: nothing listens there",
+                policy=policy.name,
+                hint="write `mode: explicit`, or `explicit: {port: 15002}`, in the policy",
+            )
+        self._has_no_port = is_missing
 
     def _is_in_step(self, kind: ResourceType, snapshot: Snapshot) -> bool:
         """Whether the client runs what `snapshot` has of `kind`; of a type that never comes here it wants nothing."""

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.json_format import ParseDict
 
 from xds.gen.discovery_pb2 import DiscoveryRequest, Node
-from xds.policy.model import Workload
+from xds.policy.model import Mode, Workload
 from xds.server.node import NodeError, parse_node
 
 if TYPE_CHECKING:
@@ -127,6 +127,18 @@ def test_metadata_of_the_wrong_kind_is_refused_not_skipped(metadata: Mapping[str
     """A pod that lost a label in silence could fall under a wider policy."""
     with pytest.raises(NodeError, match=message):
         parse_node(node(metadata=metadata))
+
+
+@pytest.mark.parametrize("mode", [Mode.TRANSPARENT, Mode.EXPLICIT])
+def test_a_node_says_whether_connections_are_captured(mode: Mode) -> None:
+    assert parse_node(node(metadata={"mode": mode.value}))[1].mode is mode
+    assert parse_node(node())[1].mode is Mode.TRANSPARENT
+
+
+@pytest.mark.parametrize("value", ["env", "EXPLICIT", "", None, True, ["explicit"]])
+def test_a_mode_that_an_envoy_can_not_have_is_refused_with_those_that_it_can(value: object) -> None:
+    with pytest.raises(NodeError, match="mode must be transparent or explicit"):
+        parse_node(node(metadata={"mode": value}))
 
 
 def test_metadata_at_the_bounds_is_accepted() -> None:
