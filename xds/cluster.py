@@ -42,7 +42,6 @@ from xds.workloads import Workloads
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from xds.admission.review import Review
     from xds.cache import SnapshotCache
     from xds.clients import Clients
     from xds.flags import HostPort
@@ -127,18 +126,16 @@ class Cluster:
                 return None
             return Place(workload=workload, annotations={**sidecars.defaults, **dict(found.annotations)})
 
-        async def prepare(review: Review) -> None:
-            await self.mirror.wait_for_namespace(review.namespace)
-
         known = Known(
             place=place,
             is_served=lambda: cache.world is not None,
             policy_for=cache.policy_for,
             networks=_Ranges(self.mirror, self._settings.cluster_cidr),
             sidecar=sidecars.current,
+            wait_for_namespace=self.mirror.wait_for_namespace,
         )
-        reviewer = PodInjector(known)
-        return Desk(reviewer=reviewer, undecided=UNDECIDED_POD, prepare=prepare, most_waiting=MAX_CONNECTIONS)
+        injector = PodInjector(known)
+        return Desk(reviewer=injector, undecided=UNDECIDED_POD, prepare=injector.prepare, most_waiting=MAX_CONNECTIONS)
 
     def report(self, reconciler: Reconciler, clients: Clients, cache: SnapshotCache) -> None:
         """Have operators told what becomes of their policies, unless the settings say otherwise."""

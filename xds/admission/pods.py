@@ -23,7 +23,7 @@ from xds.injection.patch import render_patch
 from xds.policy.model import HeldPolicy, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from xds.admission.review import Review
     from xds.injection.inject import Injection
@@ -64,6 +64,7 @@ class Known:
     """Where the cluster is."""
     sidecar: Callable[[], SidecarSettings | None]
     """What sidecars are made of; None: not known yet."""
+    wait_for_namespace: Callable[[str], Awaitable[None]]
 
 
 class PodInjector:
@@ -86,6 +87,11 @@ class PodInjector:
         except ValueError as error:
             raise MalformedReviewError(f"the pod is none: {error}") from None
         return partial(decide, review.new, self._look_around(review.namespace, place), sidecar)
+
+    async def prepare(self, review: Review) -> None:
+        """Wait until the namespace of a pod is known, which may have been made a moment before."""
+        if is_new_pod(review) and review.namespace:
+            await self._known.wait_for_namespace(review.namespace)
 
     def _look_around(self, namespace: str, place: Place | None) -> Surroundings:
         if place is None or not self._known.is_served():
