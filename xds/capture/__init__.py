@@ -13,6 +13,7 @@ servers if that is asked for. Those questions go to Envoy if that is asked for.
 
 from __future__ import annotations
 
+from xds.capture.check import LOOPBACKS, Check, Seen, State, check_capture
 from xds.capture.found import Found
 from xds.capture.iptables import (
     CHAIN,
@@ -49,16 +50,21 @@ __all__ = [
     "ENVOY_UID",
     "LISTENER_PORT",
     "LISTENS",
+    "LOOPBACKS",
     "TABLE",
     "TABLES",
     "UNCONNECTED",
     "Capture",
+    "Check",
     "Family",
     "Found",
     "Plan",
+    "Seen",
+    "State",
     "UdpRejection",
     "build_capture",
     "build_plan",
+    "check_capture",
     "describe_differences",
     "find_captured_users",
     "find_foreign_networks",

@@ -157,22 +157,16 @@ def read_iptables(saved: str, family: Family) -> Found | None:
     return put_together(family, redirecting, _read_rules(sections["filter"]), reject)
 
 
-def find_redirections_before_ours(saved: str) -> tuple[str, ...]:
-    """Return the chains and targets that OUTPUT of the nat table leads to before our rules, or at all without ours."""
-    found: list[str] = []
-    for chain, rule in _rules(_section(saved, "nat")):
-        target = re.search(r" -[jg] (\S+)", f" {rule}")
-        if chain != "OUTPUT" or target is None:
-            continue
-        if target[1] == CHAIN:
-            break
-        found.append(target[1])
-    return tuple(found)
+def find_rules_before_ours(saved: str) -> tuple[str, ...]:
+    """Return the rules in OUTPUT of the nat table before ours that captures TCP; all, if ours is not there."""
+    rules = find_output_rules(saved)
+    end = next((index for index, rule in enumerate(rules) if f"OUTPUT {rule}" == _JUMP), len(rules))
+    return tuple(rule for rule in rules[:end] if not rule.endswith(f" {CHAIN}"))
 
 
-def find_chains(saved: str) -> frozenset[str]:
-    """Return the names of the chains in the nat table."""
-    return frozenset(line[1:].split(" ", 1)[0] for line in _section(saved, "nat").splitlines() if line.startswith(":"))
+def find_output_rules(saved: str) -> tuple[str, ...]:
+    """Return every rule in OUTPUT of the nat table, without the chain's name."""
+    return tuple(rule for chain, rule in _rules(_section(saved, "nat")) if chain == "OUTPUT")
 
 
 def _read_rules(saved: str) -> list[Rule]:

@@ -22,6 +22,7 @@ from xds.capture import (
     render_nftables,
 )
 from xds.cli.capture_change import apply_rules, remove_rules
+from xds.cli.capture_check import report_check
 from xds.cli.capture_programs import Backend, find_missing
 from xds.cli.capture_wait import (
     LISTENERS,
@@ -30,6 +31,7 @@ from xds.cli.capture_wait import (
     require_envoy,
     wait_for_envoy,
 )
+from xds.cli.options import render_epilog
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,15 +51,33 @@ class _Mode(Enum):
     PRINT = "--print"
     APPLY = "--apply"
     UNDO = "--undo"
+    CHECK = "--check"
 
 
 @click.command(
     name="capture",
-    epilog="Example: xds capture --apply, beside an Envoy that runs as user 1337. Look first: xds capture --print.",
+    epilog=render_epilog(
+        "xds capture --print",
+        "xds capture --apply --wait 120s",
+        "xds capture --check -o json",
+        codes="0 done, or --check found nothing; 1 --check found something; 2 wrong usage; 3 the rules could not be "
+        "changed, and are as they were; 143 ended by SIGTERM.",
+    ),
 )
 @click.option("--print", "is_print", is_flag=True, help="Print the rules (default).")
 @click.option("--apply", "is_apply", is_flag=True, help="Put the rules in force, in place of earlier ones.")
 @click.option("--undo", "is_undo", is_flag=True, help="Remove the rules, whatever options they were made with.")
+@click.option(
+    "--check", "is_check", is_flag=True, help="Say what is missing or wrong, and the remedy; changes nothing."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Form of what --check says.",
+)
 @click.option(
     "--force",
     is_flag=True,
@@ -139,6 +159,8 @@ def command(
     is_print: bool,
     is_apply: bool,
     is_undo: bool,
+    is_check: bool,
+    output: str,
     force: bool,
     wait: str | None,
     backend: str,
@@ -151,7 +173,7 @@ def command(
     exclude_uids: tuple[int, ...],
     reject_udp: str,
     dns: bool,
-) -> None:
+) -> int:
     """
     Send this network namespace's outgoing TCP connections to Envoy, with iptables or nftables.
 
@@ -162,7 +184,9 @@ def command(
         raise click.UsageError(
             f"--wait {'contradicts --force' if force else 'is of no use without --apply'}; leave it out"
         )
-    mode = _find_mode([(_Mode.PRINT, is_print), (_Mode.APPLY, is_apply), (_Mode.UNDO, is_undo)])
+    mode = _find_mode(
+        [(_Mode.PRINT, is_print), (_Mode.APPLY, is_apply), (_Mode.UNDO, is_undo), (_Mode.CHECK, is_check)]
+    )
     capture = build_capture(
         to_port=to_port,
         exempt_uids=exempt_uids,
@@ -188,6 +212,9 @@ def command(
             with holding_signals():
                 removed = remove_rules(chosen)
             click.echo(f"no longer captured: {_listed(removed)}" if removed else "nothing was captured", err=True)
+        case _Mode.CHECK:
+            return report_check(tool, capture, chosen, is_json=output == "json")
+    return 0
 
 
 def _apply(

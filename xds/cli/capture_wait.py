@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from xds.capture import UNCONNECTED, Family, find_captured_users, find_listeners
+from xds.capture import LOOPBACKS, UNCONNECTED, Family, find_captured_users, find_listeners
 from xds.errors import CaptureError, SettingsError, quote_value
 from xds.names import DNS_PORT
 
@@ -30,8 +30,6 @@ LISTENERS = {Family.IPV4: Path("/proc/net/tcp"), Family.IPV6: Path("/proc/net/tc
 
 ANSWERERS = {Family.IPV4: Path("/proc/net/udp"), Family.IPV6: Path("/proc/net/udp6")}
 """Its UDP sockets."""
-
-LOOPBACKS = {Family.IPV4: "127.0.0.1", Family.IPV6: "[::1]"}
 
 TERMINATED = 143
 """The exit code of a program that SIGTERM ended, as shells tell it."""
