@@ -64,3 +64,39 @@ def test_what_is_no_time_to_live_is_refused(text: str) -> None:
 
 def test_resources_last_unless_told_otherwise() -> None:
     assert read_settings({}, {}).resource_ttl is None
+
+
+IN_A_CLUSTER = {"kubernetes": "on", "namespace": "egress-system", "admission_listen": "0.0.0.0:8443"}
+WITH_TLS = {**IN_A_CLUSTER, "tls_certificate": "tls.crt", "tls_key": "tls.key"}
+IMAGES = {"inject_image": "registry.corp.example:5000/xds@sha256:" + "0" * 64, "inject_init_image": "init:1"}
+
+
+def test_pods_are_injected_where_images_are_given() -> None:
+    assert read_settings({**WITH_TLS, **IMAGES}, {}).injects
+    assert not read_settings(WITH_TLS, {}).injects
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        pytest.param(
+            {**WITH_TLS, "inject_image": "a"}, "--inject-image and --inject-init-image", id="one image of two"
+        ),
+        pytest.param({**WITH_TLS, **IMAGES, "admission_listen": ""}, "add --admission-listen", id="nobody asks"),
+        pytest.param({"inject_image": "a", "inject_init_image": "b"}, "without --kubernetes", id="no cluster"),
+        pytest.param({**WITH_TLS, "inject_image": "an image"}, "it must be an image", id="two words"),
+        pytest.param({**WITH_TLS, "inject_default": ("dns",)}, "it must be NAME=VALUE", id="a default without a value"),
+        pytest.param({**WITH_TLS, "inject_server": "xds:0"}, "from 1 to 65535", id="a port that nobody reaches"),
+    ],
+)
+def test_half_of_injection_is_refused(flags: dict[str, str | tuple[str, ...]], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        read_settings(flags, {})
+
+
+def test_defaults_of_pods_are_repeated_and_split_in_a_variable() -> None:
+    expected = (("sidecar-memory", "128Mi"), ("exclude-ports", "22,25"))
+    text = "sidecar-memory=128Mi exclude-ports=22,25"
+
+    assert read_settings({**WITH_TLS, "inject_default": tuple(text.split())}, {}).inject_default == expected
+    assert read_settings(WITH_TLS, {"EGRESS_XDS_INJECT_DEFAULT": text}).inject_default == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -76,6 +77,37 @@ def test_a_refusal_is_a_status_whose_message_a_client_prints() -> None:
 
     assert response["allowed"] is False
     assert response["status"] == {"status": "Failure", "message": "no proxy", "reason": "Invalid", "code": 422}
+
+
+def test_a_refusal_for_now_has_clients_ask_again() -> None:
+    """The API server makes a `Retry-After` of the seconds, and its clients heed it with such a code."""
+    response = answer(Verdict("not yet", is_passing=True))
+
+    assert response["status"] == {
+        "status": "Failure",
+        "message": "not yet",
+        "reason": "ServiceUnavailable",
+        "code": 503,
+        "details": {"retryAfterSeconds": 1},
+    }
+
+
+def test_a_change_is_a_patch_in_base64() -> None:
+    patch = ({"op": "add", "path": "/metadata/annotations", "value": {"a": "\N{SNOWMAN}"}},)
+    response = answer(Verdict(patch=patch, audit=(("mode", "explicit"),)))
+
+    assert (response["allowed"], response["patchType"]) == (True, "JSONPatch")
+    assert json.loads(base64.b64decode(str(response["patch"]))) == [*patch]
+    assert response["auditAnnotations"] == {"mode": "explicit"}
+
+
+def test_what_is_refused_is_not_changed() -> None:
+    assert "patch" not in answer(Verdict("no", patch=({"op": "remove", "path": "/spec"},)))
+
+
+@pytest.mark.parametrize(("sent", "expected"), [(True, True), (False, False), (None, False), ("true", False)])
+def test_a_dry_run_is_known(sent: object, expected: bool) -> None:
+    assert read_review(body(dryRun=sent)).is_dry_run is expected
 
 
 def test_a_refusal_is_bounded() -> None:

@@ -20,6 +20,7 @@ from xds.kubernetes.objects import (
     reduce_service,
     reduce_service_cidr,
 )
+from xds.policy.model import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,13 +67,20 @@ def test_a_pod_that_is_going_away_is_there_until_it_is_gone() -> None:
 
 def test_a_pod_chooses_a_policy_and_tells_of_its_sidecar_by_annotation() -> None:
     chosen = pod()
-    annotations = {"egress-xds/policy": "wide", "egress-xds/injected": "true"}
+    annotations = {"egress-xds/policy": "wide", "egress-xds/injected": "true", "egress-xds/mode": "explicit"}
     chosen["metadata"] = {**chosen["metadata"], "annotations": annotations}
 
     reduced = reduce_pod(chosen)
 
     assert reduced is not None
-    assert (reduced.policy, reduced.is_injected) == ("wide", True)
+    assert (reduced.policy, reduced.is_injected, reduced.mode) == ("wide", True, Mode.EXPLICIT)
+
+
+def test_a_pod_whose_mode_nobody_knows_is_an_ordinary_one() -> None:
+    odd = pod()
+    odd["metadata"] = {**odd["metadata"], "annotations": {"egress-xds/mode": "sideways"}}
+
+    assert reduce_pod(odd) == reduce_pod(pod())
 
 
 def test_pods_with_equal_labels_hold_them_together() -> None:
@@ -88,6 +96,14 @@ def test_a_namespace_is_its_labels_and_its_choice() -> None:
 
     assert dict(found.labels)["team"] == "pay"
     assert not found.policy
+
+
+def test_of_a_namespace_what_its_pods_inherit_is_kept() -> None:
+    namespace = recorded("namespace")
+    inherited = {"egress-xds/mode": "explicit", "linkerd.io/inject": "enabled"}
+    namespace["metadata"]["annotations"] = {**inherited, "example/owner": "pay"}
+
+    assert dict(reduce_namespace(namespace).annotations) == inherited
 
 
 def test_a_config_map_is_its_yaml_keys_and_its_age_and_not_our_status_on_it() -> None:
