@@ -113,16 +113,10 @@ class SnapshotCache:
         return unsubscribe
 
     def _without_capture(self, whole: Snapshot) -> Snapshot:
-        """
-        Return a snapshot for explicit mode, made once for all pods that share it.
-
-        Only listeners go. Clusters and routes that they alone referred to stay, so that these types are the same for
-        all pods of a policy, and a pod that changes its mode is told of listeners only.
-        """
+        """Return a snapshot for explicit mode, made once for all pods that share it."""
         found = self._parts.get(id(whole))
         if found is None:
-            part = drop_resources(whole, ResourceType.LISTENER, CAPTURED_LISTENERS)
-            found = self._parts[id(whole)] = whole, part
+            found = self._parts[id(whole)] = whole, drop_captured(whole)
         return found[1]
 
     def _replace(self, world: World) -> None:
@@ -134,6 +128,16 @@ class SnapshotCache:
     def _snapshot_of(self, policy: Policy, workload: Workload) -> Snapshot | None:  # noqa: ARG002  # for heirs
         assert self._world is not None, "a policy was selected, so there is a world"
         return self._world.snapshots.get((policy.namespace, policy.name))
+
+
+def drop_captured(whole: Snapshot) -> Snapshot:
+    """
+    Return what pods in explicit mode are told of a policy's snapshot.
+
+    Only listeners go. Clusters and routes that they alone referred to stay, so that these types are the same for all
+    pods of a policy, and a pod that changes its mode is told of listeners only.
+    """
+    return drop_resources(whole, ResourceType.LISTENER, CAPTURED_LISTENERS)
 
 
 def _select_none(_: Workload) -> None:

@@ -37,6 +37,7 @@ from xds.gen.status_pb2 import (
     ClientStatusResponse,
     UpdateFailureState,
 )
+from xds.policy.model import Mode
 from xds.render.said import redact_said
 from xds.resources import ResourceStatus, ResourceType, Standing, encode_varint
 
@@ -172,11 +173,13 @@ def _fill(contents: Iterable[tuple[ClientConfig.GenericXdsConfig, Resource]], bu
 
 
 def _describe_node(client: Client) -> Node:
-    """Build the part of the client's node that is kept: who it is, and what selectors look at."""
+    """Build the part of the client's node that is kept: who it is, what selectors look at, and an unusual mode."""
     node = Node(id=client.node_id)
     node.metadata.update({"labels": dict(client.workload.labels)})
     if client.workload.service_account:
         node.metadata.update({"serviceAccount": client.workload.service_account})
+    if client.workload.mode is not Mode.TRANSPARENT:
+        node.metadata.update({"mode": client.workload.mode.value})
     return node
 
 

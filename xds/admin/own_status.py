@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.struct_pb2 import Struct
 
 from xds.clients import OWN_METADATA, InForce, TypeStatus
-from xds.policy.model import HeldPolicy
+from xds.policy.model import HeldPolicy, Mode, Policy
 from xds.render.said import redact_said
 from xds.resources import ResourceType
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from xds.cache import SnapshotCache
     from xds.clients import Client
-    from xds.policy.model import Policy, Workload
+    from xds.policy.model import Workload
     from xds.snapshot import Snapshot
 
     Told = Mapping[str, str | float | bool | "Told"]
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _MAX_TEXT = 1_000
 """Characters of a refusal; the whole of it is said of each resource."""
 _ALIKE = 1_024
+_PORT = "explicit.port"
+"""The key of a policy that a pod in explicit mode can't be served without."""
 _NO_STATUS = TypeStatus()
 
 
@@ -55,10 +57,19 @@ class OwnStatus:
         own = metadata.fields[OWN_METADATA].struct_value
         own.CopyFrom(_build(self._replica, self._in_force(newest.workload), newest.variant, types))
         own.fields["since"].number_value = newest.since
+        if self._lacks_port(newest.workload):
+            own.fields["lacks"].string_value = _PORT
         for kind, status, *_ in types:
             if status.is_rejected and status.nack is not None:
                 told = own.fields["types"].struct_value.fields[kind.name.lower()].struct_value
                 told.fields["rejected"].struct_value.fields["at"].number_value = status.nack.at
+
+    def _lacks_port(self, workload: Workload) -> bool:
+        """Whether applications are told of a port that the policy does not have."""
+        if workload.mode is not Mode.EXPLICIT:
+            return False
+        policy = self._cache.policy_for(workload)
+        return isinstance(policy, Policy) and policy.explicit_port is None
 
     def _in_force(self, workload: Workload) -> tuple[InForce, str]:
         match self._cache.policy_for(workload):

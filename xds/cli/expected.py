@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from xds.cache import drop_captured
 from xds.cli.progress import working
 from xds.cli.world import open_world
 from xds.compile import compile_snapshot
 from xds.compile.refuse import REFUSE_ALL
-from xds.policy.model import HeldPolicy, Policy, Workload
+from xds.policy.model import HeldPolicy, Mode, Policy, Workload
 from xds.policy.selection import select_policy
 from xds.resources import ResourceType
 
@@ -67,7 +68,8 @@ async def compile_expected(place: Place, choice: Choice) -> Expected:
         judgement, facts = await world.judge(builds=False)
         workload = None if choice.who is None else _find_workload(world, choice.who)
     policy, remark = _choose(judgement, choice, workload)
-    resources = () if policy is None else _compile(policy, facts)
+    mode = Mode.TRANSPARENT if workload is None else workload.mode
+    resources = () if policy is None else _compile(policy, facts, mode)
     return Expected(resources=resources, findings=judgement.diagnostics, remark=remark)
 
 
@@ -125,8 +127,10 @@ def _full_name(namespace: str | None, name: str) -> str:
     return name if namespace is None else f"{namespace}/{name}"
 
 
-def _compile(policy: Policy, facts: Facts) -> tuple[Resource, ...]:
+def _compile(policy: Policy, facts: Facts, mode: Mode) -> tuple[Resource, ...]:
     with working("compiling the policy"):
         snapshot = compile_snapshot(policy, facts).snapshot
     assert snapshot is not None, "a policy without errors does not compile"
+    if mode is Mode.EXPLICIT:
+        snapshot = drop_captured(snapshot)
     return tuple(resource for kind in ResourceType for resource in snapshot.of(kind).values())

@@ -17,7 +17,7 @@ from xds.compile import compile_snapshot
 from xds.compile.refuse import REFUSE_ALL
 from xds.errors import EgressXdsError, quote_value
 from xds.explain.explanation import Subject
-from xds.policy.model import HeldPolicy, Policy, Workload
+from xds.policy.model import HeldPolicy, Mode, Policy, Workload
 from xds.policy.selection import select_policy
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ async def find_subject(place: Place, asked: Asked) -> Found:
     match chosen:
         case Policy() as policy:
             text = texts.get(policy.where.source, "")
-            return Found(subject=_compile(policy, facts, text), findings=findings)
+            remark = "" if workload is None else _remark_on_mode(policy, workload)
+            return Found(subject=_compile(policy, facts, text), findings=findings, remark=remark)
         case HeldPolicy(where=where):
             remark = f"the document at {where} can't be used, and this pod may be its: it is told nothing new"
             return Found(subject=None, findings=findings, is_in_force=False, remark=remark)
@@ -126,6 +127,17 @@ def _find_workload(world: OpenWorld, asked: Asked, node_id: NodeId) -> Workload:
     if known is None:
         raise NoSuchPodError(f"the cluster has no running pod {node_id}; see: kubectl get pods --namespace {namespace}")
     return known.workload
+
+
+def _remark_on_mode(policy: Policy, workload: Workload) -> str:
+    """Say what a pod whose connections are not captured has instead."""
+    if workload.mode is not Mode.EXPLICIT:
+        return ""
+    if policy.explicit_port is None:
+        return (
+            f"this pod is in explicit mode, and the policy {policy.name} has no port for that: nothing is served to it"
+        )
+    return "this pod is in explicit mode: nothing is captured, and `--explicit` tells what its sidecar does when asked"
 
 
 def _select(judgement: Judgement, workload: Workload) -> Policy | HeldPolicy | None:
