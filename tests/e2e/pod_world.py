@@ -17,26 +17,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import envoy
-from tests.e2e.harness import needs, start_origins
+from tests.e2e.harness import CorporateProxy, ProxyKind, needs, start_origins
 from tests.e2e.kubernetes_world import ISSUER, ask, path_of, start_api_server, start_server
 from tests.e2e.secured_proxies import Login, put, start_squid
 from tests.support.certificates import Authority
-from tests.support.cluster import HOME, namespace
+from tests.support.cluster import HOME, namespace, policy
 from tests.support.pod_runner import CAPTURE_IMAGE, CONTROL_PLANE_IMAGE, ENVOY_IMAGE, Image, Node, RunningPod
 from tests.support.tokens import Issuer, claims
 from xds.demo.errors import LabError
-from xds.demo.lab import CONTROL_PLANE_ADDRESS, Lab, Namespace
+from xds.demo.lab import CONTROL_PLANE_ADDRESS, PROXY_ADDRESS, Lab, Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from tests.e2e.harness import CorporateProxy
     from tests.support.api_store import Object
     from tests.support.pod_spec import Pod
     from xds.demo.processes import Program
 
 SERVICE = f"egress-xds.{HOME}.svc"
 WEBHOOK_PORT = 8443
+TINYPROXY_PORT = 8888
 INJECT = "/inject"
 RECORDED = Path(__file__).resolve().parents[1] / "data" / "kubernetes-1.36"
 
@@ -108,6 +108,12 @@ class PodWorld:
     def get(self, item: Object) -> Object:
         """Return what is stored of an object."""
         return ask(self.lab, "GET", path_of(item))
+
+    def put_policy(self, name: str, text: str, of: str = HOME) -> None:
+        """Put a policy that is other than what there was into force, and return once it is."""
+        seen = len(self.control_plane.text())
+        self.apply(policy(of, name, text))
+        self.control_plane.wait_for("published", after=seen)
 
     # --- pods
 
@@ -233,6 +239,22 @@ def open_pod_world(
         world = PodWorld(lab, proxy, control_plane, authority, issuer, node, kubeconfig)
         yield world
         assert world.leaked == 0, "a pod sent packets towards the Internet by itself"
+
+
+def start_tinyproxy(lab: Lab, port: int = TINYPROXY_PORT) -> CorporateProxy:
+    """Start Tinyproxy with Debian's configuration, on the port that it has by default."""
+    stock = Path("/etc/tinyproxy/tinyproxy.conf")
+    if not stock.exists():
+        needs("tinyproxy is not installed; on Debian: apt-get install tinyproxy")
+    home = lab.owned_directory("tinyproxy")
+    inside = lab.inside / home.name
+    changed = ("User ", "Group ", "Port ", "LogFile ", "PidFile ")
+    kept = [line for line in stock.read_text(encoding="utf-8").splitlines() if not line.startswith(changed)]
+    own = [f"Port {port}", f"Listen {PROXY_ADDRESS}", f'LogFile "{inside}/tinyproxy.log"', "Allow 10.0.0.0/8"]
+    (home / "tinyproxy.conf").write_text("\n".join([*kept, *own, ""]), encoding="utf-8")
+    program = lab.start("tinyproxy", Namespace.CORP, ["tinyproxy", "-d", "-c", str(inside / "tinyproxy.conf")])
+    program.wait_for_port(port)
+    return CorporateProxy(ProxyKind.TINYPROXY, program, home / "tinyproxy.log")
 
 
 def open_lab_for_pods(hosts: Mapping[str, str]) -> Lab:
