@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
+from tests.support.cluster import HOME, pod, policy
 from tests.support.command_line import Outcome, Runner
-from tests.support.small_cluster import CANARY, open_small_cluster, run_beside
+from tests.support.small_cluster import CANARY, CORP, open_small_cluster, run_beside
+from xds.names import EXPLICIT_LISTENER, OUTBOUND_LISTENER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -49,6 +51,20 @@ async def test_a_pod_is_selected_by_what_the_cluster_knows_of_it(
     assert (batch.code, "policy in force: corp" in batch.err) == (0, True), batch.err
     assert "secret" in {item["type"] for item in json.loads(batch.out)}
     assert CANARY not in batch.out + batch.err
+
+
+async def test_a_pod_in_explicit_mode_has_no_listener_for_captured_connections(
+    runner: Runner, server: ApiServerEmulation, tmp_path: Path
+) -> None:
+    server.put(pod("shop", "explicit-0", injected="true", mode="explicit"))
+    server.put(policy(HOME, "corp", CORP + "  mode: explicit\n"))
+    names = {}
+    for node in ("explicit-0.shop", "batch-0.shop"):
+        outcome = await dump(runner, server, tmp_path, "--node", node, "-o", "json")
+        names[node] = {item["name"] for item in json.loads(outcome.out)}
+
+    assert EXPLICIT_LISTENER in names["explicit-0.shop"]
+    assert names["batch-0.shop"] - names["explicit-0.shop"] == {OUTBOUND_LISTENER}
 
 
 async def test_a_pod_that_the_cluster_does_not_know_is_wrong_usage(

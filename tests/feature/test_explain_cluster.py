@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from tests.support.cluster import HOME
+from tests.support.cluster import HOME, pod, policy
 from tests.support.command_line import Outcome, Runner
-from tests.support.small_cluster import CANARY, open_small_cluster, run_beside
+from tests.support.small_cluster import CANARY, CORP, open_small_cluster, run_beside
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -64,6 +64,22 @@ async def test_a_login_of_a_secret_is_named_and_not_shown(
 
         assert f"Basic, of the Secret {HOME}/login" in outcome.out
         assert CANARY not in outcome.out + outcome.err
+
+
+async def test_a_pod_in_explicit_mode_is_told_apart_and_so_is_a_policy_that_has_no_port_for_it(
+    runner: Runner, server: ApiServerEmulation, tmp_path: Path
+) -> None:
+    server.put(pod("shop", "explicit-0", injected="true", mode="explicit"))
+    without = await explain(runner, server, tmp_path, "explicit-0.shop", "https://api.example/")
+    server.put(policy(HOME, "corp", CORP + "  mode: explicit\n"))
+    having = await explain(runner, server, tmp_path, "explicit-0.shop", "https://api.example/")
+    asked = await explain(runner, server, tmp_path, "explicit-0.shop", "https://api.example/", "--explicit")
+    other = await explain(runner, server, tmp_path, "batch-0.shop", "https://api.example/")
+
+    assert "the policy corp has no port for that" in without.err
+    assert "nothing is captured" in having.err
+    assert (asked.code, "explicit listener" in asked.out) == (0, True)
+    assert "explicit" not in other.err
 
 
 async def test_a_pod_that_the_cluster_does_not_know_is_a_finding(
