@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 LABEL = "egress-xds/test"
 MANAGER = "egress-xds-test"
-CLUSTER_WIDE = {"Namespace", "ClusterRole", "ClusterRoleBinding", "ValidatingWebhookConfiguration"}
+_WEBHOOKS = {"MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"}
+CLUSTER_WIDE = {"Namespace", "ClusterRole", "ClusterRoleBinding", *_WEBHOOKS}
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 NOT_FOUND, CONFLICT = 404, 409

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 def webhook(place: Place, port: int, authority: Authority) -> Manifest:
     """Return the webhook of `deploy/`, for the namespaces of this run, at a port of this machine."""
-    (given,) = read_manifests(KUSTOMIZE / "base" / "webhook.yaml")
+    objects = read_manifests(KUSTOMIZE / "base" / "webhook.yaml")
+    (given,) = [item for item in objects if item["kind"] == "ValidatingWebhookConfiguration"]
     found = deepcopy(placed(given, place))
     (hook,) = found["webhooks"]
     path = hook["clientConfig"]["service"]["path"]

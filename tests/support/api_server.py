@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Self
 import yaml
 from aiohttp import web
 
+from tests.support.api_admission import admit, is_asked
 from tests.support.api_port_forward import PORT_FORWARD, forward_port
 from tests.support.api_requests import (
     Renderer,
@@ -235,7 +236,12 @@ class ApiServerEmulation:
             if verb == "watch":
                 return await self._watch(request, target)
             body = await request.read()
-            code, answer = self._answer(request, verb, target, _read(body) if body else {})
+            item, is_dry_run = _read(body) if body else {}, "dryRun" in request.query
+            if is_asked(self.store, verb, target, request.content_type):
+                item = await admit(self.store, target, item, is_dry_run=is_dry_run)
+                if is_dry_run:
+                    return _respond(item, 201)
+            code, answer = self._answer(request, verb, target, item)
             return _respond(answer, code)
         except Refused as refused:
             wait = {} if refused.retry_after is None else {"Retry-After": f"{refused.retry_after:g}"}
