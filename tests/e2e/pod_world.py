@@ -22,6 +22,7 @@ from tests.e2e.kubernetes_world import ISSUER, ask, path_of, start_api_server, s
 from tests.e2e.secured_proxies import Login, put, start_squid
 from tests.support.certificates import Authority
 from tests.support.cluster import HOME, namespace, policy
+from tests.support.manifests import KUSTOMIZE, build
 from tests.support.pod_runner import CAPTURE_IMAGE, CONTROL_PLANE_IMAGE, ENVOY_IMAGE, Image, Node, RunningPod
 from tests.support.tokens import Issuer, claims
 from xds.demo.errors import LabError
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
     from xds.demo.processes import Program
 
 SERVICE = f"egress-xds.{HOME}.svc"
-WEBHOOK_PORT = 8443
 TINYPROXY_PORT = 8888
-INJECT = "/inject"
+_BASE = build(KUSTOMIZE / "base")
+_OURS = next(item for item in _BASE if item["kind"] == "MutatingWebhookConfiguration")
+(WEBHOOK,) = _OURS["webhooks"]
+"""The deployed webhook: the API server of this world asks as it says."""
 RECORDED = Path(__file__).resolve().parents[1] / "data" / "kubernetes-1.36"
 
 SERVE = (
@@ -117,35 +120,47 @@ class PodWorld:
 
     # --- pods
 
+    def is_asked(self, pod: Object) -> bool:
+        """Whether the API server asks the webhook about a pod, by its selectors."""
+        of = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": pod["metadata"]["namespace"]}}
+        namespace_labels = self.get(of)["metadata"].get("labels", {})
+        selected = matches(WEBHOOK["namespaceSelector"], namespace_labels)
+        return selected and matches(WEBHOOK["objectSelector"], pod["metadata"].get("labels", {}))
+
     def review(self, pod: Object, **request: object) -> Object:
         """Have the webhook review a new pod as the API server does; return its whole response."""
         recorded = json.loads((RECORDED / "admission-pod-plain.json").read_text(encoding="utf-8"))
         body: dict[str, Any] = copy.deepcopy(recorded["body"])
         metadata = pod["metadata"]
         body["request"] |= {"object": pod, "name": metadata["name"], "namespace": metadata["namespace"], **request}
-        file = put(self.lab, "review.json", json.dumps(body))
-        command = [
-            "curl",
-            "--silent",
-            "--show-error",
-            "--cacert",
+        files = (
+            put(self.lab, "review.json", json.dumps(body)),
             put(self.lab, "webhook-ca.pem", self.authority.certificate),
-        ]
-        command += ["--header", "Content-Type: application/json", "--data-binary", f"@{file}"]
-        done = self.lab.run(Namespace.CORP, [*command, f"https://{SERVICE}:{WEBHOOK_PORT}{INJECT}?timeout=10s"])
+        )
+        command = ["curl", "--silent", "--show-error", "--cacert", files[1], "--data-binary", f"@{files[0]}"]
+        service, seconds = WEBHOOK["clientConfig"]["service"], WEBHOOK["timeoutSeconds"]
+        host = f"{service['name']}.{service['namespace']}.svc:{_port_of(service['port'])}"
+        url = f"https://{host}{service['path']}?timeout={seconds}s"
+        done = self.lab.run(Namespace.CORP, [*command, "--header", "Content-Type: application/json", url])
         assert done.returncode == 0, done.stderr.decode()
         answer: dict[str, Any] = json.loads(done.stdout)["response"]
         assert answer["uid"] == body["request"]["uid"]
         return answer
 
     def admit(self, pod: Object) -> Object:
-        """Return the pod as the API server stores it after the webhook; a pod that it refuses fails the test."""
+        """
+        Return the pod as the API server stores it after the webhook; a pod that is refused fails the test.
+
+        The webhook is asked twice, as where another one changed the pod: it must have nothing to add.
+        """
+        if not self.is_asked(pod):
+            return pod
         answer = self.review(pod)
         assert answer["allowed"], answer["status"]["message"]
         self.warnings = answer.get("warnings", [])
-        patch = json.loads(base64.b64decode(answer["patch"])) if "patch" in answer else []
-        found = apply_patch(pod, patch)
+        found = apply_patch(pod, _patch_of(answer))
         assert isinstance(found, dict)
+        assert not _patch_of(self.review(found)), "what was injected is injected again"
         return found
 
     def create(self, pod: Object, *, is_waiting: bool = True) -> RunningPod:
@@ -170,6 +185,43 @@ class PodWorld:
     def leaked(self) -> int:
         """Packets that pods sent towards the Internet by themselves, but for those that a test expects."""
         return self.lab.leaked_packets() - self.expected
+
+
+def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Whether a label selector of Kubernetes selects `labels`."""
+    for key, value in selector.get("matchLabels", {}).items():
+        if labels.get(key) != value:
+            return False
+    for item in selector.get("matchExpressions", ()):
+        match item["operator"]:
+            case "In":
+                is_met = labels.get(item["key"]) in item["values"]
+            case "NotIn":
+                is_met = labels.get(item["key"]) not in item["values"]
+            case other:
+                raise AssertionError(other)
+        if not is_met:
+            return False
+    return True
+
+
+def _port_of(port: int) -> int:
+    """Return the port of the container that a port of the control plane's Service leads to."""
+    service = next(item for item in _BASE if item["kind"] == "Service")
+    (target,) = [item["targetPort"] for item in service["spec"]["ports"] if item["port"] == port]
+    return next(int(item["containerPort"]) for item in _container()["ports"] if item["name"] == target)
+
+
+def _container() -> Mapping[str, Any]:
+    deployment = next(item for item in _BASE if item["kind"] == "Deployment")
+    (found,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert isinstance(found, dict)
+    return found
+
+
+def _patch_of(answer: Object) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = json.loads(base64.b64decode(answer["patch"])) if "patch" in answer else []
+    return found
 
 
 def apply_patch(document: object, patch: Sequence[Mapping[str, Any]]) -> object:
@@ -217,10 +269,9 @@ def open_pod_world(
         put(lab, "tls.key", server.key)
         kubeconfig = start_api_server(lab, [namespace(HOME), *objects])
         ask(lab, "POST", "/emulation", {"jwks": {"keys": [issuer.jwk]}})
-        injection = ["--inject-image", "egress-xds:0.1.0", "--inject-init-image", "egress-xds-init:0.1.0"]
-        injection += ["--inject-ca", put(lab, "server-ca.pem", authority.certificate)]
-        admission = ["--admission-listen", f"{CONTROL_PLANE_ADDRESS}:{WEBHOOK_PORT}"]
-        control_plane = start_server(lab, kubeconfig, *admission, *injection)
+        put(lab, "ca.crt", authority.certificate)
+        deployed = [word for word in _container()["args"] if word.startswith(("--inject", "--admission", "--token"))]
+        control_plane = start_server(lab, kubeconfig, *deployed)
 
         def find(kind: str, of: str, name: str) -> Mapping[str, str]:
             item = ask(lab, "GET", f"/api/v1/namespaces/{of}/{kind.lower()}s/{name}")

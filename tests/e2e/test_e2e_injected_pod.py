@@ -7,13 +7,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
-from tests.e2e.harness import API
+from tests.e2e.harness import API, FILES, SIX
 from tests.e2e.pod_world import RECORDED, PodWorld, make_pod, open_pod_world
+from tests.e2e.secured_proxies import put
 from tests.support.certificates import Authority
 from tests.support.cluster import HOME, namespace, policy
 from tests.support.manifests import KUSTOMIZE, read_manifests
 from tests.support.pod_runner import PodError
+from xds.demo.cast import xds_command
+from xds.demo.lab import FILES_ADDRESS, Namespace, python_environment
 from xds.demo.polling import wait_until
 from xds.names import XDS_CLUSTER
 
@@ -42,7 +46,7 @@ def config_map(name: str, of: str, **data: str) -> Object:
 def cluster() -> Iterator[PodWorld]:
     """A cluster with one policy for all, and two namespaces that asked for sidecars."""
     wanted = {"egress-xds/inject": "true"}
-    namespaces = [namespace("shop", wanted), namespace("payments", wanted)]
+    namespaces = [namespace("shop", wanted), namespace("payments", wanted), namespace("plain")]
     root = config_map("kube-root-ca.crt", "payments", ca_crt="the authority of the API server")
     with open_pod_world(*namespaces, root, policy(HOME, "corp", POLICY)) as world:
         yield world
@@ -156,6 +160,66 @@ def test_a_job_ends_and_its_sidecar_after_it(world: PodWorld) -> None:
 
     assert pod.wait_for_end() == {"app": 0, SIDECAR: 0}
     assert "greets you over TLS" in pod.programs["app"].text()
+
+
+def test_both_address_families_are_captured(world: PodWorld, shared: RunningPod) -> None:
+    mark = world.proxy.mark()
+
+    assert "greets" in shared.curl("app", f"https://{SIX}/", "-6").expect()
+    assert world.proxy.wait_for(f"CONNECT {SIX}:443", mark)
+
+
+def test_what_is_excluded_by_an_annotation_goes_past_the_sidecar(world: PodWorld) -> None:
+    pod = world.create(make_pod("excluding", exclude_cidrs=f"{FILES_ADDRESS}/32", exclude_ports="7001"))
+    mark = world.proxy.mark()
+
+    assert FILES in pod.curl("app", f"https://{FILES}/").expect()
+    assert "greets" in pod.curl("app", f"https://{API}/").expect()
+
+    assert world.proxy.wait_for(f"CONNECT {API}:443", mark)
+    assert FILES not in world.proxy.text(mark)
+    assert taken(pod) == 1
+    world.delete(pod)
+
+
+def taken(pod: RunningPod) -> int:
+    """Return how many captured connections the sidecar has taken."""
+    return sum(pod.admin().counters(r"^listener\..*_15001\.downstream_cx_total$").values())
+
+
+def test_without_native_sidecars_the_application_has_egress_once_the_sidecar_is_ready(world: PodWorld) -> None:
+    pod = world.create(make_pod("older", native_sidecar="false"))
+
+    assert not any(item.is_sidecar for item in pod.pod.init)
+    assert pod.pod.containers[0].name == SIDECAR
+    assert "greets" in pod.curl("app", f"https://{API}/").expect()
+    world.delete(pod)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param(make_pod("elsewhere", "plain"), id="of a namespace that did not ask"),
+        pytest.param(make_pod("by-label", labels={"egress-xds/inject": "false"}), id="whose label opts out"),
+        pytest.param(make_pod("by-annotation", inject="false"), id="whose annotation opts out"),
+        pytest.param(make_pod("on-the-node", spec={"hostNetwork": True}), id="that uses its node's network"),
+    ],
+)
+def test_a_pod_is_stored_as_it_was(world: PodWorld, own: Object) -> None:
+    assert world.admit(own) == own
+
+
+def test_what_xds_inject_makes_of_a_manifest_is_what_the_webhook_makes(world: PodWorld) -> None:
+    """`xds inject -f pod.yaml | kubectl apply -f -` and the label of a namespace come to the same pod."""
+    own = make_pod("offline")
+    files = [put(world.lab, name, text) for name, text in (("pod.json", json.dumps(own)), ("corp.yaml", POLICY))]
+    authority = put(world.lab, "server-ca.pem", world.authority.certificate)
+    command = xds_command("inject", "-f", files[0], "--server-ca", authority, files[1])
+
+    done = world.lab.run(Namespace.CORP, command, environment=python_environment())
+
+    assert done.returncode == 0, done.stderr.decode()
+    assert yaml.safe_load(done.stdout) == world.admit(own)
 
 
 def test_a_control_plane_of_another_authority_is_not_believed(world: PodWorld) -> None:
