@@ -18,6 +18,7 @@ from xds.cache import World
 from xds.compile import Compilation, check_policy, compile_snapshot, narrow_moment, renew_files
 from xds.compile.refuse import REFUSE_ALL
 from xds.diagnostics import Diagnostic, Where
+from xds.injection.environment import check_env_mode
 from xds.policy.files import files_of
 from xds.policy.findings import sort_diagnostics
 from xds.policy.model import HeldPolicy, Policy
@@ -195,11 +196,12 @@ class Judge:
         rivals = {_key(policy): policy for _, policy in _flatten(kept, good)}
         return (tie for tie in check_ties(rivals.values()) if tie.where.source in good)
 
-    def _compile_all(self, source: str, policies: Iterable[Policy], facts: Facts) -> list[Diagnostic]:
+    def _compile_all(self, source: str, policies: tuple[Policy, ...], facts: Facts) -> list[Diagnostic]:
         is_work = any(self._known(policy, facts) is None for policy in policies)
         with _telling("compile", self._parsed[source][0]) if is_work else nullcontext():
             compiled = [self._compile(policy, facts) for policy in policies]
-        return [finding for compilation in compiled for finding in compilation.diagnostics]
+        undeliverable = [finding for policy in policies for finding in check_env_mode(policy)]
+        return [*undeliverable, *(finding for compilation in compiled for finding in compilation.diagnostics)]
 
     def _known(self, policy: Policy, facts: Facts) -> Compilation | None:
         """Return what `policy` was compiled to when all that matters to it was the same."""

@@ -45,4 +45,11 @@ COMPILATION = (
         "rule sends the name direct, on some ports or all, its connections are refused. Put the rule with the name "
         "first, or leave out what goes direct.",
     ),
+    warning(
+        "EX507",
+        "Variables can't say what the policy says",
+        "With `mode: env` there is no sidecar: applications read HTTP_PROXY, HTTPS_PROXY and NO_PROXY, which know one "
+        "proxy and hosts that go past it, and nothing of logins, refusals or an order of rules. Pods that would get "
+        "this policy by variables are refused. Choose `transparent` or `explicit`, or take out what is named.",
+    ),
 )

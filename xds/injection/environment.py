@@ -11,9 +11,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from xds.diagnostics import Diagnostic
 from xds.explain.no_proxy import choose_no_proxy, render_entries
 from xds.injection.losses import find_losses
-from xds.policy.model import Deny, Destination, Direct, DomainPattern, PlainHttp, ProxyProtocol, Tunnel, UnknownName
+from xds.policy.model import (
+    Deny,
+    Destination,
+    Direct,
+    DomainPattern,
+    Mode,
+    PlainHttp,
+    ProxyProtocol,
+    Tunnel,
+    UnknownName,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,25 +94,45 @@ def render_env_mode(
     `no_proxy_written` are the entries of `noProxy`, where they are known as they are written: they are kept beside what
     is derived from them. Raises CannotDeliverError if variables can't say what the policy says.
     """
-    _check_default(policy)
-    for rule in policy.rules:
-        _check_rule(policy, rule)
-    https, http = _find_proxy(policy, policy.default.action), _find_proxy(policy, policy.default.http_action)
-    named = tuple(dict.fromkeys(proxy for proxy in (https, http) if proxy is not None))
-    for proxy in named:
-        _check_proxy(policy, proxy)
-    if http is not None and http.plain_http is not PlainHttp.ABSOLUTE_FORM:
-        reason = f"the proxy {http.name} has `plainHTTP: {http.plain_http.value}`, and clients send it in absolute form"
-        raise _refusal(policy, reason)
+    http, https = _check_all(policy)
     own, losses = _own_entries(policy, no_proxy_written)
+    named = tuple(dict.fromkeys(proxy for proxy in (https, http) if proxy is not None))
     if not named:
         return Variables("", "", "")
     no_proxy = _join(policy, (*_always_direct(policy, networks), *own))
     return Variables(_render_url(http), _render_url(https), no_proxy, (*find_losses(policy, named), *losses))
 
 
+def check_env_mode(policy: Policy) -> tuple[Diagnostic, ...]:
+    """Report a policy that is to reach pods by variables alone and can't."""
+    if policy.mode is not Mode.ENV:
+        return ()
+    try:
+        _check_all(policy)
+        own, _ = _own_entries(policy, None)
+        _join(policy, (*_always_direct(policy, ()), *own))
+    except CannotDeliverError as error:
+        return (Diagnostic("EX507", policy.where, error.reason, error.remedy),)
+    return ()
+
+
 def _refusal(policy: Policy, reason: str, remedy: str = _OTHER_MODE) -> CannotDeliverError:
     return CannotDeliverError(f"variables can't say what the policy {policy.name} says: {reason}", remedy)
+
+
+def _check_all(policy: Policy) -> tuple[Proxy | None, Proxy | None]:
+    """Refuse what no variable says, but for the list; return the proxies of plain HTTP and of the rest."""
+    _check_default(policy)
+    for rule in policy.rules:
+        _check_rule(policy, rule)
+    http, https = _find_proxy(policy, policy.default.http_action), _find_proxy(policy, policy.default.action)
+    for proxy in (https, http):
+        if proxy is not None:
+            _check_proxy(policy, proxy)
+    if http is not None and http.plain_http is not PlainHttp.ABSOLUTE_FORM:
+        reason = f"the proxy {http.name} has `plainHTTP: {http.plain_http.value}`, and clients send it in absolute form"
+        raise _refusal(policy, reason)
+    return http, https
 
 
 def _check_default(policy: Policy) -> None:

@@ -11,13 +11,16 @@ import pytest
 from tests.support.policies import CORP, default, endpoint, policy, proxy, rule, to
 from tests.unit.policy.policy_texts import good
 from xds.dialects.clients import CLIENTS, decide
+from xds.facts import Facts
 from xds.injection.environment import (
     MAX_NO_PROXY,
     CannotDeliverError,
     Variables,
+    check_env_mode,
     render_env_mode,
     render_explicit_mode,
 )
+from xds.judge import Judge, SourceRead
 from xds.policy.model import (
     AlwaysDirect,
     BasicLogin,
@@ -33,6 +36,7 @@ from xds.policy.model import (
     Tunnel,
     UnknownName,
 )
+from xds.policy.parse import Document
 
 CLUSTER = (ip_network("10.96.0.0/12"), ip_network("10.0.0.1/32"))
 SHORT = "httpProxy: http://proxy.corp.example:3128\nhttpsProxy: http://proxy.corp.example:3129\n"
@@ -172,6 +176,29 @@ def test_what_variables_cannot_say_is_refused_with_the_reason_and_a_remedy(writt
     assert words in str(refusal.value)
     assert "the policy test" in refusal.value.reason
     assert "mode" in refusal.value.remedy
+
+
+@pytest.mark.parametrize(("written", "words"), REFUSED)
+def test_a_policy_that_is_to_reach_pods_so_and_can_not_is_reported(written: Policy, words: str) -> None:
+    (found,) = check_env_mode(replace(written, mode=Mode.ENV))
+
+    assert (found.code, found.where) == ("EX507", written.where)
+    assert words in f"{found.message}; {found.hint}"
+    assert check_env_mode(written) == ()
+
+
+def test_a_policy_that_variables_can_say_is_not_reported() -> None:
+    assert check_env_mode(good(SHORT + "mode: env\nnoProxy: .corp.example\n")) == ()
+
+
+def test_a_policy_for_variables_is_judged_by_what_they_can_say() -> None:
+    text = SHORT.replace("http://proxy.corp.example:3128", "deny") + "mode: env\ndialect: go\n"
+    judge = Judge()
+    judged = judge.judge(judge.parse(SourceRead((Document("a.yaml", text),))), Facts())
+
+    assert [(item.code, item.where.source, item.is_error) for item in judged.diagnostics] == [
+        ("EX507", "a.yaml", False)
+    ]
 
 
 LOSSES = [
