@@ -36,6 +36,7 @@ VERBS = {
     "collect": "Write a support bundle without secrets.",
     "schema": "Print the JSON Schema of policy documents.",
     "bootstrap": "Print the bootstrap of one Envoy.",
+    "inject": "Give the pods of manifests their sidecars.",
     "capture": "Print, apply or remove the capture rules.",
     "trust": "Write whom applications trust.",
     "completion": "Print the completion script of a shell.",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from xds.facts import Facts, File
     from xds.judge import Judgement
     from xds.kubernetes.mirror import Mirror
+    from xds.kubernetes.objects import NamespaceObject
     from xds.settings import Settings
     from xds.workloads import Pod
 
@@ -105,6 +106,8 @@ class OpenWorld:
     """Those of the cluster, by node id."""
     injected: frozenset[NodeId] = frozenset()
     """Those of them that have a sidecar, as far as that is known."""
+    namespaces: Mapping[str, NamespaceObject] = field(default_factory=lambda: MappingProxyType({}))
+    """Those of the cluster, by name."""
     _facts: _Facts
     _files: _Files
 
@@ -192,6 +195,7 @@ async def _open_cluster(place: Place) -> AsyncIterator[OpenWorld]:
             home=home,
             pods=workloads.pods(),
             injected=frozenset(NodeId(f"{workload.pod}.{workload.namespace}") for workload in mirror.injected()),
+            namespaces={name: item for (_, name), item in mirror.namespaces.items.items()},
             _facts=ClusterFacts(NetworkFacts(settings), mirror),
             _files=secrets,
         )

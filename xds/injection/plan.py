@@ -114,6 +114,10 @@ def make_plan(pod: PodView, wishes: Wishes, mesh: Mesh | None, around: Surroundi
     )
     if mode is Mode.TRANSPARENT:
         _check_capture(plan, around, found)
+    if mode is not Mode.ENV and not sidecar.server_ca:
+        found.problems.append(
+            "nobody said who signs for the control plane, which a sidecar must know; add --server-ca FILE"
+        )
     _warn(plan, pod, around, found)
     if found.problems:
         raise InjectionError(found.problems)

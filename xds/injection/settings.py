@@ -47,8 +47,12 @@ class SidecarSettings:
     """HOST:PORT of the control plane, as pods reach it."""
     server_name: str = ""
     """What its certificate is for; empty: HOST."""
-    server_ca: str = field(repr=False)
-    """PEM; who signs for it. Pods read it from an annotation, so that no namespace needs a ConfigMap."""
+    server_ca: str = field(default="", repr=False)
+    """
+    PEM; who signs for it. Pods read it from an annotation, so that no namespace needs a ConfigMap.
+
+    Empty: nobody said, so that no pod can have a sidecar, but pods that need none can be made.
+    """
     audience: str = AUDIENCE
     uid: int = ENVOY_UID
     """The sidecar's user, unless a pod says another or is beside a mesh."""
@@ -70,7 +74,8 @@ class SidecarSettings:
             if not text or not text.isprintable() or " " in text:
                 raise SettingsError(f"{name} of the sidecar is {quote_value(text)}; give it, in one word")
         parse_authority(self.server)
-        check_authority(self.server_ca)
+        if self.server_ca:
+            check_authority(self.server_ca)
         if not 1 <= self.uid <= _MAX_UID:
             raise SettingsError(f"the sidecar can't run as user {self.uid}; give a number from 1 to {_MAX_UID}")
         if not self.families:

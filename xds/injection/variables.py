@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from xds.injection.names import TRUST_DIRECTORY, TRUST_VOLUME
 from xds.injection.pod import name_of, read_objects
-from xds.trust import TRUSTSTORE, render_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from xds.injection.environment import Variables
     from xds.injection.pod import Object
@@ -24,7 +23,6 @@ _OF_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PR
 """What sends an application to a proxy of its own choice."""
 
 _JAVA = "JAVA_TOOL_OPTIONS"
-_JAVA_STORE = f"{TRUST_DIRECTORY}/{TRUSTSTORE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ def warn_of_proxies(container: Object) -> Told:
 def add_trust(container: Object) -> Told:
     """Add the volume with what is trusted, and the variables that make runtimes read it."""
     own = _own(container)
-    wanted = [item for item in render_variables(TRUST_DIRECTORY).items() if item[0] != _JAVA]
+    wanted = [item for item in _render_trust().items() if item[0] != _JAVA]
     kept = [name for name, value in wanted if name in own and own[name].get("value") != value]
     added: list[Object] = [{"name": name, "value": value} for name, value in wanted if name not in own]
     mounted = any(mount.get("name") == TRUST_VOLUME for mount in read_objects(container, "volumeMounts"))
@@ -85,14 +83,20 @@ def _add_java(container: Object) -> Told:
     given = None if own is None else own.get("value")
     if own is not None and not isinstance(given, str):
         return Told(container, tuple(_tell(container, [_JAVA])))
-    options = render_variables(TRUST_DIRECTORY, given if isinstance(given, str) else None)[_JAVA]
+    options = _render_trust(given if isinstance(given, str) else None)[_JAVA]
     if options == given:
-        return Told(container, () if _JAVA_STORE in options else tuple(_tell(container, [_JAVA])))
+        return Told(container, () if TRUST_DIRECTORY in options else tuple(_tell(container, [_JAVA])))
     if own is None:
         return Told(_with(container, "env", [{"name": _JAVA, "value": options}]))
     longer = {**own, "value": options}
     variables = read_objects(container, "env")
     return Told({**container, "env": [longer if variable is own else variable for variable in variables]})
+
+
+def _render_trust(java_options: str | None = None) -> Mapping[str, str]:
+    from xds.trust import render_variables  # noqa: PLC0415  # it reads certificates, for which few pods ask
+
+    return render_variables(TRUST_DIRECTORY, java_options)
 
 
 def _own(container: Object) -> dict[str, Object]:
