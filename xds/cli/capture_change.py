@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -173,24 +173,34 @@ def apply_rules(backend: Backend | None, capture: Capture, families: Sequence[Fa
         for candidate in candidates:
             try:
                 _switch_to(candidate, capture, families)
-            except LacksRightsError:
-                raise
             except CaptureError as error:
                 failures.append(error)
             else:
                 return candidate
-    if len(failures) == 1:
-        raise failures[0]
-    raise CaptureError("; ".join(str(error) for error in failures)) from failures[0]
+    raise _join(failures)
 
 
 def remove_rules(families: Sequence[Family]) -> list[Family]:
     """Remove the rules of both backends and return the families that had some. Raises CaptureError."""
     removed: set[Family] = set()
+    failures: list[CaptureError] = []
     with _taking_turns():
         for backend in choose_backend(None, families):
-            removed.update(_RULES[backend].remove(families))
+            try:
+                removed.update(_RULES[backend].remove(families))
+            except CaptureError as error:
+                failures.append(error)
+    if failures:
+        raise _join(failures)
     return [family for family in families if family in removed]
+
+
+def _join(failures: Sequence[CaptureError]) -> CaptureError:
+    """Return one failure for those of several backends; who has no rights need not be told twice."""
+    said = [error for error in failures if not isinstance(error, LacksRightsError)]
+    if len(said) > 1:
+        return CaptureError("; ".join(str(error) for error in said))
+    return said[0] if said else failures[0]
 
 
 def _switch_to(backend: Backend, capture: Capture, families: Sequence[Family]) -> None:
@@ -200,7 +210,9 @@ def _switch_to(backend: Backend, capture: Capture, families: Sequence[Family]) -
     with _putting_back(rules, saved):
         for other in Backend:
             if other is not backend and not find_missing(other, families):
-                _RULES[other].remove(families)
+                # iptables-legacy wants CAP_NET_RAW beside CAP_NET_ADMIN, so that who lacks it has made no such rules.
+                with suppress(LacksRightsError):
+                    _RULES[other].remove(families)
 
 
 @contextmanager

@@ -121,6 +121,10 @@ def _lacks_rights(lowered: str) -> bool:
 
 def _remedy(complaint: str) -> str:
     lowered = complaint.lower()
+    if "lock file" in lowered or "read-only" in lowered:
+        return "iptables-legacy keeps its lock in /run: mount an emptyDir there, or use --backend nftables"
+    if _lacks_rights(lowered) and "(legacy)" in lowered:
+        return "iptables-legacy needs CAP_NET_RAW beside CAP_NET_ADMIN; add it, or use --backend nftables"
     if _lacks_rights(lowered):
         return "run it as root, or with CAP_NET_ADMIN, in the pod's network namespace"
     if _lacks_table(complaint):
@@ -129,7 +133,10 @@ def _remedy(complaint: str) -> str:
         return "this kernel lacks what the rule needs (nft_redir, nft_reject); try --backend iptables"
     if "invalid argument" in lowered:
         # The kernel refuses users that the namespace has no mapping for (xt_owner).
-        return "in a user namespace Envoy's user may not exist: use --exempt-mark N with `xds bootstrap --so-mark N`"
+        return (
+            "in a user namespace Envoy's user may not exist: use --exempt-mark N with `xds bootstrap --so-mark N`; from "
+            "outside of it, enter it, too (nsenter -U)"
+        )
     if "lock" in lowered:
         return "something else is changing iptables; try again"
     return "nothing was changed for this family"
