@@ -134,8 +134,8 @@ def _remedy(complaint: str) -> str:
     if "invalid argument" in lowered:
         # The kernel refuses users that the namespace has no mapping for (xt_owner).
         return (
-            "in a user namespace Envoy's user may not exist: use --exempt-mark N with `xds bootstrap --so-mark N`; from "
-            "outside of it, enter it, too (nsenter -U)"
+            "in a user namespace Envoy's user may not exist: use --exempt-mark N with `xds bootstrap --so-mark N`; "
+            "from outside of it, enter it, too (nsenter -U)"
         )
     if "lock" in lowered:
         return "something else is changing iptables; try again"
