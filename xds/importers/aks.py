@@ -102,7 +102,7 @@ def _tell_rest(config: Reader, changes: Changes) -> None:
 
 
 def _read_ca(config: Reader, targets: tuple[object, ...], changes: Changes) -> str:
-    """Return the authorities of the proxy's own certificate; AKS installs them on nodes whatever they are for."""
+    """Return the authorities; AKS installs them on nodes, whatever they are for."""
     text, key = config.text("trustedCa"), _at(config, "trustedCa")
     if not text:
         return ""
@@ -110,10 +110,9 @@ def _read_ca(config: Reader, targets: tuple[object, ...], changes: Changes) -> s
     if isinstance(pem, Problem):
         changes.lost(key, f"left out: {pem.message}", pem.hint)
         return ""
-    on_nodes = "that nodes and applications trust them, for proxies that read TLS, is not a policy's to arrange"
-    if not any(isinstance(target, ProxyUrl) and target.is_tls for target in targets):
-        message = f"left out: no proxy's URL is https, so the authorities verify nothing here; {on_nodes}"
-        changes.lost(key, message, "keep installing them where applications look for authorities")
-        return ""
-    changes.changed(key, f"verifies the proxy's own certificate; {on_nodes}", "install them there as before")
+    is_of_proxy = any(isinstance(target, ProxyUrl) and target.is_tls for target in targets)
+    message = "applications get it where pods ask for it, and nodes do not"
+    message = f"verifies the proxy's own certificate; {message}" if is_of_proxy else message
+    hint = 'annotate pods, or namespaces, with `egress-xds/trusted-ca: "true"`; install it on nodes as before'
+    changes.changed(key, message, hint)
     return text

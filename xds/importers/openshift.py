@@ -120,10 +120,10 @@ def _refer_to_ca(spec: Reader, targets: tuple[Target, ...], wish: Wish, changes:
     if not is_subdomain(name):
         changes.lost(key, "left out: this is no name of a ConfigMap", "correct it")
         return {}
-    applications = "that applications trust them, for proxies that read TLS, is not a policy's to arrange"
+    applications = "for applications, where the proxy reads TLS, write them into the policy as `trustedCA`"
     if not any(isinstance(target, ProxyUrl) and target.is_tls for target in targets):
         message = f"left out: no proxy's URL is https, so the authorities verify nothing here; {applications}"
-        changes.lost(key, message, "keep installing them where applications look for authorities")
+        changes.lost(key, message, 'then annotate pods, or namespaces, with `egress-xds/trusted-ca: "true"`')
         return {}
     copy = f"oc extract configmap/{name} -n openshift-config --keys={_BUNDLE}"
     if wish.home is Home.CLUSTER:

@@ -117,6 +117,8 @@ def _build_long(variables: Variables, wish: Wish, changes: Changes) -> dict[str,
         domains, cidrs = split_kinds(variables.no_proxy, Dialect(wish.dialect))
         to = {key: values for key, values in (("domains", domains), ("cidrs", cidrs)) if values}
         spec["rules"] = [{"name": "no-proxy", "to": to, "action": "direct"}]
+    if variables.trusted_ca:
+        spec["trustedCA"] = variables.trusted_ca
     spec |= {"default": default, "dialect": wish.dialect}
     return build_document(wish, spec, variables.namespace)
 

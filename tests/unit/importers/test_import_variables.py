@@ -148,7 +148,10 @@ def test_what_verifies_an_https_proxy_becomes_its_authorities_and_the_rest_is_to
 
     assert [proxy.tls.ca_pem is not None for proxy in read_policy(imported).proxies] == [False, True]
     assert told(imported, "trustedCa: verifies the proxy's own certificate") is Weight.CHANGED
-    assert told(import_aks({**AKS, "trustedCa": encoded}, WISH), "trustedCa: left out: no proxy's URL") is Weight.LOST
+    assert read_policy(imported).trusted_ca is not None
+    without = import_aks({**AKS, "trustedCa": encoded}, WISH)
+    assert told(without, "trustedCa: applications get it where pods ask for it") is Weight.CHANGED
+    assert read_policy(without).trusted_ca == read_policy(imported).trusted_ca
     assert (
         told(import_aks({**AKS, "trustedCa": "%%%"}, WISH), "trustedCa: left out: this is neither PEM") is Weight.LOST
     )
