@@ -323,7 +323,7 @@ def test_the_image_runs_as_the_user_that_the_pod_asks_for() -> None:
     text = (DEPLOY.parent / "Dockerfile").read_text(encoding="utf-8")
 
     assert "USER 65532:65532" in text
-    assert "requirements/kubernetes.txt" in text
+    assert "requirements/kubernetes.txt" in (DEPLOY / "image" / "environment.sh").read_text(encoding="utf-8")
 
 
 READING = {

@@ -1,37 +1,61 @@
-"""The pod that is an example: its flags are ones that the program takes, and its containers fit one another."""
+"""The pod that is an example, as the installation of `deploy/` injects it: Envoy takes what its containers write."""
 
 from __future__ import annotations
 
 import subprocess
 from typing import TYPE_CHECKING
 
-import pytest
 import yaml
 from click.testing import CliRunner
 
-from tests.support.manifests import CHART, DEPLOY, KUSTOMIZE, Manifest, build, read_manifests
+from tests.house.test_deploy import ALL, HOME, container, pick, settings_of
+from tests.support.certificates import Authority
+from tests.support.manifests import CHART, DEPLOY, KUSTOMIZE, Manifest, read_manifests
+from tests.support.pod_rules import check_schema, find_violations
 from tests.support.validation import find_envoy
-from xds.capture import ENVOY_UID
+from xds.admission.sidecars import Sidecars
 from xds.cli.bootstrap import command as bootstrap_command
-from xds.cli.capture import command as capture_command
-from xds.kubernetes.objects import INJECTED_ANNOTATION
+from xds.facts import FileContent
+from xds.injection.annotations import INJECT
+from xds.injection.inject import Surroundings, inject
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-(POD,) = read_manifests(KUSTOMIZE / "examples" / "pod.yaml")
-BASE = build(KUSTOMIZE / "base")
+OBJECTS = ALL["generated"]
 NAMES = ["egress-bootstrap", "egress-envoy", "egress-capture", "web"]
+ROOTS = ("/etc/egress-xds", "/var/run/secrets/egress-xds", "/run/egress-xds")
+PEM = Authority().certificate
+
+
+def injected() -> Manifest:
+    """Return the example as the webhook would have it."""
+    namespace, pod = read_manifests(KUSTOMIZE / "examples" / "pod.yaml")
+    metadata = namespace["metadata"]
+    assert pod["metadata"]["namespace"] == metadata["name"]
+    sidecars = Sidecars(settings_of(OBJECTS), home=HOME, has_native=lambda: True)
+    sidecars.load({str(sidecars.ca): FileContent(PEM)})
+    sidecar = sidecars.current()
+    assert sidecar is not None
+    around = Surroundings(
+        namespace=metadata["name"],
+        namespace_labels=metadata["labels"],
+        namespace_annotations=metadata["annotations"],
+        policy=None,
+    )
+    return dict(inject(pod, around, sidecar).pod)
+
+
+POD = injected()
 CONTAINERS = {item["name"]: item for item in [*POD["spec"]["initContainers"], *POD["spec"]["containers"]]}
 BOOTSTRAP, ENVOY, CAPTURE, APPLICATION = (CONTAINERS[name] for name in NAMES)
-ROOTS = ("/etc/egress-xds", "/var/run/secrets/egress-xds", "/run/egress-xds")
 
 
 def within(directory: Path, arguments: list[str]) -> list[str]:
     """Return arguments as in the pod, with its volumes in a directory."""
     text = "\n".join(arguments).replace("$(POD_NAME)", "web-0").replace("$(POD_NAMESPACE)", "shop")
     for number, root in enumerate(ROOTS):
-        text = text.replace(f"={root}", f"={directory}/{number}").replace(f"\n{root}", f"\n{directory}/{number}")
+        text = text.replace(f"={root}", f"={directory}/{number}")
     return text.split("\n")
 
 
@@ -47,9 +71,18 @@ def write_bootstrap(directory: Path) -> Manifest:
     return found
 
 
-def mounts(container: Manifest) -> dict[str, str]:
+def mounts(item: Manifest) -> dict[str, str]:
     """Return which volume is mounted where."""
-    return {mount["mountPath"]: mount["name"] for mount in container.get("volumeMounts", ())}
+    return {mount["mountPath"]: mount["name"] for mount in item.get("volumeMounts", ())}
+
+
+def test_the_example_asks_for_injection_and_becomes_a_pod_that_an_api_server_takes() -> None:
+    namespace, pod = read_manifests(KUSTOMIZE / "examples" / "pod.yaml")
+
+    assert namespace["metadata"]["labels"] == {INJECT: "true"}
+    assert [*pod["spec"]] == ["containers"]
+    check_schema(POD)
+    assert find_violations(POD) == []
 
 
 def test_containers_start_in_an_order_in_which_nothing_leaves_unseen() -> None:
@@ -62,24 +95,19 @@ def test_containers_start_in_an_order_in_which_nothing_leaves_unseen() -> None:
 
 def test_the_bootstrap_is_of_this_pod_and_of_this_control_plane(tmp_path: Path) -> None:
     bootstrap = write_bootstrap(tmp_path)
-    service = next(item for item in BASE if item["kind"] == "Service")
+    service = pick(OBJECTS, "Service")
     host = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
     port = next(port["port"] for port in service["spec"]["ports"] if port["name"] == "ads")
 
     assert bootstrap["node"]["id"] == f"{POD['metadata']['name']}.{POD['metadata']['namespace']}"
     assert f"--server={host}:{port}" in BOOTSTRAP["args"]
     assert f"--server-name={host}" in BOOTSTRAP["args"]
-    assert {item["name"]: item["valueFrom"]["fieldRef"]["fieldPath"] for item in BOOTSTRAP["env"]} == {
-        "POD_NAME": "metadata.name",
-        "POD_NAMESPACE": "metadata.namespace",
-    }
 
 
 def test_envoy_takes_the_bootstrap_and_its_flags(tmp_path: Path) -> None:
     write_bootstrap(tmp_path)
-    (tmp_path / "0" / "ca").mkdir()
-    (tmp_path / "0" / "ca" / "ca.crt").write_text("", encoding="utf-8")
     (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "ca.crt").write_text(PEM, encoding="utf-8")
     (tmp_path / "1" / "token").write_text("token", encoding="utf-8")
     words = [find_envoy(), *within(tmp_path, ENVOY["args"]), "--mode", "validate"]
 
@@ -102,19 +130,13 @@ def test_envoy_sees_every_file_that_the_bootstrap_names_and_others_see_no_token(
 
 def test_the_token_is_for_the_control_plane_alone() -> None:
     volumes = {item["name"]: item for item in POD["spec"]["volumes"]}
-    (source,) = volumes["egress-token"]["projected"]["sources"]
-    deployment = next(item for item in BASE if item["kind"] == "Deployment")
-    (server,) = deployment["spec"]["template"]["spec"]["containers"]
+    token, authority = volumes["egress-identity"]["projected"]["sources"]
 
-    assert f"--token-audience={source['serviceAccountToken']['audience']}" in server["args"]
-    assert f"--token-file=/var/run/secrets/egress-xds/{source['serviceAccountToken']['path']}" in BOOTSTRAP["args"]
-    assert volumes["egress-ca"]["configMap"] == {"name": "egress-xds-ca"}
-
-
-def test_envoy_runs_as_the_user_whose_connections_are_not_captured_and_nobody_else_does() -> None:
-    assert ENVOY["securityContext"]["runAsUser"] == ENVOY_UID
-    assert APPLICATION["securityContext"]["runAsUser"] not in {0, ENVOY_UID}
-    assert "--exempt-uid" not in CAPTURE["args"][0]
+    assert f"--token-audience={token['serviceAccountToken']['audience']}" in container(OBJECTS)["args"]
+    assert f"--token-file=/var/run/secrets/egress-xds/{token['serviceAccountToken']['path']}" in BOOTSTRAP["args"]
+    (item,) = authority["downwardAPI"]["items"]
+    assert f"--server-ca=/var/run/secrets/egress-xds/{item['path']}" in BOOTSTRAP["args"]
+    assert POD["metadata"]["annotations"]["egress-xds/server-ca"] == PEM
 
 
 def test_only_the_container_that_captures_may_change_the_network() -> None:
@@ -126,53 +148,20 @@ def test_only_the_container_that_captures_may_change_the_network() -> None:
         assert "privileged" not in item["securityContext"]
 
 
-def test_the_application_knows_of_no_proxy_and_the_pod_says_that_it_has_a_sidecar() -> None:
-    assert APPLICATION.keys() <= {"name", "image", "securityContext"}
-    assert POD["metadata"]["annotations"] == {INJECTED_ANNOTATION: "true"}
+def test_the_application_knows_of_no_proxy_and_its_choices_are_in_force() -> None:
+    assert APPLICATION.keys() == {"name", "image", "securityContext"}
+    assert ENVOY["resources"]["requests"]["memory"] == "200Mi"
+    assert "--exclude-ports=5432" in CAPTURE["args"] or "--exclude-port=5432" in CAPTURE["args"]
 
 
-@pytest.mark.parametrize(
-    ("codes", "result", "calls"),
-    [
-        pytest.param("0", 0, 1, id="captured at once"),
-        pytest.param("3 3 3 0", 0, 4, id="tried again until Envoy listens"),
-        pytest.param("3 2", 1, 2, id="a wrong flag is not tried again"),
-    ],
-)
-def test_capture_waits_for_envoy(tmp_path: Path, codes: str, result: int, calls: int) -> None:
-    (tmp_path / "codes").write_text("\n".join(codes.split()) + "\n", encoding="utf-8")
-    scripts = {
-        "xds": 'cd "${0%/*}"; echo "$*" >> asked; read -r code < codes; sed -i 1d codes; exit "$code"\n',
-        "sleep": "exit 0\n",
-    }
-    for name, text in scripts.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}", encoding="utf-8")
-        (tmp_path / name).chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-
-    run = subprocess.run([*CAPTURE["command"], *CAPTURE["args"]], env=environment, check=False, timeout=60)
-
-    asked = (tmp_path / "asked").read_text(encoding="utf-8").splitlines()
-    assert run.returncode == result
-    assert len(asked) == calls
-    (words,) = {*asked}
-    verb, *arguments = words.split()
-    assert verb == "capture"
-    flags = capture_command.make_context("capture", arguments).params
-    assert flags["is_apply"]
-    assert not flags["force"]
-
-
-def test_images_are_those_of_this_version_and_the_one_that_captures_has_iptables() -> None:
+def test_images_are_those_that_the_dockerfile_makes_of_this_version() -> None:
     (chart,) = read_manifests(CHART / "Chart.yaml")
-    text = (DEPLOY / "capture" / "Dockerfile").read_text(encoding="utf-8")
+    text = (DEPLOY.parent / "Dockerfile").read_text(encoding="utf-8")
 
     assert BOOTSTRAP["image"] == f"egress-xds:{chart['appVersion']}"
-    assert CAPTURE["image"] == f"egress-xds-capture:{chart['appVersion']}"
-    assert f"ARG IMAGE={BOOTSTRAP['image']}\nFROM ${{IMAGE}}" in text
-    assert f"--tag {CAPTURE['image']}" in text
-    assert "install --yes --no-install-recommends iptables" in text
-    assert CAPTURE["securityContext"]["runAsUser"] == 0
+    assert CAPTURE["image"] == f"egress-xds-init:{chart['appVersion']}"
+    assert f"--tag {BOOTSTRAP['image']} ." in text
+    assert f"--target init --tag {CAPTURE['image']} ." in text
 
 
 def test_envoys_own_limit_is_below_that_of_its_container() -> None:
