@@ -195,7 +195,7 @@ def go(directory: Path) -> list[str]:
         (directory / "fetch.go").write_text(_GO, encoding="utf-8")
         settings = {"GO111MODULE": "off", "GOCACHE": str(directory / "cache"), "GOPATH": str(directory)}
         command = [find("go"), "build", "-o", str(program), str(directory / "fetch.go")]
-        subprocess.run(command, check=True, env=os.environ | settings | {"CGO_ENABLED": "0"}, timeout=_LIMIT)
+        subprocess.run(command, check=True, env=os.environ | settings, timeout=_LIMIT)
     return [str(program)]
 
 
