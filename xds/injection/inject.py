@@ -69,13 +69,17 @@ def _reason_to_leave(pod: PodView) -> str:
         return "it opted out"
     if _MIRROR in pod.annotations:
         return "it stands for a static pod, which the kubelet runs from a file of its node"
-    if read_object(pod.spec, "os").get("name") == "windows":
+    if read_object(pod.spec, "os").get("name") == "windows" or _asks_for_windows(pod):
         return "it runs on Windows, where there is no capture and no Envoy"
     if pod.spec.get("hostNetwork") is True:
         return "it uses the network of its node (hostNetwork), whose connections are not the pod's own"
     if pod.find(names.ENVOY) is not None and not pod.has_volume(names.IDENTITY_VOLUME):
         return f"it has a sidecar of its own making (the container {names.ENVOY})"
     return ""
+
+
+def _asks_for_windows(pod: PodView) -> bool:
+    return read_object(pod.spec, "nodeSelector").get("kubernetes.io/os") == "windows"
 
 
 def _has_sidecar(pod: PodView) -> bool:

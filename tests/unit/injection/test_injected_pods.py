@@ -144,7 +144,7 @@ def test_the_arguments_are_ones_that_the_commands_take(shape: Shape) -> None:
 
 @every_shape
 def test_status_counts_pods_with_a_sidecar_only(shape: Shape) -> None:
-    annotations: Any = shape.inject().pod["metadata"]["annotations"]  # type: ignore[index]  # JSON
+    annotations: Any = shape.inject().pod["metadata"]["annotations"]  # type: ignore[index]  # JSON has no types
 
     assert annotations["egress-xds/mode"] == shape.mode.value
     assert annotations.get("egress-xds/injected") == (None if shape.mode is Mode.ENV else "true")
@@ -279,7 +279,7 @@ def test_a_new_authority_of_the_control_plane_reaches_pods_that_are_made_of_inje
     once = Shape("", pod()).inject().pod
     newer = replace(SIDECAR, server_ca=AUTHORITY + COMPANY)
 
-    annotations: Any = inject(once, around(), newer).pod["metadata"]["annotations"]  # type: ignore[index]  # JSON
+    annotations: Any = inject(once, around(), newer).pod["metadata"]["annotations"]  # type: ignore[index]  # JSON has no types
 
     assert annotations["egress-xds/server-ca"] == newer.server_ca
 
@@ -311,6 +311,7 @@ def test_containers_of_a_mesh_get_no_variables() -> None:
         (pod(annotations={"egress-xds/inject": "false", "egress-xds/mode": "nonsense"}), "it opted out"),
         (pod("hostNetwork: true"), "the network of its node"),
         (pod("os: {name: windows}"), "Windows"),
+        (pod("nodeSelector: {kubernetes.io/os: windows}"), "Windows"),
         (pod(annotations={"kubernetes.io/config.mirror": "0123"}), "static pod"),
         (pod("initContainers: [{name: egress-envoy, image: e:1, restartPolicy: Always}]"), "of its own making"),
     ],
@@ -319,6 +320,7 @@ def test_containers_of_a_mesh_get_no_variables() -> None:
         "opted out, whatever else it says",
         "the network of the node",
         "Windows",
+        "a node with Windows",
         "stands for a static pod",
         "a sidecar that was written by hand",
     ],
