@@ -41,6 +41,10 @@ _BASE = build(KUSTOMIZE / "base")
 _OURS = next(item for item in _BASE if item["kind"] == "MutatingWebhookConfiguration")
 (WEBHOOK,) = _OURS["webhooks"]
 """The deployed webhook: the API server of this world asks as it says."""
+_DEPLOYMENT = next(item for item in _BASE if item["kind"] == "Deployment")
+(_SERVER,) = _DEPLOYMENT["spec"]["template"]["spec"]["containers"]
+DEPLOYED: tuple[str, ...] = tuple(_SERVER["args"])
+"""What the control plane is started with."""
 RECORDED = Path(__file__).resolve().parents[1] / "data" / "kubernetes-1.36"
 
 SERVE = (
@@ -209,14 +213,7 @@ def _port_of(port: int) -> int:
     """Return the port of the container that a port of the control plane's Service leads to."""
     service = next(item for item in _BASE if item["kind"] == "Service")
     (target,) = [item["targetPort"] for item in service["spec"]["ports"] if item["port"] == port]
-    return next(int(item["containerPort"]) for item in _container()["ports"] if item["name"] == target)
-
-
-def _container() -> Mapping[str, Any]:
-    deployment = next(item for item in _BASE if item["kind"] == "Deployment")
-    (found,) = deployment["spec"]["template"]["spec"]["containers"]
-    assert isinstance(found, dict)
-    return found
+    return next(int(item["containerPort"]) for item in _SERVER["ports"] if item["name"] == target)
 
 
 def _patch_of(answer: Object) -> list[Mapping[str, Any]]:
@@ -270,7 +267,7 @@ def open_pod_world(
         kubeconfig = start_api_server(lab, [namespace(HOME), *objects])
         ask(lab, "POST", "/emulation", {"jwks": {"keys": [issuer.jwk]}})
         put(lab, "ca.crt", authority.certificate)
-        deployed = [word for word in _container()["args"] if word.startswith(("--inject", "--admission", "--token"))]
+        deployed = [word for word in DEPLOYED if word.startswith(("--inject", "--admission", "--token"))]
         control_plane = start_server(lab, kubeconfig, *deployed)
 
         def find(kind: str, of: str, name: str) -> Mapping[str, str]:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from tests.e2e.harness import API, FILES
 from tests.e2e.istio import IMAGE, ISTIO_IMAGE, ISTIO_UID, OUTBOUND, capture_by_istio
 from tests.e2e.pod_world import PodWorld, make_pod, open_pod_world
+from tests.e2e.secured_proxies import put
 from tests.support.cluster import HOME, namespace, policy
-from xds.demo.lab import CONTROL_PLANE_ADDRESS, FILES_ADDRESS
-from xds.injection.service_entry import render_service_entries
-from xds.policy.parse import Document, parse_document
+from xds.demo.cast import xds_command
+from xds.demo.lab import CONTROL_PLANE_ADDRESS, FILES_ADDRESS, PROXY_ADDRESS, Namespace, python_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from tests.support.api_store import Object
     from tests.support.pod_runner import RunningPod
 
 pytestmark = pytest.mark.e2e
 
-PROXY = "http://proxy.corp.example:3128"
-POLICY = f"httpProxy: {PROXY}\nhttpsProxy: {PROXY}\nmode: explicit\n"
+POLICY = f"httpProxy: http://{PROXY_ADDRESS}:3128\nhttpsProxy: http://{PROXY_ADDRESS}:3128\nmode: explicit\n"
+POLICY_BY_NAME = POLICY.replace(PROXY_ADDRESS, "proxy.corp.example")
 ORDERS = "orders.shop.svc"
 SIDECAR_UID = 1338
 
@@ -30,10 +32,10 @@ SIDECAR_UID = 1338
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[PodWorld]:
     """A cluster in which Istio lets out only what it knows, with a Service `orders`."""
-    labelled = namespace("shop", {"egress-xds/inject": "true", "istio-injection": "enabled"})
-    with open_pod_world(
-        labelled, policy(HOME, "corp", POLICY), images={IMAGE: ISTIO_IMAGE}, hosts={ORDERS: FILES_ADDRESS}
-    ) as world:
+    labels = {"egress-xds/inject": "true", "istio-injection": "enabled"}
+    objects = [namespace("shop", labels), namespace("named", labels), policy("named", "named", POLICY_BY_NAME)]
+    objects.append(policy(HOME, "corp", POLICY))
+    with open_pod_world(*objects, images={IMAGE: ISTIO_IMAGE}, hosts={ORDERS: FILES_ADDRESS}) as world:
         yield world
 
 
@@ -45,17 +47,24 @@ def world(cluster: PodWorld) -> Iterator[PodWorld]:
     assert cluster.leaked == before, "a pod sent packets towards the Internet by itself"
 
 
-def generated() -> tuple[Mapping[str, object], ...]:
-    """Return the ServiceEntries that our side generates of the policy."""
-    (found,) = parse_document(Document("policy.yaml", POLICY)).policies
-    return render_service_entries(found, "shop")
+def generate(cluster: PodWorld, text: str, of: str) -> list[Mapping[str, Any]]:
+    """Return the ServiceEntries that our side generates of a policy."""
+    command = xds_command("inject", "--service-entry", put(cluster.lab, "corp.yaml", text), "--pod-namespace", of)
+    done = cluster.lab.run(Namespace.CORP, command, environment=python_environment())
+    assert done.returncode == 0, done.stderr.decode()
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def create(cluster: PodWorld, pod: Object, entries: Iterable[Mapping[str, Any]]) -> RunningPod:
+    """Create a pod that our webhook changes, and Istio's after it."""
+    services = [(FILES_ADDRESS, 80), (FILES_ADDRESS, 443), (CONTROL_PLANE_ADDRESS, 18000)]
+    return cluster.run(capture_by_istio(cluster.admit(pod), services, entries))
 
 
 @pytest.fixture(scope="module")
 def pod(cluster: PodWorld) -> RunningPod:
-    """A pod that our webhook changed, and Istio's after it."""
-    services = [(FILES_ADDRESS, 80), (FILES_ADDRESS, 443), (CONTROL_PLANE_ADDRESS, 18000)]
-    return cluster.run(capture_by_istio(cluster.admit(make_pod("meshed")), services, generated()))
+    """A pod whose proxy Istio knows by its address."""
+    return create(cluster, make_pod("meshed"), generate(cluster, POLICY, "shop"))
 
 
 def taken_by_ours(pod: RunningPod) -> int:
@@ -79,7 +88,7 @@ def test_egress_goes_by_our_sidecar_and_then_by_istios(world: PodWorld, pod: Run
 
     assert world.proxy.wait_for(f"CONNECT {API}:443", mark)
     assert world.proxy.wait_for(f"GET http://{API}/", mark)
-    assert "by outbound|3128||" in pod.programs["istio-proxy"].wait_for(":3128 by", after=istios)
+    assert f"{PROXY_ADDRESS}:3128 by outbound|3128||" in pod.programs["istio-proxy"].wait_for(":3128 by", after=istios)
     assert taken_by_ours(pod) == ours + 2
 
 
@@ -125,13 +134,25 @@ def test_a_capture_beside_istios_is_refused_with_the_reason(world: PodWorld) -> 
     assert "explicit" in answer["status"]["message"]
 
 
-def test_without_the_generated_entry_istio_lets_nothing_of_it_out(world: PodWorld) -> None:
-    """So it is the entry that counts, and not the stand-in's laxness."""
-    services = [(FILES_ADDRESS, 80), (CONTROL_PLANE_ADDRESS, 18000)]
-    pod = world.run(capture_by_istio(world.admit(make_pod("unknown-to-istio")), services, []))
+def test_a_proxy_that_is_known_by_its_name_is_reached_too(world: PodWorld) -> None:
+    """Without TLS there is no name in the bytes: Istio knows the port alone, and resolves the name itself."""
+    by_name = create(world, make_pod("by-name", "named"), generate(world, POLICY_BY_NAME, "named"))
     mark = world.proxy.mark()
 
-    assert pod.curl("app", f"https://{API}/").exit_code != 0
+    assert "greets" in by_name.curl("app", f"https://{API}/").expect()
+
+    assert by_name.address in world.proxy.wait_for(f"CONNECT {API}:443", mark)
+    assert by_name.programs["istio-proxy"].wait_for("by outbound|3128||proxy.corp.example")
+    world.delete(by_name)
+
+
+def test_without_the_generated_entry_istio_lets_nothing_of_it_out(world: PodWorld) -> None:
+    """So it is the entry that counts, and not the stand-in's laxness."""
+    unknown = create(world, make_pod("unknown"), [])
+    mark = world.proxy.mark()
+
+    assert unknown.curl("app", f"https://{API}/").exit_code != 0
+
     assert API not in world.proxy.text(mark)
-    assert "BlackHoleCluster" in pod.programs["istio-proxy"].wait_for(":3128 by")
-    world.delete(pod)
+    assert "BlackHoleCluster" in unknown.programs["istio-proxy"].wait_for(":3128 by")
+    world.delete(unknown)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.e2e.harness import API, FILES, SIX
-from tests.e2e.pod_world import RECORDED, PodWorld, make_pod, open_pod_world
+from tests.e2e.pod_world import DEPLOYED, RECORDED, PodWorld, make_pod, open_pod_world
 from tests.e2e.secured_proxies import put
 from tests.support.certificates import Authority
 from tests.support.cluster import HOME, namespace, policy
@@ -214,7 +214,8 @@ def test_what_xds_inject_makes_of_a_manifest_is_what_the_webhook_makes(world: Po
     own = make_pod("offline")
     files = [put(world.lab, name, text) for name, text in (("pod.json", json.dumps(own)), ("corp.yaml", POLICY))]
     authority = put(world.lab, "server-ca.pem", world.authority.certificate)
-    command = xds_command("inject", "-f", files[0], "--server-ca", authority, files[1])
+    images = [word.replace("--inject-", "--") for word in DEPLOYED if word.startswith("--inject-")]
+    command = xds_command("inject", "-f", files[0], "--server-ca", authority, *images, files[1])
 
     done = world.lab.run(Namespace.CORP, command, environment=python_environment())
 
