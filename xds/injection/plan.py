@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from xds.capture import build_capture, find_foreign_networks
+from xds.capture import ENVOY_UID, build_capture, find_foreign_networks
 from xds.errors import InjectionError
 from xds.injection.annotations import PREFIX
 from xds.injection.environment import CannotDeliverError, Variables, render_env_mode, render_explicit_mode
@@ -142,7 +142,7 @@ def _decide_mode(
 
 def _choose_uid(wishes: Wishes, mesh: Mesh | None, sidecar: SidecarSettings, found: _Findings) -> int:
     if wishes.run_as_user is None:
-        return _BESIDE_A_MESH if mesh is not None and sidecar.uid in mesh.uids else sidecar.uid
+        return _BESIDE_A_MESH if mesh is not None and sidecar.uid in {ENVOY_UID, *mesh.uids} else sidecar.uid
     if mesh is not None and wishes.run_as_user in mesh.uids:
         found.problems.append(
             f"{wishes.name_of('run-as-user')} is {wishes.run_as_user}, the user of {mesh.value}, which would not see "

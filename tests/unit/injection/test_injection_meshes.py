@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.unit.injection.pod_shapes import pod
+from tests.unit.injection.pod_shapes import EXPLICIT, SIDECAR, around, container_of, pod
+from xds.injection.inject import inject
 from xds.injection.meshes import Mesh, find_mesh
 from xds.injection.pod import view_pod
 
@@ -66,3 +68,13 @@ def test_the_mesh_is_known(
     shape: dict[str, Any], labels: dict[str, str], annotations: dict[str, str], mesh: Mesh | None
 ) -> None:
     assert find_mesh(view_pod(shape), labels, annotations) is mesh
+
+
+@pytest.mark.parametrize(
+    ("uid", "expected"), [(1337, 1338), (2102, 1338), (4711, 4711)], ids=["the usual one", "Linkerd's", "another"]
+)
+def test_beside_a_mesh_the_sidecars_user_is_none_that_the_mesh_does_not_see(uid: int, expected: int) -> None:
+    beside = pod(annotations={"linkerd.io/inject": "enabled"})
+    injected = inject(beside, around(EXPLICIT), replace(SIDECAR, uid=uid)).pod
+
+    assert container_of(injected, "egress-envoy")["securityContext"]["runAsUser"] == expected
