@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from xds.reconcile import Reconciler
     from xds.settings import Settings
 
+_LONGEST_LINGER = 5.0
+"""Seconds for which reviews are answered after this replica was told to end: endpoints are exchanged faster."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -103,7 +106,8 @@ class Cluster:
         if self._sidecars is not None:
             desks[INJECT] = self._pod_desk(cache, self._sidecars)
         server = AdmissionServer(desks, certificate)
-        self._admission = _Admission(server, certificate, settings.admission_listen, self._sidecars)
+        linger = min(settings.shutdown_grace, _LONGEST_LINGER)
+        self._admission = _Admission(server, certificate, settings.admission_listen, self._sidecars, linger)
 
     def _build_sidecars(self) -> Sidecars | None:
         if not self._settings.injects:
@@ -230,6 +234,8 @@ class _Admission:
     certificate: ServerCertificate
     listen: HostPort
     sidecars: Sidecars | None
+    linger: float
+    """Seconds."""
 
     async def run(self) -> None:
         """Answer until cancelled. Raises ListenError and SettingsError."""
@@ -247,6 +253,9 @@ class _Admission:
                 if sidecars is not None:
                     sidecars.reload(files)
         finally:
+            if self.server.was_asked:
+                # Until the Service's endpoints name another replica, and a pod that nobody reviews is not made.
+                await asyncio.sleep(self.linger)
             await self.server.stop()
 
 

@@ -29,7 +29,7 @@ from tests.feature.test_admission import (
 from tests.support.api_server import ApiServerEmulation
 from tests.support.certificates import Authority
 from tests.support.cluster import CLUSTER_SETTINGS, HOME, following, namespace, policy
-from tests.support.control_plane import wait_until
+from tests.support.control_plane import PATIENCE, wait_until
 from tests.support.json_patch import apply_patch
 from tests.support.pod_rules import check_schema, find_violations
 from xds.admission.certificate import ServerCertificate
@@ -61,13 +61,12 @@ OURS = ["egress-bootstrap", "egress-envoy", "egress-capture"]
 def settings_in(directory: Path, port: int, **changes: Any) -> Settings:  # noqa: ANN401  # any field
     """Return the settings of a control plane that injects, with its certificate in `directory`."""
     return replace(
-        CLUSTER_SETTINGS,
+        replace(CLUSTER_SETTINGS, **{"shutdown_grace": 0.01, **changes}),
         admission_listen=HostPort(host="127.0.0.1", port=port),
         tls_certificate=directory / CERTIFICATE,
         tls_key=directory / KEY,
         inject_image="registry.corp.example/egress-xds:1",
         inject_init_image="registry.corp.example/egress-xds-init:1",
-        **changes,
     )
 
 
@@ -332,6 +331,34 @@ async def test_hundreds_of_pods_at_once_all_get_their_sidecars(tmp_path: Path) -
 
     assert [answer["uid"] for answer in answers] == [f"uid-{number}" for number in range(300)]
     assert len({answer["patch"] for answer in answers}) == 1
+
+
+async def test_a_replica_that_ends_answers_for_as_long_as_it_may_still_be_asked(tmp_path: Path) -> None:
+    """A Service names it for a moment longer, and no pod is made while nobody answers."""
+    async with ApiServerEmulation() as api:
+        api.put(namespace(HOME))
+        api.put(namespace(SHOP, OPTED_IN))
+        async with injecting(api, tmp_path, Authority(), shutdown_grace=2.0) as (webhook, control_plane):
+            await webhook.ask(asked(), path=PATH)
+            control_plane.stop.set()
+            async with asyncio.timeout(PATIENCE):
+                while await is_served_at(control_plane.address):  # noqa: ASYNC110  # its streams have ended by then
+                    await asyncio.sleep(0.01)
+            late = await webhook.ask(asked(), path=PATH)
+
+    assert "patch" in late
+    assert control_plane.task.done()
+
+
+async def is_served_at(address: str) -> bool:
+    """Whether somebody listens there."""
+    host, _, port = address.rpartition(":")
+    try:
+        _, writer = await asyncio.open_connection(host, int(port))
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 # --- what is not known

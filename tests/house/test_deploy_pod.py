@@ -55,7 +55,7 @@ def within(directory: Path, arguments: list[str]) -> list[str]:
     """Return arguments as in the pod, with its volumes in a directory."""
     text = "\n".join(arguments).replace("$(POD_NAME)", "web-0").replace("$(POD_NAMESPACE)", "shop")
     for number, root in enumerate(ROOTS):
-        text = text.replace(f"={root}", f"={directory}/{number}")
+        text = text.replace(f"={root}", f"={directory}/{number}").replace(f"\n{root}", f"\n{directory}/{number}")
     return text.split("\n")
 
 

@@ -84,6 +84,8 @@ class AdmissionServer:
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=_STOP)
         self._certificate = certificate
         self._bodies = asyncio.Semaphore(_MAX_BODIES)
+        self.was_asked = False
+        """Whether somebody asked anything: whoever did will go on for a moment after he is told of another replica."""
         self._listening: asyncio.Server | None = None
 
     async def start(self, listen: HostPort) -> int:
@@ -126,6 +128,7 @@ class AdmissionServer:
             try:
                 async with asyncio.timeout_at(deadline), self._bodies:
                     review = await asyncio.to_thread(read_review, await request.read())
+                self.was_asked = True
                 verdict = await clerk.decide(review, deadline)
             except MalformedReviewError as error:
                 return web.Response(status=HTTPStatus.BAD_REQUEST, text=f"{error}\n")
