@@ -22,6 +22,7 @@ from xds.capture import (
     render_removal,
 )
 from xds.cli.capture import command
+from xds.cli.capture_wait import parse_wait
 from xds.errors import CaptureError, SettingsError
 
 SAVED = f"""\
@@ -297,6 +298,7 @@ def _without_sockets(monkeypatch: pytest.MonkeyPatch, directory: Path, table: st
         (directory / "tcp6").write_text("  sl  local_address\n", encoding="ascii")
     tables = {Family.IPV4: directory / "tcp", Family.IPV6: directory / "tcp6"}
     monkeypatch.setattr("xds.cli.capture_wait.LISTENERS", tables)
+    monkeypatch.setattr("xds.cli.capture.LISTENERS", tables)
     monkeypatch.setenv("PATH", "/nonexistent")
 
 
@@ -343,6 +345,38 @@ def test_where_envoy_has_no_ipv6_the_other_family_is_offered(monkeypatch: pytest
         CliRunner().invoke(command, ["--apply"], catch_exceptions=False)
     with pytest.raises(CaptureError, match="apt-get install iptables"):
         CliRunner().invoke(command, ["--apply", "--family", "ipv4"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("options", [[], ["--exclude-cidr", "fd00::/8"]], ids=["alone", "with a network of IPv6"])
+def test_where_the_kernel_knows_no_ipv6_the_other_family_is_captured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str]
+) -> None:
+    _without_sockets(monkeypatch, tmp_path, SOCKETS.format("0100007F", "0A"))
+    (tmp_path / "tcp6").unlink()
+    for name in ("iptables-save", "iptables-restore"):
+        _fake_program(tmp_path, name, "exit 0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    done = CliRunner().invoke(command, ["--apply", *options], catch_exceptions=False)
+    assert done.stderr == "captured: ipv4, with iptables\n"
+
+
+@pytest.mark.parametrize("time", ["", "0", "0s", "-1s", "1d", "soon", "1.5s", "9999999999s"])
+def test_a_time_that_is_none_is_refused(time: str) -> None:
+    with pytest.raises(SettingsError, match="such as 120s"):
+        parse_wait(time)
+
+
+@pytest.mark.parametrize(("time", "seconds"), [("120s", 120), ("2m", 120), ("500ms", 0.5), ("1h", 3600), ("7", 7)])
+def test_a_time_to_wait_is_read(time: str, seconds: float) -> None:
+    assert parse_wait(time) == seconds
+
+
+@pytest.mark.parametrize("options", [["--wait"], ["--undo", "--wait"], ["--apply", "--force", "--wait"]], ids=" ".join)
+def test_waiting_is_for_applying_without_force(options: list[str]) -> None:
+    result = CliRunner().invoke(command, options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--wait" in result.stderr
 
 
 @LITTLE_ENDIAN

@@ -36,8 +36,8 @@ _DECIDES = re.compile(r"-j (?:ACCEPT|REDIRECT|DNAT)\b")
 _NET_ADMIN = 1 << 12
 """CAP_NET_ADMIN among the bits of CapEff (proc_pid_status(5), capabilities(7))."""
 
-_GLOBAL = "00"
-"""The scope of an address that leads anywhere, in /proc/net/if_inet6."""
+_SCOPE, _GLOBAL = 3, "00"
+"""The column of an address's scope in /proc/net/if_inet6, and what it says of one that leads anywhere."""
 
 
 class State(Enum):
@@ -300,7 +300,7 @@ def _check_other_family(seen: Seen, families: Sequence[Family], found: Mapping[F
 
 def _find_global_addresses(table: str) -> list[str]:
     rows = [line.split() for line in table.splitlines()]
-    return [str(IPv6Address(int(row[0], 16))) for row in rows if len(row) > 3 and row[3] == _GLOBAL]  # noqa: PLR2004
+    return [str(IPv6Address(int(row[0], 16))) for row in rows if len(row) > _SCOPE and row[_SCOPE] == _GLOBAL]
 
 
 def _check_others(seen: Seen, families: Sequence[Family]) -> Iterator[Check]:

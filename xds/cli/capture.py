@@ -197,23 +197,22 @@ def command(
         reject_udp=UdpRejection(reject_udp),
         dns=dns,
     )
-    chosen = _choose_families(families, is_here=mode is not _Mode.PRINT)
+    chosen = [family for family in Family if families in {family.value, _BOTH}]
     tool = None if backend == _AUTO else Backend(backend)
     if foreign := find_foreign_networks(capture, chosen):
         raise click.UsageError(
             f"--exclude-cidr {foreign[0]} is of no use with --family {families}; leave one of them out"
         )
+    known = _leave_unknown(chosen) if families == _BOTH else chosen
     match mode:
         case _Mode.PRINT:
             _print(tool, capture, chosen)
         case _Mode.APPLY:
-            _apply(tool, capture, chosen, force=force, wait=wait)
+            _apply(tool, capture, known, force=force, wait=wait)
         case _Mode.UNDO:
-            with holding_signals():
-                removed = remove_rules(chosen)
-            click.echo(f"no longer captured: {_listed(removed)}" if removed else "nothing was captured", err=True)
+            _undo(known)
         case _Mode.CHECK:
-            return report_check(tool, capture, chosen, is_json=output == "json")
+            return report_check(tool, capture, known, is_json=output == "json")
     return 0
 
 
@@ -227,12 +226,15 @@ def _apply(
     click.echo(f"captured: {_listed(families)}, with {used.value}", err=True)
 
 
-def _choose_families(families: str, *, is_here: bool) -> list[Family]:
-    """Return the families asked for. A kernel that knows no IPv6 has no connections of it to capture."""
-    chosen = [family for family in Family if families in {family.value, _BOTH}]
-    if is_here and families == _BOTH and not LISTENERS[Family.IPV6].exists():
-        chosen.remove(Family.IPV6)
-    return chosen
+def _undo(families: Sequence[Family]) -> None:
+    with holding_signals():
+        removed = remove_rules(families)
+    click.echo(f"no longer captured: {_listed(removed)}" if removed else "nothing was captured", err=True)
+
+
+def _leave_unknown(families: Iterable[Family]) -> list[Family]:
+    """Return the families without one that the kernel does not know, which has no connections to capture."""
+    return [family for family in families if family is not Family.IPV6 or LISTENERS[family].exists()]
 
 
 def _find_mode(given: Iterable[tuple[_Mode, bool]]) -> _Mode:
