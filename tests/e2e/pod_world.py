@@ -185,6 +185,13 @@ class PodWorld:
         self.pods.remove(running)
         return codes
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Whatever pods do in the block, they must not reach for the Internet by themselves."""
+        before = self.leaked
+        yield
+        assert self.leaked == before, "a pod sent packets towards the Internet by itself"
+
     @property
     def leaked(self) -> int:
         """Packets that pods sent towards the Internet by themselves, but for those that a test expects."""

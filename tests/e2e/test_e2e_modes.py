@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.e2e.harness import API, FILES
 from tests.e2e.pod_world import PodWorld, make_pod, open_pod_world
 from tests.support.cluster import HOME, namespace, policy
+from xds.demo.polling import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,9 +47,8 @@ def cluster() -> Iterator[PodWorld]:
 @pytest.fixture
 def world(cluster: PodWorld) -> Iterator[PodWorld]:
     """The cluster; whatever a pod does there, it must not reach for the Internet by itself."""
-    before = cluster.leaked
-    yield cluster
-    assert cluster.leaked == before, "a pod sent packets towards the Internet by itself"
+    with cluster.watched():
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -126,17 +127,15 @@ def test_a_change_of_the_policy_reaches_running_pods_that_have_a_sidecar(
     world: PodWorld, pods: dict[str, RunningPod]
 ) -> None:
     """Without a sidecar the variables stay what they were when the pod was made."""
-    from xds.demo.polling import wait_until  # noqa: PLC0415
-
     world.apply(policy(HOME, "corp", POLICY.replace(FILES, "other.corp.example")))
     try:
         for mode in ("transparent", "explicit"):
-            pod = pods[mode]
-            wait_until(
-                lambda pod=pod: f"CONNECT {FILES}:443" in requests_of(world, pod, f"https://{FILES}/")[1],  # type: ignore[misc]
-                f"the new policy in {mode}",
-                timeout=15,
-            )
-        assert f"CONNECT {FILES}:443" not in requests_of(world, pods["env"], f"https://{FILES}/")[1]
+            wait_until(partial(is_tunnelled, world, pods[mode]), f"the new policy in {mode}", timeout=15)
+        assert not is_tunnelled(world, pods["env"])
     finally:
         world.apply(policy(HOME, "corp", POLICY))
+
+
+def is_tunnelled(world: PodWorld, pod: RunningPod) -> bool:
+    """Whether a pod reaches what is inside the company by the proxy."""
+    return f"CONNECT {FILES}:443" in requests_of(world, pod, f"https://{FILES}/")[1]

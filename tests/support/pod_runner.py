@@ -14,6 +14,7 @@ anew; `execute` runs in a root of its own with the same volumes.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -351,8 +352,6 @@ class RunningPod:
         directory.mkdir()
         directory.chmod(0o755 if sources else 0o777)
         if self.pod.fs_group is not None:
-            import os  # noqa: PLC0415 -- the one place that changes an owner
-
             os.chown(directory, -1, self.pod.fs_group)
         for source in sources:
             for name, text in self._project(source):

@@ -169,7 +169,7 @@ def read_pod(pod: Object) -> Pod:
         grace=float(spec.take("terminationGracePeriodSeconds", 30)),
     )
     for name in ("hostNetwork", "hostPID", "hostIPC"):
-        if spec.take(name, False):  # noqa: FBT003 -- as the API has it
+        if spec.take(name):
             raise PodSpecError(f"{name}: the runner gives each pod namespaces of its own")
     common.end({*_INHERITED, "seccompProfile", "fsGroupChangePolicy"})
     spec.end(_IRRELEVANT_TO_PODS)
@@ -223,7 +223,7 @@ def _read_container(item: Object, common: _Fields, *, is_init: bool) -> Containe
 
 def _read_mount(where: str, mount: Object) -> Mount:
     fields = _Fields(f"{where}: volumeMounts", mount)
-    found = Mount(fields.take("name"), fields.take("mountPath"), bool(fields.take("readOnly", False)))  # noqa: FBT003
+    found = Mount(fields.take("name"), fields.take("mountPath"), bool(fields.take("readOnly")))
     fields.end()
     return found
 
@@ -234,16 +234,16 @@ def _read_security(container: _Fields, common: _Fields) -> Security:
     capabilities = _Fields(f"{own.where}: capabilities", own.take("capabilities", {}))
     add, drop = frozenset(capabilities.take("add", ())), frozenset(capabilities.take("drop", ()))
     capabilities.end()
-    if own.take("privileged", False):  # noqa: FBT003 -- as the API has it
+    if own.take("privileged"):
         raise PodSpecError(f"{own.where}: privileged")
     found = Security(
         uid=own.take("runAsUser", shared.get("runAsUser")),
         gid=own.take("runAsGroup", shared.get("runAsGroup")),
         groups=tuple(shared.get("supplementalGroups", ())) + tuple({shared.get("fsGroup")} - {None}),
         capabilities=(frozenset() if "ALL" in drop else RUNTIME_CAPABILITIES - drop) | add,
-        may_gain_privileges=bool(own.take("allowPrivilegeEscalation", True)),  # noqa: FBT003 -- as the API has it
-        has_read_only_root=bool(own.take("readOnlyRootFilesystem", False)),  # noqa: FBT003 -- as the API has it
-        must_not_be_root=bool(own.take("runAsNonRoot", shared.get("runAsNonRoot", False))),
+        may_gain_privileges=own.take("allowPrivilegeEscalation") is not False,
+        has_read_only_root=bool(own.take("readOnlyRootFilesystem")),
+        must_not_be_root=bool(own.take("runAsNonRoot", shared.get("runAsNonRoot"))),
     )
     own.end({"seccompProfile"})
     return found
