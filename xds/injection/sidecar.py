@@ -131,12 +131,13 @@ def _build_envoy(plan: Plan, sidecar: SidecarSettings) -> dict[str, object]:
         "name": names.ENVOY,
         **_image(sidecar.envoy_image, sidecar),
         "command": ["/usr/local/bin/envoy"],
+        # Two words each: Envoy reads no `--name=value`.
         "args": [
-            f"--config-path={_BOOTSTRAP_DIRECTORY}/bootstrap.yaml",
+            *("--config-path", f"{_BOOTSTRAP_DIRECTORY}/bootstrap.yaml"),
             "--disable-hot-restart",
-            f"--concurrency={_WORKERS}",
-            f"--drain-time-s={_DRAIN_SECONDS}",
-            "--component-log-level=misc:error",
+            *("--concurrency", str(_WORKERS)),
+            *("--drain-time-s", str(_DRAIN_SECONDS)),
+            *("--component-log-level", "misc:error"),
         ],
         **(_build_probes() if _is_probed(plan) else {}),
         "resources": {"requests": {"cpu": plan.resources.cpu, "memory": plan.resources.memory}, "limits": limits},
