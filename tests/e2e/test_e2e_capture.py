@@ -30,6 +30,7 @@ from xds.capture import (
     table_words,
 )
 from xds.cli.capture_programs import Backend
+from xds.demo.polling import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -275,6 +276,18 @@ def test_an_interrupted_run_is_finished_by_the_next(pod: Pod) -> None:
     pod.sh("ip6tables -t nat -F OUTPUT")
     pod.capture("--undo")
     assert CHAIN not in pod.rules()
+
+
+def test_a_run_that_is_told_to_end_finishes_what_it_has_begun(pod: Pod, tmp_path: Path) -> None:
+    real = shutil.which("ip6tables-restore", path=PATH)
+    fake(tmp_path, "ip6tables-restore", f'echo begun >> {tmp_path}/log; sleep 0.5; exec {real} "$@"')
+    path = f"{without(tmp_path)}:{PATH}"
+    running = pod.start("env", f"PATH={path}", *XDS, "capture", "--apply", "--force", "--backend", "iptables")
+    wait_until((tmp_path / "log").exists, "the rules of IPv6", timeout=20)
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=20)
+
+    assert pod.own_rules() == {"iptables": 2, "nftables": 0}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import sys
@@ -459,6 +460,8 @@ def _fake_program(directory: Path, name: str, script: str) -> None:
     ("complaint", "remedy"),
     [
         ("iptables: Permission denied (you must be root)", "as root"),
+        ("iptables v1.8.9 (legacy): Cannot initialize: Permission denied (you must be root)", "CAP_NET_RAW"),
+        ("Fatal: can not open lock file /run/xtables.lock: Read-only file system", "emptyDir"),
         ("modprobe: FATAL\nAddress family not supported by protocol", "--family"),
         ("Another app is currently holding the xtables lock", "try again"),
         ("line 3: RULE_APPEND failed (Invalid argument)", "--exempt-mark"),
@@ -474,6 +477,19 @@ def test_a_refusal_of_the_kernel_comes_with_its_words_and_a_remedy(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CaptureError, match=remedy):
         CliRunner().invoke(command, ["--apply", "--force", "--family", "ipv4"], catch_exceptions=False)
+
+
+def test_who_waits_for_another_command_in_vain_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("iptables-save", "iptables-restore"):
+        _fake_program(tmp_path, name, "exit 0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("xds.cli.capture_change.NETWORK_NAMESPACE", tmp_path / "iptables-save")
+    monkeypatch.setattr("xds.cli.capture_change._TURN_WAIT", 0)
+
+    with (tmp_path / "iptables-save").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(CaptureError, match=r"another command.*lslocks"):
+            CliRunner().invoke(command, ["--apply", "--force", "--family", "ipv4"], catch_exceptions=False)
 
 
 def test_missing_iptables_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
