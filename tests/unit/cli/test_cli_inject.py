@@ -39,7 +39,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def inject(xds: Runner, place: Path, *arguments: str) -> Any:  # noqa: ANN401  # JSON
+def inject(xds: Runner, place: Path, *arguments: str) -> Any:  # noqa: ANN401  # JSON has no types
     done = xds("inject", "-f", f"{place}/pod.yaml", "--server-ca", f"{place}/ca.crt", *arguments)
     assert done.code == 0, done.err
     return list(yaml.safe_load_all(done.out))
