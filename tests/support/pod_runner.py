@@ -349,16 +349,19 @@ class RunningPod:
     # --- volumes
 
     def _make_volume(self, directory: Path, sources: Sequence[Object]) -> None:
+        """With `fsGroup` a kubelet lets that group alone read what it projects; a token would be in there."""
+        group = self.pod.fs_group
         directory.mkdir()
         directory.chmod(0o755 if sources else 0o777)
-        if self.pod.fs_group is not None:
-            os.chown(directory, -1, self.pod.fs_group)
         for source in sources:
             for name, text in self._project(source):
                 target = directory / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(text, encoding="utf-8")
-                target.chmod(0o644)
+                target.chmod(0o644 if group is None else 0o640)
+        if group is not None:
+            for path in (directory, *directory.rglob("*")):
+                os.chown(path, -1, group)
 
     def _project(self, source: Object) -> Iterator[tuple[str, str]]:
         ((kind, of),) = source.items()
