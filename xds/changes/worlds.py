@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from xds.cache import drop_captured
 from xds.changes.connections import OpenConnections, predict
 from xds.changes.examples import make_up_pods
 from xds.changes.rules import Kind, RuleChange, compare_rules
 from xds.changes.settings import SettingChange, compare_settings
-from xds.policy.model import HeldPolicy, Policy
+from xds.policy.model import HeldPolicy, Mode, Policy
 from xds.policy.selection import Candidates
 from xds.resources import ResourceType
 from xds.snapshot import diff_resources
@@ -200,14 +201,15 @@ def _snapshot_of(served: Served | None) -> Snapshot | None:
 
 def _group(before: Judgement, after: Judgement, pods: Mapping[NodeId, Workload]) -> tuple[PodGroup, ...]:
     old, new = Candidates(before.world.candidates), Candidates(after.world.candidates)
-    groups: dict[tuple[Told, Told], list[NodeId]] = defaultdict(list)
+    groups: dict[tuple[Told, Told, Mode], list[NodeId]] = defaultdict(list)
     for node, workload in pods.items():
-        groups[_told(old.select(workload)), _told(new.select(workload))].append(node)
-    found = [
-        PodGroup(before=was, after=will, pods=tuple(sorted(nodes)), connections=_predict(was, will, before, after))
-        for (was, will), nodes in groups.items()
-        if was != will or _tell(was, before) != _tell(will, after)
-    ]
+        groups[_told(old.select(workload)), _told(new.select(workload)), workload.mode].append(node)
+    found: list[PodGroup] = []
+    for (was, will, mode), nodes in groups.items():
+        have, want = _tell(was, before, mode), _tell(will, after, mode)
+        if was != will or have != want:
+            connections = _predict(have, want)
+            found.append(PodGroup(before=was, after=will, pods=tuple(sorted(nodes)), connections=connections))
     return tuple(sorted(found, key=lambda group: (-len(group.pods), group.pods)))
 
 
@@ -217,7 +219,12 @@ def _hand_over(before: Judgement, after: Judgement) -> tuple[Handover, ...]:
     steps = dict.fromkeys((_told(old.select(pod)), _told(new.select(pod))) for pod in made_up)
     ways = Counter(was for was, _ in steps)
     return tuple(
-        Handover(before=was, after=will, is_whole=ways[was] == 1, connections=_predict(was, will, before, after))
+        Handover(
+            before=was,
+            after=will,
+            is_whole=ways[was] == 1,
+            connections=_predict(_tell(was, before), _tell(will, after)),
+        )
         for was, will in steps
         if was != will
     )
@@ -233,15 +240,15 @@ def _told(selected: Policy | HeldPolicy | None) -> Told:
             return Told((namespace, name))
 
 
-def _tell(told: Told, judgement: Judgement) -> Snapshot | None:
+def _tell(told: Told, judgement: Judgement, mode: Mode = Mode.TRANSPARENT) -> Snapshot | None:
     """Return what such pods get; None: nothing, and they keep what they have."""
     if told.is_held:
         return None
-    return judgement.world.refuse_all if told.key is None else judgement.world.snapshots[told.key]
+    whole = judgement.world.refuse_all if told.key is None else judgement.world.snapshots[told.key]
+    return drop_captured(whole) if mode is Mode.EXPLICIT else whole
 
 
-def _predict(was: Told, will: Told, before: Judgement, after: Judgement) -> OpenConnections | None:
-    have, want = _tell(was, before), _tell(will, after)
+def _predict(have: Snapshot | None, want: Snapshot | None) -> OpenConnections | None:
     if want is None:
         return OpenConnections()
     return None if have is None else predict(have, want)

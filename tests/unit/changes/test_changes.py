@@ -330,6 +330,24 @@ def test_pods_without_a_policy_are_refused_everything_and_a_policy_that_goes_lea
     assert (gone.before, gone.after, gone.connections) == (Standing.IN_FORCE, Standing.ABSENT, None)
 
 
+def test_pods_whose_connections_are_not_captured_are_not_told_of_what_concerns_only_those() -> None:
+    pods = {node: replace(workload, mode=Mode.EXPLICIT) for node, workload in PODS.items() if node == "a.x"} | {
+        NodeId("b.x"): PODS[NodeId("b.x")]
+    }
+    (source, text) = short("wide")
+    other = (source, text.replace("192.0.2.1", "192.0.2.2", 1) + "mode: explicit\n")
+    same = (source, text + "mode: explicit\n")
+    change = compare_worlds(judge(same), judge(other), pods)
+
+    drained = {
+        group.pods: {item.listener for item in group.connections.drained}
+        for group in change.pods
+        if group.connections is not None
+    }
+    assert drained[NodeId("b.x"),] >= {names.OUTBOUND_LISTENER}
+    assert names.OUTBOUND_LISTENER not in drained[NodeId("a.x"),]
+
+
 def test_pods_of_a_document_that_breaks_at_once_are_told_nothing_and_keep_what_they_have() -> None:
     change = compare_worlds(judge(short("wide")), judge(("wide.yaml", "nonsense: [")), PODS)
 
