@@ -16,17 +16,17 @@ umask 022
 # The wheel's times, and every file's. The seed orders what Python compiles from sets.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-1577836800}
 export SOURCE_DATE_EPOCH PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_NO_COMPILE=1 PIP_QUIET=1
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_QUIET=1
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-"$python" -m pip install --target "$scratch/build" --require-hashes --requirement "$source/requirements/build.txt"
+"$python" -m pip install --no-compile --target "$scratch/build" --require-hashes --requirement "$source/requirements/build.txt"
 (cd "$source" && PYTHONPATH="$scratch/build" "$python" -m hatchling build --target wheel --directory "$scratch/wheel") > /dev/null
 
 # The image has no pip: nothing is installed there later.
 "$python" -m venv --without-pip "$root$prefix"
 install() {
-    "$python" -m pip --python "$root$prefix/bin/python" install "$@"
+    "$python" -m pip --python "$root$prefix/bin/python" install --no-compile "$@"
 }
 install --require-hashes --requirement "$source/requirements/kubernetes.txt"
 install --no-deps "$scratch"/wheel/*.whl
