@@ -62,7 +62,7 @@ def label(world: PodWorld, labels: Mapping[str, str], mode: str = "") -> None:
     pod = make_pod("nobody", MOVING)
 
     def look() -> bool:
-        return world.admit(pod)["metadata"]["annotations"].get("egress-xds/mode") == (mode or "transparent")
+        return bool(world.admit(pod)["metadata"]["annotations"].get("egress-xds/mode") == (mode or "transparent"))
 
     if labels:
         wait_until(look, "the webhook knowing of the namespace", 15)
