@@ -65,7 +65,7 @@ ENVOY_MARK = 1337
 
 _SCRIPT = Path(__file__).with_name("lab.sh")
 _INSIDE = Path("/run/lab")
-_START_TIMEOUT = 20.0
+_START_TIMEOUT = 60.0
 """Seconds."""
 
 _KEEPER = 'directory=$1; shift; "$@"; code=$?; rm -rf -- "$directory"; exit $code'
