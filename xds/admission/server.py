@@ -48,8 +48,8 @@ _MAX_BODIES = 64
 
 _THREADS = 2
 """For each path."""
-_HANDSHAKE, _STOP = 10.0, 1.0
-"""Seconds."""
+_HANDSHAKE, _BODY, _STOP = 10.0, 5.0, 1.0
+"""Seconds. An API server has sent a body as soon as it has begun to; whoever is slower keeps others from being read."""
 _TIMEOUT = re.compile(r"([1-9]|[12][0-9]|30)s")
 _DEFAULT_TIMEOUT = 10
 """Seconds that the API server waits at most (`timeoutSeconds`), and it says how many."""
@@ -124,9 +124,10 @@ class AdmissionServer:
 
     def _handler(self, clerk: _Clerk) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def answer(request: web.Request) -> web.StreamResponse:
-            deadline = asyncio.get_running_loop().time() + _SHARE * _timeout_of(request)
+            now = asyncio.get_running_loop().time()
+            deadline = now + _SHARE * _timeout_of(request)
             try:
-                async with asyncio.timeout_at(deadline), self._bodies:
+                async with asyncio.timeout_at(min(deadline, now + _BODY)), self._bodies:
                     review = await asyncio.to_thread(read_review, await request.read())
                 self.was_asked = True
                 verdict = await clerk.decide(review, deadline)
