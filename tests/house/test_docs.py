@@ -137,6 +137,14 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
             assert anchor in anchors(path), f"{text}: {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_of_the_repository_that_a_page_writes_is_there(page: Path) -> None:
+    written = re.findall(r"(?<![\w./-])(?:deploy|tests|xds|docs|bench|requirements)/[\w./-]*[\w/]", read(page))
+
+    # `deploy/web` is a Deployment for kubectl.
+    assert {path for path in written if not (ROOT / path).exists()} <= {"deploy/web"}
+
+
 def test_every_page_is_reached_from_the_readme() -> None:
     reached, waiting = {README}, [README]
     while waiting:
