@@ -50,7 +50,8 @@ ENTRYPOINT ["xds"]
 FROM runtime AS init
 USER 0:0
 COPY deploy/image/packages.sh /tmp/
-RUN sh /tmp/packages.sh iptables nftables && rm /tmp/packages.sh
+# netbase has the names of protocols, by which nft tells the rules that are in force.
+RUN sh /tmp/packages.sh iptables netbase nftables && rm /tmp/packages.sh
 USER 65532:65532
 CMD ["capture", "--print"]
 

@@ -13,7 +13,7 @@ readonly_bind() {
     mount -o remount,ro,bind "$root$2"
 }
 
-for path in /bin /sbin /lib /lib64 /usr /etc/alternatives /etc/ssl /etc/ld.so.cache /etc/resolv.conf "$3"; do
+for path in /bin /sbin /lib /lib64 /usr /etc/alternatives /etc/ssl /etc/ld.so.cache /etc/protocols /etc/resolv.conf "$3"; do
     if [ -L "$path" ] && [ "$(dirname "$path")" = / ]; then
         cp -P "$path" "$root$path"
     elif [ -e "$path" ]; then

@@ -23,7 +23,7 @@ from tests.e2e.harness import SERVER, needs, open_lab, render_policy
 from tests.support.certificates import Authority
 from tests.support.dockerfile import ROOT, command, environment, last, sources
 from xds.capture import ENVOY_UID
-from xds.demo.cast import NODE, save_policy
+from xds.demo.cast import NODE, save_policy, start_envoy
 from xds.demo.lab import Lab, Namespace
 from xds.names import OUTBOUND_LISTENER
 from xds.trust import VARIABLE
@@ -149,30 +149,40 @@ def container(builds: tuple[Build, Build]) -> Iterator[Container]:
         yield Container(lab, root)
 
 
-def test_the_control_plane_serves_as_the_image_starts_it(container: Container) -> None:
-    server = container.start("control-plane")
-    server.wait_for_port(18000)
+@pytest.fixture(scope="module")
+def server(container: Container) -> Program:
+    """The control plane, as its image starts it."""
+    program = container.start("control-plane")
+    program.wait_for_port(18000)
+    return program
 
+
+def test_the_control_plane_serves_as_the_image_starts_it(container: Container, server: Program) -> None:
     asked = container.run("control-plane", "dump", "--server", SERVER, "--node", NODE)
 
     assert asked.returncode == 0, (asked.stderr, server.tail())
     assert OUTBOUND_LISTENER in asked.stdout.decode()
-    status = (container.lab.run(Namespace.CORP, ["sh", "-c", "grep -h . /proc/[0-9]*/status"])).stdout.decode()
+    status = container.lab.run(Namespace.CORP, ["sh", "-c", "cat /proc/[0-9]*/status"]).stdout.decode()
     assert "Uid:\t65532\t65532\t65532\t65532" in status
 
 
+@pytest.mark.usefixtures("server")
 def test_capture_works_with_one_capability_in_the_init_image(container: Container) -> None:
+    """With either program, beside an Envoy that has its configuration of the control plane's image."""
     look = container.words("init", ["grep", "CapEff", "/proc/self/status"], NET_ADMIN)
-    rights = container.lab.run(Namespace.POD, look)
-    assert int(rights.stdout.split()[1], 16) == _NET_ADMIN
+    assert int(container.lab.run(Namespace.POD, look).stdout.split()[1], 16) == _NET_ADMIN
+    start_envoy(container.lab, SERVER).wait_until_live()
 
-    applied = container.run("init", "capture", "--apply", "--force", who=NET_ADMIN)
+    for backend, show in (("iptables", ["iptables-save"]), ("nftables", ["nft", "list", "ruleset"])):
+        applied = container.run("init", "capture", "--apply", "--wait", "60s", "--backend", backend, who=NET_ADMIN)
+        assert applied.returncode == 0, applied.stderr
+        assert str(ENVOY_UID) in container.lab.run(Namespace.POD, show).stdout.decode()
+        checked = container.run("init", "capture", "--check", who=NET_ADMIN)
+        assert checked.returncode == 0, (checked.stdout, checked.stderr)
 
-    assert applied.returncode == 0, applied.stderr
-    rules = container.lab.run(Namespace.POD, ["iptables-save", "-t", "nat"]).stdout.decode()
-    assert f"--uid-owner {ENVOY_UID}" in rules
-    again = container.run("init", "capture", "--undo", who=NET_ADMIN)
-    assert again.returncode == 0, again.stderr
+    undone = container.run("init", "capture", "--undo", who=NET_ADMIN)
+    assert undone.returncode == 0, undone.stderr
+    assert container.run("init", "capture", "--check", who=NET_ADMIN).returncode == 1
 
 
 def test_the_init_image_prints_the_rules_unless_told_otherwise(container: Container) -> None:
