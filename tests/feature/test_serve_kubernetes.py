@@ -143,7 +143,7 @@ async def test_a_pod_that_is_not_known_gets_nothing_until_it_is(api: ApiServerEm
 
 async def test_pods_that_change_nothing_relevant_cause_no_response(api: ApiServerEmulation, tmp_path: Path) -> None:
     async with following(api, tmp_path) as running, open_stream(running.address, "web-0.shop") as stream:
-        await wait_until(lambda: leads_to(stream, 10) and len(stream.resources) > 1)
+        await wait_until(lambda: leads_to(stream, 10) and bool(stream.version(ResourceType.LISTENER)))
         changes, responses = running.parts.cache.changes, stream.responses
         for number in range(50):
             api.put(
