@@ -72,6 +72,15 @@ demo: $(DEMO) ## show the main job: proxy, control plane, Envoy, an application 
 bench: $(DEV) ## measure what the size of a policy costs, and the data path beside its rivals
 	@exec $(BIN)/python bench/run.py $(ARGS)
 
+.PHONY: image
+image: ## build the images of the control plane and of the capture step (needs docker)
+	@epoch=$$(git log -1 --format=%ct)
+	for target in control-plane init; do
+		name=egress-xds$$( [[ $$target == init ]] && echo -init || true )
+		docker build --build-arg SOURCE_DATE_EPOCH=$$epoch --build-arg REVISION=$$(git rev-parse HEAD) \
+			--target $$target --tag $$name:0.1.0 .
+	done
+
 # ----------------------------------------------------------------------------------------- to prove
 
 .PHONY: test

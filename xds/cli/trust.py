@@ -15,7 +15,6 @@ import click
 
 from xds.cli.options import render_epilog
 from xds.errors import SettingsError
-from xds.trust import VARIABLE, build_trust, parse_authorities, render_variables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +37,7 @@ _DIRECTORY_MODE = 0o755
 @click.option(
     "--ca-from-env",
     metavar="NAME",
-    help=f"The company's authorities (PEM) are in this environment variable, such as {VARIABLE}.",
+    help="The company's authorities (PEM) are in this environment variable, such as EGRESS_XDS_TRUSTED_CA.",
 )
 @click.option("--ca-file", type=click.Path(path_type=Path), metavar="FILE", help="They are in this file.")
 @click.option("--directory", required=True, metavar="DIR", help="Where the files go, as applications see it.")
@@ -55,6 +54,8 @@ def command(*, ca_from_env: str | None, ca_file: Path | None, directory: str, sy
     DIR gets ca-bundle.crt (all), ca.crt (the company's) and truststore.p12 (all, for Java). The environment variables
     that make runtimes read them are printed.
     """
+    from xds.trust import build_trust, parse_authorities, render_variables  # noqa: PLC0415  # cryptography is slow
+
     company = parse_authorities(*_read_company(ca_from_env, ca_file))
     bundle = _find_bundle() if system_bundle is None else system_bundle
     trust = build_trust(_read(bundle, "name another with --system-bundle FILE"), company)

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from xds.capture import ENVOY_UID, build_capture, find_foreign_networks
-from xds.errors import InjectionError
+from xds.errors import InjectionError, SettingsError
 from xds.injection.annotations import PREFIX
 from xds.injection.environment import CannotDeliverError, Variables, render_env_mode, render_explicit_mode
 from xds.injection.names import CONTAINERS
@@ -200,7 +200,19 @@ def _choose_authority(wishes: Wishes, policy: Policy | HeldPolicy | Unknown | No
             f"trustedCA of the policy {policy.name} is larger than {MAX_TRUSTED_CA >> 10} KiB, which no variable "
             "carries into a pod; leave out authorities that are not the company's own"
         )
+    else:
+        found.problems.extend(_check_authority(policy.trusted_ca, policy.name))
     return policy.trusted_ca
+
+
+def _check_authority(pem: str, policy: str) -> Iterable[str]:
+    """Find what would make the pod's own step fail, where nobody looks."""
+    from xds.trust import parse_authorities  # noqa: PLC0415  # cryptography is slow, and seldom wanted
+
+    try:
+        parse_authorities(pem, f"trustedCA of the policy {policy}")
+    except SettingsError as error:
+        yield str(error)
 
 
 def _missing(policy: HeldPolicy | Unknown | None) -> str:
