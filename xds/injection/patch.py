@@ -1,14 +1,15 @@
 """
 The difference of two JSON values as a patch (RFC 6902), for whoever must be told what changed and not the outcome.
 
-Only `add`, `remove` and `replace` are used. Invariant: the patch applied to what was before gives what is after.
+Only `add`, `remove` and `replace` are used. Invariants: the patch applied to what was before gives what is after; the work
+grows with the size of both, whatever is in them.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
-from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,10 +45,7 @@ def _diff_objects(before: Mapping[str, object], after: Mapping[str, object], pat
 
 def _diff_lists(before: Sequence[object], after: Sequence[object], path: str) -> Iterator[dict[str, object]]:
     """Remove from the end, add from the start, and then change what stayed, which is at its final place by then."""
-    matcher = SequenceMatcher(
-        None, [_identity(item) for item in before], [_identity(item) for item in after], autojunk=False
-    )
-    kept = [(block.a + step, block.b + step) for block in matcher.get_matching_blocks() for step in range(block.size)]
+    kept = list(_find_kept(before, after))
     stays, is_there = {old for old, _ in kept}, {new for _, new in kept}
     for index in reversed(range(len(before))):
         if index not in stays:
@@ -59,10 +57,29 @@ def _diff_lists(before: Sequence[object], after: Sequence[object], path: str) ->
         yield from _diff(before[old], after[new], _below(path, str(new)))
 
 
-def _identity(item: object) -> str:
-    """Return what tells an entry of a list from others, whatever else of it changes."""
-    name = item.get("name") if isinstance(item, Mapping) else None
-    return f"name {name}" if isinstance(name, str) else f"value {_text(item)}"
+def _find_kept(before: Sequence[object], after: Sequence[object]) -> Iterator[tuple[int, int]]:
+    """
+    Yield where entries that stay were and are, in order; what moved forward is not among them.
+
+    In one pass: whoever makes a pod decides how long its lists are, and how often an entry is repeated.
+    """
+    places = {identity: index for index, identity in enumerate(_identify(before))}
+    least = 0
+    for new, identity in enumerate(_identify(after)):
+        old = places.get(identity, -1)
+        if old >= least:
+            yield old, new
+            least = old + 1
+
+
+def _identify(items: Sequence[object]) -> Iterator[tuple[str, int]]:
+    """Yield what tells an entry of a list from others, whatever else of it changes: the n-th of its name or value."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        name = item.get("name") if isinstance(item, Mapping) else None
+        known = f"name {name}" if isinstance(name, str) else f"value {_text(item)}"
+        yield known, seen[known]
+        seen[known] += 1
 
 
 def _text(value: object) -> str:

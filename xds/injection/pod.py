@@ -7,15 +7,25 @@ a part of the wrong type is an InjectionError that names it, for a manifest need
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from xds.errors import InjectionError, quote_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Object = Mapping[str, object]
 """A JSON object."""
 
 _INIT, _REGULAR = "initContainers", "containers"
+
+MAX_CONTAINERS = 200
+MAX_VOLUMES = 1_000
+MAX_VARIABLES = 5_000
+"""Of all containers together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +55,9 @@ class PodView:
 
 
 def view_pod(pod: Object) -> PodView:
-    """Look at `pod`. Raises InjectionError where it is no pod."""
+    """Look at `pod`. Raises InjectionError where it is no pod, or a larger one than anybody needs."""
     metadata, spec = read_object(pod, "metadata"), read_object(pod, "spec")
-    return PodView(
+    view = PodView(
         metadata=metadata,
         spec=spec,
         annotations=_texts(metadata, "annotations"),
@@ -56,6 +66,9 @@ def view_pod(pod: Object) -> PodView:
         containers=_named(spec, _REGULAR),
         volumes=_named(spec, "volumes"),
     )
+    if problems := list(_find_excess(view)) or list(_find_repeated(view)):
+        raise InjectionError(problems)
+    return view
 
 
 def read_object(holder: Object, key: str) -> Object:
@@ -112,6 +125,25 @@ def _named(spec: Object, key: str) -> tuple[Object, ...]:
     if not all(isinstance(item.get("name"), str) for item in items):
         raise InjectionError([f"{key} of the pod has an entry without a name; write a pod that the API server accepts"])
     return items
+
+
+def _find_excess(pod: PodView) -> Iterable[str]:
+    variables = sum(len(read_objects(container, "env")) for container in pod.every_container)
+    for what, number, most in (
+        ("containers", len(pod.every_container), MAX_CONTAINERS),
+        ("volumes", len(pod.volumes), MAX_VOLUMES),
+        ("variables", variables, MAX_VARIABLES),
+    ):
+        if number > most:
+            yield f"the pod has {number:,} {what}, but at most {most:,} are looked through; make several pods of it"
+
+
+def _find_repeated(pod: PodView) -> Iterable[str]:
+    """Find names that no API server takes twice; a variable may be there twice, and the last is in force."""
+    for what, items in (("containers", pod.every_container), ("volumes", pod.volumes)):
+        for name, number in Counter(map(name_of, items)).items():
+            if number > 1:
+                yield f"{number} {what} of the pod are called {quote_value(name)}; rename all but one"
 
 
 def _texts(metadata: Object, key: str) -> Mapping[str, str]:

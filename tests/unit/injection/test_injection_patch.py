@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Any
 
 import pytest
 
 from tests.support.json_patch import apply_patch
+from tests.unit.injection.pod_shapes import SIDECAR, around, pod
+from xds.injection import patch as patches
+from xds.injection.inject import inject
 from xds.injection.patch import render_patch
 
 
@@ -29,7 +34,12 @@ from xds.injection.patch import render_patch
             {"c": [{"name": "y"}]},
             [{"op": "remove", "path": "/c/2"}, {"op": "remove", "path": "/c/0"}],
         ),
-        ({"a": [1, 1, 2]}, {"a": [1, 2]}, [{"op": "remove", "path": "/a/0"}]),
+        ({"a": [1, 1, 2]}, {"a": [1, 2]}, [{"op": "remove", "path": "/a/1"}]),
+        (
+            {"c": [{"name": "x"}, {"name": "y"}]},
+            {"c": [{"name": "y"}, {"name": "x"}]},
+            [{"op": "remove", "path": "/c/0"}, {"op": "add", "path": "/c/1", "value": {"name": "x"}}],
+        ),
     ],
     ids=[
         "nothing changed",
@@ -41,6 +51,7 @@ from xds.injection.patch import render_patch
         "entries are told by their names",
         "removed from the end",
         "equal entries",
+        "another order",
     ],
 )
 def test_a_patch_is_what_changed(before: dict[str, Any], after: dict[str, Any], patch: list[dict[str, Any]]) -> None:
@@ -48,3 +59,44 @@ def test_a_patch_is_what_changed(before: dict[str, Any], after: dict[str, Any], 
     assert apply_patch(before, patch) == {
         key: list(item) if isinstance(item, tuple) else item for key, item in after.items()
     }
+
+
+def count_work(before: dict[str, Any], after: dict[str, Any]) -> int:
+    """Return how many lines of any code are run to tell what changed."""
+    lines = 0
+
+    def trace(frame: Any, event: str, _: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        list(patches.render_patch(before, after))
+    finally:
+        sys.settrace(previous)
+    return lines
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [lambda number: {"name": f"v{number}"}, lambda _: {"name": "v"}, lambda _: 1],
+    ids=["entries of many names", "entries of one name", "entries of one value"],
+)
+def test_four_times_as_much_takes_four_times_the_work(entry: Any) -> None:
+    def work(number: int) -> int:
+        before = [entry(index) for index in range(number)]
+        return count_work({"volumes": before}, {"volumes": [{"name": "first"}, *before[1:], {"name": "last"}]})
+
+    assert work(4000) < 5 * work(1000)
+
+
+def test_a_pod_with_as_many_volumes_as_may_be_gets_a_small_patch() -> None:
+    crowded = pod()
+    crowded["spec"]["volumes"] = [{"name": f"v{number}", "emptyDir": {}} for number in range(1000)]
+
+    injected = inject(crowded, around(), SIDECAR).pod
+
+    assert len(render_patch(crowded, injected)) < 10
+    assert apply_patch(crowded, render_patch(crowded, injected)) == json.loads(json.dumps(injected))

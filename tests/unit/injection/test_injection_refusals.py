@@ -193,6 +193,28 @@ def test_a_dns_that_the_pod_does_not_want_is_not_captured() -> None:
 
 
 @pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"containers": [{"name": "a"}], "volumes": [{"name": "v"}] * 2}, "2 volumes of the pod are called 'v'"),
+        ({"initContainers": [{"name": "a"}], "containers": [{"name": "a"}]}, "2 containers of the pod are called 'a'"),
+        ({"containers": [{"name": f"c{number}"} for number in range(201)]}, "has 201 containers, but at most 200"),
+        (
+            {"containers": [{"name": "a"}], "volumes": [{"name": f"v{number}"} for number in range(1001)]},
+            "has 1,001 volumes, but at most 1,000",
+        ),
+        (
+            {"containers": [{"name": name, "env": [{"name": "V"}] * 2501} for name in "ab"]},
+            "has 5,002 variables, but at most 5,000",
+        ),
+    ],
+    ids=["a volume twice", "a container twice", "too many containers", "too many volumes", "too many variables"],
+)
+def test_a_pod_that_would_cost_others_their_turn_is_refused(spec: dict[str, Any], words: str) -> None:
+    with pytest.raises(InjectionError, match=words):
+        inject({"metadata": {"name": "p"}, "spec": spec}, around(), SIDECAR)
+
+
+@pytest.mark.parametrize(
     "broken",
     [
         {"metadata": [], "spec": {}},
