@@ -1,8 +1,8 @@
 """
 The difference of two JSON values as a patch (RFC 6902), for whoever must be told what changed and not the outcome.
 
-Only `add`, `remove` and `replace` are used. Invariants: the patch applied to what was before gives what is after; the work
-grows with the size of both, whatever is in them.
+Only `add`, `remove` and `replace` are used. Invariants: the patch applied to what was before gives what is after; the
+work grows with the size of both, whatever is in them.
 """
 
 from __future__ import annotations
