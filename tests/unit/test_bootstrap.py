@@ -386,3 +386,17 @@ def test_a_token_does_not_cross_a_network_in_the_open() -> None:
     arguments = ["--node", "a.b", "--server", "xds.example:18000", "--token-file", "/t", "--directory", "/e"]
     with pytest.raises(SettingsError, match="readable by all"):
         CliRunner().invoke(command, arguments, catch_exceptions=False)
+
+
+def test_a_link_that_somebody_planted_is_not_followed(tmp_path: Path) -> None:
+    directory, precious = tmp_path / "envoy", tmp_path / "precious"
+    precious.write_text("kept", encoding="utf-8")
+    directory.mkdir()
+    for name in ("bootstrap.yaml", ".bootstrap.yaml.partial", ".bootstrap.yaml.draft"):
+        (directory / name).symlink_to(precious)
+
+    done = CliRunner().invoke(command, [*PROVEN, "--directory", str(directory)], catch_exceptions=False)
+
+    assert (done.exit_code, precious.read_text(encoding="utf-8")) == (0, "kept")
+    assert (directory / "bootstrap.yaml").is_file()
+    assert not (directory / "bootstrap.yaml").is_symlink()

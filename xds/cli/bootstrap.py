@@ -23,6 +23,7 @@ from xds.bootstrap import (
     render_bootstrap,
     render_secrets,
 )
+from xds.cli.exchange import exchange_file
 from xds.cli.options import render_epilog
 from xds.errors import SettingsError
 from xds.policy.model import Mode
@@ -167,9 +168,7 @@ def _write(directory: Path, files: dict[str, str]) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            partial = directory / f".{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(directory / name)
+            exchange_file(directory / name, text.encode())
     except OSError as error:
         raise SettingsError(
             f"--directory {directory} can't be written: {error.strerror}; give a directory that this user may write"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from xds.cli.exchange import exchange_file
 from xds.cli.options import render_epilog
 from xds.errors import SettingsError
 
@@ -107,10 +108,7 @@ def _write(directory: Path, files: Mapping[str, bytes]) -> None:
             directory.mkdir(parents=True)
             directory.chmod(_DIRECTORY_MODE)
         for name, content in files.items():
-            partial = directory / f".{name}.partial"
-            partial.write_bytes(content)
-            partial.chmod(_FILE_MODE)
-            partial.replace(directory / name)
+            exchange_file(directory / name, content, mode=_FILE_MODE)
     except OSError as error:
         raise SettingsError(
             f"--directory {directory} can't be written: {error.strerror}; give a directory that this user may write"

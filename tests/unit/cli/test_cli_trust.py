@@ -117,6 +117,20 @@ def test_without_authorities_it_is_wrong_usage(run: Runner, words: list[str], co
     assert complaint in ended.err
 
 
+def test_a_link_that_somebody_planted_is_not_followed(run: Runner, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept", encoding="utf-8")
+    precious.chmod(0o600)
+    (tmp_path / "trust").mkdir()
+    for name in ("ca.crt", ".ca.crt.partial", ".ca.crt.draft"):
+        (tmp_path / "trust" / name).symlink_to(precious)
+
+    assert run("trust", "--ca-from-env", NAME, "--directory", tmp_path / "trust").code == 0
+
+    assert (precious.read_text(encoding="utf-8"), precious.stat().st_mode & 0o777) == ("kept", 0o600)
+    assert not (tmp_path / "trust" / "ca.crt").is_symlink()
+
+
 def test_a_directory_that_can_not_be_written_is_named(run: Runner, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
