@@ -223,12 +223,18 @@ def parse_text(text: str) -> str:
     return text
 
 
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,511}")
+_IMAGE = re.compile(
+    r"([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?/|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?/)?"
+    r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@[a-z0-9]+([+._-][a-z0-9]+)*:[0-9a-fA-F]{32,128})?"
+)
+"""Registry, path, tag and digest, as the distribution project's `reference` package has them."""
+_LONGEST_IMAGE = 512
 
 
 def parse_image(text: str) -> str:
     """Parse the reference of an image, or nothing. Raises ValueError."""
-    if text and not _IMAGE.fullmatch(text):
+    if text and not (len(text) <= _LONGEST_IMAGE and _IMAGE.fullmatch(text)):
         raise ValueError("it must be an image, as in registry.corp.example/egress-xds:1.0")
     return text
 

@@ -472,9 +472,10 @@ def _settle_cluster(settings: Settings) -> Settings:
             raise SettingsError("--admission-listen needs TLS; add --tls-certificate and --tls-key")
         _check_injection(settings)
         return replace(settings, token_source=source)
-    of_clusters = ("kubeconfig", "context", "namespace", "admission_listen", "inject_image", "token_source")
+    of_clusters = ("kubeconfig", "context", "namespace", "admission_listen", "token_source")
     for option in OPTIONS:
-        if option.field in of_clusters and getattr(settings, option.field):
+        is_of_cluster = option.field in of_clusters or option.field.startswith("inject_")
+        if is_of_cluster and getattr(settings, option.field):
             raise SettingsError(f"{option.flag} means nothing without --kubernetes; add it, or leave this out")
     return settings
 
