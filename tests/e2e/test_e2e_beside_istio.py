@@ -14,6 +14,7 @@ from tests.e2e.secured_proxies import put
 from tests.support.cluster import HOME, namespace, policy
 from xds.demo.cast import xds_command
 from xds.demo.lab import CONTROL_PLANE_ADDRESS, FILES_ADDRESS, PROXY_ADDRESS, Namespace, python_environment
+from xds.demo.polling import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +28,7 @@ POLICY = f"httpProxy: http://{PROXY_ADDRESS}:3128\nhttpsProxy: http://{PROXY_ADD
 POLICY_BY_NAME = POLICY.replace(PROXY_ADDRESS, "proxy.corp.example")
 ORDERS = "orders.shop.svc"
 SIDECAR_UID = 1338
+EXPLICIT_PORT = 15002
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +57,15 @@ def generate(cluster: PodWorld, text: str, of: str) -> list[Mapping[str, Any]]:
 
 
 def create(cluster: PodWorld, pod: Object, entries: Iterable[Mapping[str, Any]]) -> RunningPod:
-    """Create a pod that our webhook changes, and Istio's after it."""
+    """
+    Create a pod that our webhook changes, and Istio's after it, and return it once our sidecar listens.
+
+    No probe waits for that beside a mesh: the application may start before its sidecar has a configuration.
+    """
     services = [(FILES_ADDRESS, 80), (FILES_ADDRESS, 443), (CONTROL_PLANE_ADDRESS, 18000)]
-    return cluster.run(capture_by_istio(cluster.admit(pod), services, entries))
+    running = cluster.run(capture_by_istio(cluster.admit(pod), services, entries))
+    wait_until(lambda: listeners(running, EXPLICIT_PORT), "our sidecar's listener", 60)
+    return running
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +129,7 @@ def test_our_sidecar_is_a_user_that_istio_sees_and_takes_nothing_that_is_istios(
     assert pod.containers["egress-envoy"].security.gid == SIDECAR_UID
     assert listeners(pod, OUTBOUND) == {ISTIO_UID}
     assert not listeners(pod, 15053)
-    assert listeners(pod, 15002) == {SIDECAR_UID}
+    assert listeners(pod, EXPLICIT_PORT) == {SIDECAR_UID}
     assert "egress-capture" not in pod.containers
 
 
