@@ -32,6 +32,9 @@ RUN_AS_USER = f"{PREFIX}run-as-user"
 POD, NAMESPACE = "the pod", "its namespace"
 """Where an annotation stands, for messages."""
 
+NO_LIMIT = "none"
+"""Instead of an amount: there is no limit."""
+
 _MAX_ITEMS = 100
 _MAX_UID = 2**31 - 1
 """The API server accepts no larger user id."""
@@ -137,6 +140,12 @@ ANNOTATIONS = (
         meaning="What Envoy requests of a processor.",
     ),
     Annotation(
+        name="sidecar-cpu-limit",
+        values="an amount such as `2`, `none`",
+        default="the installation's, `2`, or what is requested if that is more",
+        meaning="Envoy's limit of processor time; `none`: it has no limit, which a namespace with a quota of it refuses.",
+    ),
+    Annotation(
         name="sidecar-memory",
         values="an amount such as `128Mi`",
         default="the installation's, `128Mi`",
@@ -175,7 +184,9 @@ ANNOTATIONS = (
 
 _KNOWN = {annotation.key: annotation for annotation in ANNOTATIONS}
 _CAPTURE_ONLY = frozenset({"exclude-ports", "exclude-cidrs", "exclude-uids", "dns", "reject-udp", "family"})
-_SIDECAR_ONLY = frozenset({"native-sidecar", "sidecar-cpu", "sidecar-memory", "sidecar-memory-limit"})
+_SIDECAR_ONLY = frozenset(
+    {"native-sidecar", "sidecar-cpu", "sidecar-cpu-limit", "sidecar-memory", "sidecar-memory-limit"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +204,8 @@ class Wishes:
     trusted_ca: bool = False
     native_sidecar: bool | None = None
     cpu: str | None = None
+    cpu_limit: str | None = None
+    """An amount, or `NO_LIMIT`."""
     memory: str | None = None
     memory_limit: str | None = None
     run_as_user: int | None = None
@@ -243,6 +256,7 @@ def read_wishes(pod_annotations: Mapping[str, str], namespace_annotations: Mappi
         trusted_ca=reader.read("trusted-ca", _truth, default=False),
         native_sidecar=reader.read("native-sidecar", _truth, None),
         cpu=reader.read("sidecar-cpu", _cpu, None),
+        cpu_limit=reader.read("sidecar-cpu-limit", lambda text: text if text == NO_LIMIT else _cpu(text), None),
         memory=reader.read("sidecar-memory", _memory, None),
         memory_limit=reader.read("sidecar-memory-limit", _memory, None),
         run_as_user=reader.read("run-as-user", _uid, None),

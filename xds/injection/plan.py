@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from xds.capture import ENVOY_UID, build_capture, find_foreign_networks
 from xds.errors import InjectionError, SettingsError
-from xds.injection.annotations import PREFIX
+from xds.injection.annotations import NO_LIMIT, PREFIX
 from xds.injection.environment import CannotDeliverError, Variables, render_env_mode, render_explicit_mode
 from xds.injection.names import CONTAINERS
 from xds.injection.pod import name_of
@@ -161,9 +161,12 @@ def _is_native(wishes: Wishes, sidecar: SidecarSettings, found: _Findings) -> bo
 
 
 def _choose_resources(wishes: Wishes, sidecar: SidecarSettings, found: _Findings) -> Resources:
-    cpu, limit = wishes.cpu or sidecar.cpu, sidecar.cpu_limit
-    # No annotation raises the limit of processor time, so who requests more gets as much.
-    cpu_limit = cpu if limit is not None and parse_cpu(cpu) > parse_cpu(limit) else limit
+    cpu, cpu_limit = wishes.cpu or sidecar.cpu, wishes.cpu_limit or sidecar.cpu_limit
+    if cpu_limit == NO_LIMIT:
+        cpu_limit = None
+    if cpu_limit is not None and wishes.cpu_limit is None and parse_cpu(cpu) > parse_cpu(cpu_limit):
+        # The limit was written for the request that it stands beside; who requests more, and no limit, gets as much.
+        cpu_limit = cpu
     memory, memory_limit = wishes.memory or sidecar.memory, wishes.memory_limit or sidecar.memory_limit
     found.problems.extend(check_resources(cpu, cpu_limit, memory, memory_limit))
     return Resources(cpu=cpu, cpu_limit=cpu_limit, memory=memory, memory_limit=memory_limit)

@@ -118,7 +118,9 @@ def check_resources(cpu: str, cpu_limit: str | None, memory: str, memory_limit: 
     if problems:
         return problems
     if cpu_limit is not None and parse_cpu(cpu) > parse_cpu(cpu_limit):
-        problems.append(f"the sidecar requests {cpu} of a processor, more than its limit of {cpu_limit}")
+        problems.append(
+            f"the sidecar requests {cpu} of a processor, more than its limit of {cpu_limit}; raise the limit"
+        )
     if parse_memory(memory) > parse_memory(memory_limit):
         problems.append(
             f"the sidecar requests {memory} of memory, more than its limit of {memory_limit}; raise the limit"
