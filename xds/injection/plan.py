@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from xds.capture import ENVOY_UID, build_capture, find_foreign_networks
-from xds.errors import InjectionError, SettingsError
+from xds.errors import InjectionError, SettingsError, quote_value
 from xds.injection.annotations import NO_LIMIT, PREFIX
 from xds.injection.environment import CannotDeliverError, Variables, render_env_mode, render_explicit_mode
 from xds.injection.names import CONTAINERS
@@ -57,6 +57,8 @@ class Surroundings:
     namespace_annotations: Mapping[str, str]
     policy: Policy | HeldPolicy | Unknown | None
     networks: tuple[Network, ...] = ()
+    policies: tuple[str, ...] = ()
+    """Names of those that may be for pods of the namespace, for messages; empty: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,12 +260,25 @@ def _check_capture(plan: Plan, around: Surroundings, found: _Findings) -> None:
 def _warn(plan: Plan, pod: PodView, around: Surroundings, found: _Findings) -> None:
     idle = plan.wishes.without_effect(plan.mode)
     found.warnings.extend(f"{plan.wishes.name_of(name)} has no effect in the mode {plan.mode.value}" for name in idle)
+    found.warnings.extend(_find_unmet_preference(plan.wishes, around))
     if plan.mode is Mode.TRANSPARENT and around.policy is None:
         found.warnings.append("no policy is in force for the pod: it reaches the cluster, and nothing else")
     if plan.mode is Mode.TRANSPARENT and isinstance(around.policy, HeldPolicy):
         found.warnings.append(f"the pod does not start before it has a policy, but {_missing(around.policy)}")
     if plan.mode is not Mode.ENV and not plan.is_native:
         found.warnings.extend(_shortcomings(pod))
+
+
+def _find_unmet_preference(wishes: Wishes, around: Surroundings) -> Iterable[str]:
+    policy, wanted = around.policy, wishes.policy
+    if not wanted or policy is UNKNOWN or (policy is not None and policy.name == wanted):
+        return
+    from difflib import get_close_matches  # noqa: PLC0415  # seldom wanted
+
+    in_force = "none" if policy is None else quote_value(policy.name)
+    close = [] if wanted in around.policies else get_close_matches(wanted, around.policies, n=1)
+    hint = f"did you mean {close[0]}?" if close else "a preference selects no pod, and decides between equals only"
+    yield f"{wishes.name_of('policy')} prefers {quote_value(wanted)}, but the policy in force is {in_force}; {hint}"
 
 
 def _shortcomings(pod: PodView) -> Iterable[str]:
