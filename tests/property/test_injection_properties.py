@@ -130,7 +130,8 @@ def test_an_injected_pod_is_valid_and_injecting_it_again_changes_nothing(
     assert apply_patch(pod, render_patch(pod, once.pod)) == after
     assert find_violations(after) == find_violations(pod)
     if once.mode is None:
-        assert after == pod
+        del handed_in["metadata"]["annotations"], after["metadata"]["annotations"]
+        assert after == handed_in
     else:
         assert inject(once.pod, world, sidecar).pod == once.pod
     if once.mode in {Mode.TRANSPARENT, Mode.EXPLICIT}:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from xds.admission.review import MalformedReviewError, Verdict, mapping_of, texts_of
+from xds.admission.review import MalformedReviewError, Verdict
 from xds.errors import InjectionError
-from xds.injection.annotations import INJECT, is_opted_out
-from xds.injection.inject import UNKNOWN, Surroundings, inject
+from xds.injection.annotations import INJECT
+from xds.injection.inject import OPTED_OUT, UNKNOWN, Surroundings, inject
 from xds.injection.patch import render_patch
 from xds.policy.model import HeldPolicy, Policy
 
@@ -121,7 +121,7 @@ def decide(pod: Mapping[str, object], around: Surroundings, sidecar: SidecarSett
     if around.policy is UNKNOWN and injection.mode is not None:
         return _not_known()
     return Verdict(
-        warnings=tuple(_warnings(pod, injection)),
+        warnings=tuple(_warnings(injection)),
         patch=tuple(render_patch(pod, injection.pod)),
         audit=tuple(_audit(injection, around)),
         more=_PREVIEW,
@@ -136,9 +136,9 @@ def _explain(error: InjectionError) -> str:
     return "\n".join(("the pod can't get what it asks of egress-xds:", *error.problems))
 
 
-def _warnings(pod: Mapping[str, object], injection: Injection) -> Iterator[str]:
+def _warnings(injection: Injection) -> Iterator[str]:
     """Yield what whoever makes the pod is told; that it opted out is no news to him."""
-    if injection.mode is None and not is_opted_out(texts_of(mapping_of(pod, "metadata"), "annotations")):
+    if injection.mode is None and injection.reason != OPTED_OUT:
         yield f"egress-xds gives the pod no sidecar, for {injection.reason}"
     yield from injection.warnings
 

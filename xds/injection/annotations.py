@@ -32,6 +32,8 @@ RUN_AS_USER = f"{PREFIX}run-as-user"
 POD, NAMESPACE = "the pod", "its namespace"
 """Where an annotation stands, for messages."""
 
+FORBIDDEN_REMEDY = "remove it; what its namespace says counts"
+
 NO_LIMIT = "none"
 """Instead of an amount: there is no limit."""
 
@@ -226,19 +228,36 @@ class Wishes:
         return tuple(sorted(name for name in idle[mode] if self.places.get(name) == POD))
 
 
+def check_forbidden(names: frozenset[str]) -> None:
+    """Refuse what no pod can be forbidden to say. Raises SettingsError."""
+    known = {annotation.name for annotation in ANNOTATIONS if not annotation.is_written}
+    for name in sorted(names - known):
+        raise SettingsError(
+            f"{quote_value(name)} can't be forbidden; give the name of an annotation without its prefix, one of "
+            f"{', '.join(sorted(known))}"
+        )
+
+
 def is_opted_out(pod_annotations: Mapping[str, str]) -> bool:
     """Whether a pod says that it is to be left alone, whatever else is wrong with it."""
     return pod_annotations.get(INJECT, "").strip() == "false"
 
 
-def read_wishes(pod_annotations: Mapping[str, str], namespace_annotations: Mapping[str, str]) -> Wishes:
+def read_wishes(
+    pod_annotations: Mapping[str, str],
+    namespace_annotations: Mapping[str, str],
+    forbidden: frozenset[str] = frozenset(),
+) -> Wishes:
     """
     Return what is asked for; what the pod says beats what its namespace says.
 
-    Raises InjectionError with every value that can't be read, on either, and every annotation that is not known.
+    `forbidden` are names, without their prefix, that pods may not have. The pod's `mode`, which the injector writes, is
+    then not read but compared with what was decided without it, by whoever decides. Raises InjectionError with every
+    value that can't be read, on either, and every annotation that is not known or is forbidden.
     """
-    reader = _Reader(pod_annotations, namespace_annotations)
+    reader = _Reader(pod_annotations, namespace_annotations, forbidden)
     reader.check_names()
+    reader.check_forbidden()
     reader.read("inject", _truth, default=True)
     wishes = Wishes(
         mode=reader.read("mode", lambda text: Mode(_one_of(text, [mode.value for mode in Mode])), None),
@@ -285,8 +304,9 @@ def render_annotations_table() -> str:
 class _Reader:
     """Reads one annotation after the other and remembers what is wrong."""
 
-    def __init__(self, pod: Mapping[str, str], namespace: Mapping[str, str]) -> None:
+    def __init__(self, pod: Mapping[str, str], namespace: Mapping[str, str], forbidden: frozenset[str]) -> None:
         self._by_place = {NAMESPACE: namespace, POD: pod}
+        self._forbidden = forbidden
         self.problems: list[str] = []
         self.places: dict[str, str] = {}
 
@@ -300,12 +320,20 @@ class _Reader:
                 elif place == NAMESPACE and not known.on_namespace:
                     self.problems.append(f"the annotation {key} of {place} is for pods only; {_remedy(key)}")
 
+    def check_forbidden(self) -> None:
+        """Find what the pod may not say."""
+        for name in sorted(self._forbidden - {"mode"}):
+            if f"{PREFIX}{name}" in self._by_place[POD]:
+                self.problems.append(f"the annotation {PREFIX}{name} is forbidden for pods here; {FORBIDDEN_REMEDY}")
+
     def read(self, name: str, parse: Callable[[str], _T], default: _T) -> _T:
         """Return the pod's value, else the namespace's, else `default`; both are looked at."""
         found = default
         for place, texts in self._by_place.items():
             text = texts.get(f"{PREFIX}{name}")
             if text is None or (place == NAMESPACE and not _KNOWN[f"{PREFIX}{name}"].on_namespace):
+                continue
+            if place == POD and name in self._forbidden:
                 continue
             self.places[name] = place
             try:

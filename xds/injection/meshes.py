@@ -11,10 +11,10 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from xds.injection.pod import PodView
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from xds.injection.pod import PodView
 
 
 class Mesh(Enum):
@@ -44,6 +44,8 @@ CONTAINERS = {
 }
 """Containers of meshes. They get no variable of ours: what they do is what the application's traffic passes through."""
 
+_PLAIN = PodView(metadata={}, spec={}, annotations={}, labels={}, init_containers=(), containers=(), volumes=())
+
 _TRUE = frozenset({"y", "yes", "true", "on"})
 _FALSE = frozenset({"n", "no", "false", "off"})
 """As Istio's injector reads its label and annotation."""
@@ -62,6 +64,11 @@ def find_mesh(
         return Mesh.AMBIENT
     linkerd = pod.annotations.get("linkerd.io/inject", namespace_annotations.get("linkerd.io/inject"))
     return Mesh.LINKERD if linkerd in {"enabled", "ingress"} else None
+
+
+def is_of_namespace(namespace_labels: Mapping[str, str], namespace_annotations: Mapping[str, str]) -> bool:
+    """Whether a mesh captures pods of the namespace that say nothing themselves."""
+    return find_mesh(_PLAIN, namespace_labels, namespace_annotations) is not None
 
 
 def _gets_istio(pod: PodView, namespace_labels: Mapping[str, str]) -> bool:

@@ -1,7 +1,7 @@
 """
 What we call our parts of a pod, and which ports they take.
 
-Invariant: nothing of another's has these names in a pod that was injected; a pod where it has is refused.
+Invariant: nothing of another's has these names in a pod that was injected: it is refused, or replaced by ours.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from xds.capture import ENVOY_UID, build_capture, find_foreign_networks
 from xds.errors import InjectionError, SettingsError, quote_value
-from xds.injection.annotations import NO_LIMIT, PREFIX
+from xds.injection.annotations import FORBIDDEN_REMEDY, MODE, NO_LIMIT, PREFIX
 from xds.injection.environment import CannotDeliverError, Variables, render_env_mode, render_explicit_mode
-from xds.injection.names import CONTAINERS
-from xds.injection.pod import name_of
+from xds.injection.meshes import is_of_namespace
+from xds.injection.pod import name_of, user_of
 from xds.injection.quantities import parse_cpu
 from xds.injection.settings import check_resources
 from xds.policy.model import DnsMode, HeldPolicy, Mode, Policy
@@ -101,7 +101,11 @@ class _Findings:
 def make_plan(pod: PodView, wishes: Wishes, mesh: Mesh | None, around: Surroundings, sidecar: SidecarSettings) -> Plan:
     """Decide. Raises InjectionError with everything that the pod can't have."""
     found = _Findings()
-    mode = _decide_mode(wishes, mesh, around.policy, found)
+    mode = _decide_mode(wishes, mesh, around, found, may_choose="mode" not in sidecar.forbidden)
+    if "mode" in sidecar.forbidden and pod.annotations.get(MODE, mode.value).strip() != mode.value:
+        found.problems.append(
+            f"the annotation {MODE} is forbidden for pods here, and not {mode.value}; {FORBIDDEN_REMEDY}"
+        )
     plan = Plan(
         mode=mode,
         mesh=mesh,
@@ -127,19 +131,37 @@ def make_plan(pod: PodView, wishes: Wishes, mesh: Mesh | None, around: Surroundi
 
 
 def _decide_mode(
-    wishes: Wishes, mesh: Mesh | None, policy: Policy | HeldPolicy | Unknown | None, found: _Findings
+    wishes: Wishes, mesh: Mesh | None, around: Surroundings, found: _Findings, *, may_choose: bool
 ) -> Mode:
     """Take what the pod says, else its namespace, else the policy; what a mesh captures we don't."""
-    chosen = wishes.mode or (policy.mode if isinstance(policy, Policy) else Mode.TRANSPARENT)
+    chosen = wishes.mode or (around.policy.mode if isinstance(around.policy, Policy) else Mode.TRANSPARENT)
     if mesh is None or chosen is not Mode.TRANSPARENT:
         return chosen
     if wishes.mode is None:
+        _tell_of_mesh(mesh, around, found, may_choose=may_choose)
         return Mode.EXPLICIT
     found.problems.append(
         f"{wishes.name_of('mode')} is transparent, but {mesh.value} captures the pod: two captures would send each "
         "other's connections in circles; write explicit, or take the pod out of the mesh"
     )
     return chosen
+
+
+def _tell_of_mesh(mesh: Mesh, around: Surroundings, found: _Findings, *, may_choose: bool) -> None:
+    """Say that nothing is captured, and by whose word; refuse the pod's own where it may not choose its mode."""
+    if is_of_namespace(around.namespace_labels, around.namespace_annotations):
+        mark = "what its namespace says"
+    else:
+        mark = "a label, an annotation or a container of its own, of which its namespace says nothing"
+        if not may_choose:
+            found.problems.append(
+                f"the pod looks like one that {mesh.value} captures, by {mark}: egress-xds would capture nothing, and "
+                f"the annotation {MODE} is forbidden for pods here; remove the mark, or let the namespace say it"
+            )
+    found.warnings.append(
+        f"the mode is explicit, because the pod looks like one that {mesh.value} captures, by {mark}: egress-xds "
+        "captures nothing, and what reads no variables goes past the policy"
+    )
 
 
 def _choose_uid(wishes: Wishes, mesh: Mesh | None, sidecar: SidecarSettings, found: _Findings) -> int:
@@ -265,8 +287,20 @@ def _warn(plan: Plan, pod: PodView, around: Surroundings, found: _Findings) -> N
         found.warnings.append("no policy is in force for the pod: it reaches the cluster, and nothing else")
     if plan.mode is Mode.TRANSPARENT and isinstance(around.policy, HeldPolicy):
         found.warnings.append(f"the pod does not start before it has a policy, but {_missing(around.policy)}")
-    if plan.mode is not Mode.ENV and not plan.is_native:
-        found.warnings.extend(_shortcomings(pod))
+    if plan.mode is not Mode.ENV:
+        found.warnings.extend(_unknown_users(pod, plan))
+        if not plan.is_native:
+            found.warnings.extend(_shortcomings(pod))
+
+
+def _unknown_users(pod: PodView, plan: Plan) -> Iterable[str]:
+    """Say for whom nobody can tell that it is not the sidecar's user, which was not chosen to be no image's."""
+    unknown = [name_of(container) for container in pod.every_container if user_of(container, pod.spec) is None]
+    if plan.wishes.run_as_user is not None and unknown:
+        yield (
+            f"{plan.wishes.name_of('run-as-user')} is {plan.uid}, and which user runs {', '.join(unknown)} is for the "
+            "image to say: if it is that one, its connections go past the policy; give containers a runAsUser"
+        )
 
 
 def _find_unmet_preference(wishes: Wishes, around: Surroundings) -> Iterable[str]:
@@ -283,7 +317,7 @@ def _find_unmet_preference(wishes: Wishes, around: Surroundings) -> Iterable[str
 
 def _shortcomings(pod: PodView) -> Iterable[str]:
     """Say what a sidecar that is an ordinary container can't do."""
-    others = [name_of(container) for container in pod.init_containers if name_of(container) not in CONTAINERS]
+    others = [name_of(container) for container in pod.init_containers]
     if others:
         yield (
             f"the sidecar starts after init containers: {', '.join(others)} go past the policy; native sidecars do not "

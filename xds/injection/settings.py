@@ -12,6 +12,7 @@ from enum import Enum
 from xds.bootstrap import parse_authority
 from xds.capture import ENVOY_UID, Family
 from xds.errors import SettingsError, quote_value
+from xds.injection.annotations import check_forbidden
 from xds.injection.quantities import MEBIBYTE, parse_cpu, parse_memory
 
 DEFAULT_ENVOY_IMAGE = "envoyproxy/envoy:distroless-v1.40.0"
@@ -67,6 +68,8 @@ class SidecarSettings:
     """None: no limit, which namespaces with a quota of it refuse."""
     memory: str = "128Mi"
     memory_limit: str = "500Mi"
+    forbidden: frozenset[str] = frozenset()
+    """Names, without their prefix, of annotations that pods may not have; `inject`: no pod can opt out."""
 
     def __post_init__(self) -> None:
         for name in ("image", "init_image", "envoy_image", "audience"):
@@ -78,6 +81,7 @@ class SidecarSettings:
             check_authority(self.server_ca)
         if not 1 <= self.uid <= _MAX_UID:
             raise SettingsError(f"the sidecar can't run as user {self.uid}; give a number from 1 to {_MAX_UID}")
+        check_forbidden(self.forbidden)
         if not self.families:
             raise SettingsError("no address family is captured; give one at least")
         if problems := check_resources(self.cpu, self.cpu_limit, self.memory, self.memory_limit):

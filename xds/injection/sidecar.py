@@ -139,7 +139,7 @@ def _build_envoy(plan: Plan, sidecar: SidecarSettings) -> dict[str, object]:
             *("--drain-time-s", str(_DRAIN_SECONDS)),
             *("--component-log-level", "misc:error"),
         ],
-        **(_build_probes() if _is_probed(plan) else {}),
+        **({"startupProbe": _ask_ready()} if _is_probed(plan) else {}),
         "resources": {"requests": {"cpu": plan.resources.cpu, "memory": plan.resources.memory}, "limits": limits},
         "securityContext": _harmless(plan.uid),
         "volumeMounts": [
@@ -155,16 +155,14 @@ def _is_probed(plan: Plan) -> bool:
     return plan.mesh is None
 
 
-def _build_probes() -> Mapping[str, object]:
-    return {
-        "startupProbe": _ask_ready(period=1, failures=_START_SECONDS),
-        "readinessProbe": _ask_ready(period=10, failures=3),
-    }
+def _ask_ready() -> Object:
+    """
+    Return how the kubelet learns that the application may start, and asks no more.
 
-
-def _ask_ready(*, period: int, failures: int) -> Object:
+    A pod that was ready stays so whoever keeps the port busy, which other pods reach.
+    """
     ask = {"path": "/ready", "port": names.PROBE_PORT}
-    return {"httpGet": ask, "periodSeconds": period, "timeoutSeconds": 3, "failureThreshold": failures}
+    return {"httpGet": ask, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": _START_SECONDS}
 
 
 def _build_capture(plan: Plan, sidecar: SidecarSettings) -> Object:

@@ -47,6 +47,7 @@ VERBS: dict[str, click.Command] = {
     "trust": trust_command,
 }
 OURS = ("egress-trust", "egress-bootstrap", "egress-envoy", "egress-capture")
+OPTED_OUT = {"egress-xds/inject": "false"}
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 
 
@@ -266,13 +267,69 @@ def test_a_container_that_another_webhook_added_in_between_gets_its_variables() 
     assert inject(twice.pod, shape.around, SIDECAR).pod == twice.pod
 
 
-def test_what_another_webhook_did_to_our_containers_stays() -> None:
-    shape = Shape("", pod())
-    once = json.loads(json.dumps(shape.inject().pod))
-    container_of(once, "egress-envoy")["env"] = [{"name": "ADDED", "value": "1"}]
+@every_shape
+def test_whatever_was_made_of_our_parts_in_between_is_made_anew(shape: Shape) -> None:
+    once = shape.inject().pod
+    changed = json.loads(json.dumps(once))
+    found = [item for key in ("initContainers", "containers") for item in changed["spec"].get(key) or ()]
+    for container in found:
+        if container["name"] in OURS:
+            container |= {"image": "another", "command": ["sleep"], "env": [{"name": "ADDED", "value": "1"}]}
+    for volume in changed["spec"].get("volumes") or ():
+        if volume["name"] in OURS:
+            volume["hostPath"] = {"path": "/"}
+
+    assert inject(changed, shape.around, shape.sidecar).pod == once
+
+
+def test_what_an_api_server_fills_in_for_our_parts_is_nothing_that_a_pod_is_refused_for() -> None:
+    once = Shape("", pod()).inject().pod
+    stored = json.loads(json.dumps(once))
+    for container in [*stored["spec"]["initContainers"], *stored["spec"]["containers"]]:
+        container |= {"terminationMessagePath": "/dev/termination-log", "imagePullPolicy": "IfNotPresent"}
+        mount = {"name": "kube-api-access-x", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}
+        container.setdefault("volumeMounts", []).append(mount)
+    stored["spec"]["volumes"].append({"name": "kube-api-access-x", "projected": {"sources": []}})
+    container_of(stored, "egress-envoy")["startupProbe"]["successThreshold"] = 1
+
+    again = json.loads(json.dumps(inject(stored, around(), SIDECAR).pod))
+
+    assert container_of(again, "app") == container_of(stored, "app")
+    assert [container_of(again, name) for name in OURS[1:]] == [container_of(once, name) for name in OURS[1:]]
+    assert sorted(names_of(again, "volumes")) == sorted(names_of(stored, "volumes"))
+    assert find_violations(as_pod(again)) == []
+
+
+def test_a_pod_that_only_calls_its_parts_as_ours_gets_ours() -> None:
+    forged = pod(
+        """
+        initContainers: [{name: egress-trust, image: mine, command: [sleep]}, {name: egress-capture, image: mine}]
+        volumes: [{name: egress-identity, emptyDir: {}}]
+        """
+    )
+    forged["spec"]["containers"].insert(0, {"name": "egress-envoy", "image": "mine"})
+
+    injected = inject(forged, around(), SIDECAR).pod
+
+    assert injected == {**Shape("", pod()).inject().pod, "metadata": injected["metadata"]}
+
+
+def test_a_container_that_was_put_before_ours_runs_after_the_capture() -> None:
+    once = json.loads(json.dumps(Shape("", pod()).inject().pod))
     once["spec"]["initContainers"].insert(0, {"name": "first", "image": "f:1"})
 
-    assert inject(once, shape.around, SIDECAR).pod == once
+    assert names_of(inject(once, around(), SIDECAR).pod, "initContainers") == [*OURS[1:], "first"]
+
+
+def test_what_a_mesh_put_before_ours_stays_there_and_what_others_did_does_not() -> None:
+    beside = around(EXPLICIT, {"istio-injection": "enabled"})
+    once = json.loads(json.dumps(inject(pod(), beside, SIDECAR).pod))
+    once["spec"]["initContainers"][:0] = [{"name": name, "image": "i:1"} for name in ("istio-init", "mine")]
+
+    twice = inject(once, beside, SIDECAR).pod
+
+    assert names_of(twice, "initContainers") == ["istio-init", "egress-bootstrap", "egress-envoy", "mine"]
+    assert inject(twice, beside, SIDECAR).pod == twice
 
 
 def test_a_new_authority_of_the_control_plane_reaches_pods_that_are_made_of_injected_ones() -> None:
@@ -290,7 +347,7 @@ def test_beside_a_mesh_the_sidecar_is_a_user_that_the_mesh_sees_and_has_no_probe
     envoy = container_of(injected, "egress-envoy")
 
     assert envoy["securityContext"]["runAsUser"] == 1338
-    assert not {"readinessProbe", "startupProbe"} & set(envoy)
+    assert "startupProbe" not in envoy
     assert not any("--probe" in text for text in container_of(injected, "egress-bootstrap")["args"])
     assert "egress-capture" not in names_of(injected, "initContainers")
 
@@ -313,7 +370,7 @@ def test_containers_of_a_mesh_get_no_variables() -> None:
         (pod("os: {name: windows}"), "Windows"),
         (pod("nodeSelector: {kubernetes.io/os: windows}"), "Windows"),
         (pod(annotations={"kubernetes.io/config.mirror": "0123"}), "static pod"),
-        (pod("initContainers: [{name: egress-envoy, image: e:1, restartPolicy: Always}]"), "of its own making"),
+        (pod(labels={"egress-xds/inject": "false"}), "it opted out"),
     ],
     ids=[
         "opted out",
@@ -322,7 +379,7 @@ def test_containers_of_a_mesh_get_no_variables() -> None:
         "Windows",
         "a node with Windows",
         "stands for a static pod",
-        "a sidecar that was written by hand",
+        "opted out by its label, for which the webhook is not asked",
     ],
 )
 def test_what_is_left_alone_is_left_as_it_is_and_the_reason_is_told(shape: dict[str, Any], reason: str) -> None:
@@ -331,6 +388,24 @@ def test_what_is_left_alone_is_left_as_it_is_and_the_reason_is_told(shape: dict[
     assert injection.pod == shape
     assert injection.mode is None
     assert reason in injection.reason
+
+
+def test_a_pod_that_is_left_alone_does_not_say_that_it_has_a_sidecar() -> None:
+    says = {"egress-xds/injected": "true", "other": "stays"}
+    with_one = pod("initContainers: [{name: egress-envoy, image: e:1}]", annotations={**says, **OPTED_OUT})
+
+    assert inject(pod("hostNetwork: true", annotations=says), around(), SIDECAR).pod == pod(
+        "hostNetwork: true", annotations={"other": "stays"}
+    )
+    assert inject(with_one, around(), SIDECAR).pod == with_one
+
+
+def test_nothing_asks_whether_a_sidecar_is_ready_once_it_was() -> None:
+    """Other pods reach the port of that question, and could keep it busy."""
+    envoy = container_of(Shape("", pod()).inject().pod, "egress-envoy")
+
+    assert "startupProbe" in envoy
+    assert not {"readinessProbe", "livenessProbe"} & set(envoy)
 
 
 def test_the_policy_decides_the_mode_unless_a_pod_or_its_namespace_does() -> None:
@@ -358,6 +433,22 @@ def test_the_policy_decides_the_mode_unless_a_pod_or_its_namespace_does() -> Non
         ),
         (Shape("", pod(annotations={"egress-xds/trusted-ca": "true"}), around=around(CORPORATE)), "has no trustedCA"),
         (Shape("", pod(container="envFrom: [{configMapRef: {name: c}}]"), around=around(EXPLICIT)), "(envFrom)"),
+        (
+            Shape("", pod(), around=around(replace(EXPLICIT, mode=Mode.TRANSPARENT), {"istio-injection": "enabled"})),
+            "captures, by what its namespace says: egress-xds captures nothing",
+        ),
+        (
+            Shape(
+                "",
+                pod(labels={"sidecar.istio.io/inject": "true"}),
+                around=around(replace(EXPLICIT, mode=Mode.TRANSPARENT)),
+            ),
+            "captures, by a label, an annotation or a container of its own",
+        ),
+        (
+            Shape("", pod(annotations={"egress-xds/run-as-user": "1000"})),
+            "which user runs app is for the image to say",
+        ),
     ],
     ids=[
         "no policy",
@@ -366,6 +457,9 @@ def test_the_policy_decides_the_mode_unless_a_pod_or_its_namespace_does() -> Non
         "an annotation of another mode",
         "no authority to add",
         "variables from elsewhere",
+        "a mesh that its namespace wants",
+        "a mesh that the pod alone wants",
+        "a user of the sidecar that an image may have",
     ],
 )
 def test_what_somebody_may_want_to_know_is_a_warning(shape: Shape, warning: str) -> None:

@@ -32,6 +32,7 @@ from xds.policy.model import BasicLogin, Deny, Mode
 ASKS_TRANSPARENT = {"egress-xds/mode": "transparent"}
 ASKS_EXPLICIT = {"egress-xds/mode": "explicit"}
 TRUSTING = {"egress-xds/trusted-ca": "true"}
+MOUNTS = ("the container app mounts egress-", "a volume of the sidecar's; remove the mount")
 WITH_LOGIN = replace(ENV, proxies=(replace(ENV.proxies[0], login=BasicLogin(file="/etc/login")),))
 
 
@@ -49,6 +50,42 @@ WITH_LOGIN = replace(ENV, proxies=(replace(ENV.proxies[0], login=BasicLogin(file
             ("runs as user 1338",),
         ),
         (Shape("", pod("initContainers: [{name: egress-capture, image: c:1}]")), ("called egress-capture", "rename")),
+        (
+            Shape("", pod("initContainers: [{name: egress-envoy, image: e:1, restartPolicy: Always}]")),
+            ("called egress-envoy", "rename it", 'opt out by the annotation egress-xds/inject: "false"'),
+        ),
+        (
+            Shape(
+                "",
+                pod(
+                    "initContainers: [{name: istio-proxy, image: i:1, securityContext: {runAsUser: 1338}}]",
+                    labels={"sidecar.istio.io/inject": "true"},
+                ),
+                around=around(EXPLICIT),
+            ),
+            ("the container istio-proxy runs as user 1338",),
+        ),
+        (Shape("", pod(container="volumeMounts: [{name: egress-identity, mountPath: /t}]")), MOUNTS),
+        (Shape("", pod(container="volumeMounts: [{name: egress-run, mountPath: /t, readOnly: true}]")), MOUNTS),
+        (
+            Shape("", pod("initContainers: [{name: i, volumeMounts: [{name: egress-bootstrap, mountPath: /t}]}]")),
+            ("the container i mounts egress-bootstrap",),
+        ),
+        (
+            Shape("", pod(container="volumeMounts: [{name: egress-trust, mountPath: /etc/egress-xds/trust}]")),
+            MOUNTS,
+        ),
+        (
+            Shape(
+                "",
+                pod(
+                    annotations=TRUSTING,
+                    container="volumeMounts: [{name: egress-trust, mountPath: /etc/egress-xds/trust}]",
+                ),
+                around=around(replace(CORPORATE, trusted_ca=COMPANY)),
+            ),
+            MOUNTS,
+        ),
         (Shape("", pod("volumes: [{name: egress-run, emptyDir: {}}]")), ("volume of the pod is called egress-run",)),
         (Shape("", pod(container="ports: [{containerPort: 15001}]")), ("has port 15001",)),
         (Shape("", pod(container="ports: [{containerPort: 15024}]")), ("has port 15024",)),
@@ -119,6 +156,13 @@ WITH_LOGIN = replace(ENV, proxies=(replace(ENV.proxies[0], login=BasicLogin(file
         "an init container is the sidecar's user",
         "the application is the sidecar's user beside a mesh",
         "a container is called as one of ours",
+        "a sidecar of its own making",
+        "a container that is called as one of a mesh is the sidecar's user",
+        "the application mounts the sidecar's token",
+        "the application mounts the admin interface",
+        "an init container mounts the bootstrap",
+        "the application mounts what is trusted where nothing is",
+        "the application could write what is trusted",
         "a volume is called as one of ours",
         "the application has the port that captures",
         "the application has the port of probes",
@@ -148,6 +192,27 @@ def test_the_pod_is_refused_with_the_reason_and_what_to_do(shape: Shape, words: 
 
     (problem,) = refusal.value.problems
     assert [word for word in words if word not in problem] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/egress-xds/trust/", "//etc/egress-xds/./trust", "/etc/egress-xds", "/etc", "/etc/egress-xds/trust/more"],
+    ids=["a slash more", "not as short as it could be", "the parent", "its parent", "below"],
+)
+def test_the_place_of_the_authority_is_taken_however_it_is_written(path: str) -> None:
+    taken = pod("volumes: [{name: mine, emptyDir: {}}]", annotations=TRUSTING)
+    taken["spec"]["containers"][0]["volumeMounts"] = [{"name": "mine", "mountPath": path}]
+
+    with pytest.raises(InjectionError, match=r"mounts mine at .* mount it elsewhere"):
+        inject(taken, around(replace(CORPORATE, trusted_ca=COMPANY)), SIDECAR)
+
+
+def test_a_pod_is_not_made_of_a_sidecar_alone() -> None:
+    alone = pod("volumes: [{name: egress-identity, emptyDir: {}}]\ninitContainers: [{name: egress-capture}]")
+    alone["spec"]["containers"][0]["name"] = "egress-envoy"
+
+    with pytest.raises(InjectionError, match="no container but those"):
+        inject(alone, around(), SIDECAR)
 
 
 def test_all_problems_are_told_at_once() -> None:
