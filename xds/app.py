@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -29,6 +30,7 @@ from xds.server.ads import AdsServer
 from xds.server.authentication import Authentication
 from xds.server.collection import relax_collection
 from xds.server.limits import Limits
+from xds.server.reminders import remind_of_end
 from xds.server.trials import expire_trials, log_outcome
 from xds.sources.directory import DirectorySource
 from xds.sources.facts import NetworkFacts
@@ -36,7 +38,7 @@ from xds.sources.files import WatchedFiles
 from xds.staging import StagedCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
 
     from xds.cache import World
@@ -92,7 +94,7 @@ def build_control_plane(
         debounce=Debounce(settings.debounce_quiet, settings.debounce_max),
         clock=clock,
     )
-    authentication = Authentication(settings) if cluster is None else cluster.authentication
+    authentication = Authentication(settings, clock=clock) if cluster is None else cluster.authentication
     server = AdsServer(
         cache,
         clients,
@@ -103,9 +105,10 @@ def build_control_plane(
         limits=Limits(streams_per_node=settings.max_streams_per_node, connection_age=settings.max_connection_age),
         resource_ttl=settings.resource_ttl,
     )
-    observed = Observed(clients=clients, cache=cache, reconciler=reconciler, readiness=readiness)
+    ends = partial(_certificate_ends, authentication, cluster)
+    observed = Observed(clients=clients, cache=cache, reconciler=reconciler, readiness=readiness, certificate_ends=ends)
     if cluster is not None:
-        observed = replace(observed, watched=cluster.watched, awaited=cluster.awaited)
+        observed = replace(observed, watched=cluster.watched, awaited=cluster.awaited, reviews=cluster.reviews)
         cluster.report(reconciler, clients, cache)
         cluster.review(cache)
     administration = Administration(observed, settings, check=check_address)
@@ -113,6 +116,14 @@ def build_control_plane(
     return ControlPlane(
         settings, cache, clients, reconciler, server, authentication, first_world, administration, cluster
     )
+
+
+def _certificate_ends(authentication: Authentication, cluster: Cluster | None) -> Mapping[str, float]:
+    ends = {
+        "streams": authentication.certificate_ends_at,
+        "reviews": None if cluster is None else cluster.certificate_ends_at,
+    }
+    return {use: moment for use, moment in ends.items() if moment is not None}
 
 
 def _build_registry(settings: Settings, clock: Callable[[], float]) -> tuple[SnapshotCache, Clients]:
@@ -135,10 +146,14 @@ async def run_control_plane(
     control_plane.authentication.load(await files.collect(control_plane.authentication.files))
     try:
         async with asyncio.TaskGroup() as group:
-            reconciling = group.create_task(control_plane.reconciler.run())
-            following = group.create_task(control_plane.administration.health.run())
-            ticking = group.create_task(expire_trials(control_plane.cache))
-            renewing = group.create_task(_follow_files(files, control_plane.authentication))
+            going_on = (
+                control_plane.reconciler.run(),
+                control_plane.administration.health.run(),
+                expire_trials(control_plane.cache),
+                _follow_files(files, control_plane.authentication),
+                remind_of_end(control_plane.authentication),
+            )
+            tasks = [group.create_task(each) for each in going_on]
             cluster = control_plane.cluster
             following_cluster = group.create_task(cluster.run()) if cluster is not None else None
             try:
@@ -157,10 +172,8 @@ async def run_control_plane(
                 await control_plane.administration.end()
                 await control_plane.server.stop(control_plane.settings.shutdown_grace)
                 await control_plane.administration.stop()
-                reconciling.cancel()
-                following.cancel()
-                ticking.cancel()
-                renewing.cancel()
+                for task in tasks:
+                    task.cancel()
                 if following_cluster is not None:
                     following_cluster.cancel()
     except BaseExceptionGroup as group:
@@ -223,7 +236,7 @@ async def _open_cluster(settings: Settings) -> Cluster:
         from xds.cluster import open_cluster  # noqa: PLC0415  # an optional dependency, and a heavy one
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"--kubernetes needs the package {error.name}; install it: pip install 'egress-xds[kubernetes]'"
+            f"--kubernetes needs the package {error.name}; install it: pip install '.[kubernetes]'"
         ) from error
     return await open_cluster(settings)
 

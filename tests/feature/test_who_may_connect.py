@@ -23,10 +23,11 @@ from structlog.testing import capture_logs
 
 from tests.feature.ads_peer import METHODS, Peer
 from tests.feature.test_serve_secrets import POLICY, TEAMS, encoded
-from tests.support.certificates import Authority, Issued
+from tests.support.certificates import DAY, Authority, Issued
 from tests.support.control_plane import PATIENCE, SETTINGS, running_control_plane, wait_until
 from tests.support.tokens import Issuer, claims, key_set, settle
 from xds import names
+from xds.admin.metrics import metrics_page
 from xds.client import Credentials, Identity, fetch_resources
 from xds.errors import UnreachableError
 from xds.gen import discovery_pb2 as pb
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from xds.settings import Settings
 
 NODE = "web-0.shop"
+END = "egress_xds_tls_certificate_not_after_seconds"
 CDS, SDS = ResourceType.CLUSTER, ResourceType.SECRET
 UNAUTHENTICATED, PERMISSION_DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
 
@@ -463,3 +465,19 @@ async def test_nobody_without_a_proof_holds_a_stream_of_the_main_port(house: Hou
         house.connect(running.address, method="/grpc.health.v1.Health/Watch") as peer,
     ):
         assert await peer.call.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_metrics_tell_when_the_certificate_in_force_ends_also_after_an_exchange(house: House) -> None:
+    def told(running: Running) -> str:
+        text = metrics_page(running.parts.administration.observed)().body.decode()
+        return next((line for line in text.splitlines() if line.startswith(f"{END}{{")), "")
+
+    async with serving(house, house.settings()) as running:
+        before = told(running)
+        issued = house.authority.issue("control-plane.example", lifetime=30 * DAY)
+        (house.directory / "tls.crt").write_text(issued.certificate)
+        (house.directory / "tls.key").write_text(issued.key)
+        await wait_until(lambda: told(running) != before)
+
+        assert before.startswith(f'{END}{{use="streams"}}')
+        assert float(told(running).split()[1]) < float(before.split()[1])

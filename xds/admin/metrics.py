@@ -26,7 +26,7 @@ from xds.policy.model import HeldPolicy
 from xds.staging import StagedCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from prometheus_client.metrics_core import Metric
 
@@ -56,6 +56,14 @@ def _nothing_watched() -> tuple[Watched, ...]:
     return ()
 
 
+def _nothing_reviewed() -> Mapping[tuple[str, str], int]:
+    return {}
+
+
+def _no_certificate() -> Mapping[str, float]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """The parts of the process that are looked at."""
@@ -67,6 +75,10 @@ class Observed:
     watched: Callable[[], tuple[Watched, ...]] = _nothing_watched
     awaited: Callable[[], tuple[str, ...]] = tuple
     """What has to come before it can be ready, and what keeps it from coming; for people."""
+    reviews: Callable[[], Mapping[tuple[str, str], int]] = _nothing_reviewed
+    """Questions of the API server, by path and outcome."""
+    certificate_ends: Callable[[], Mapping[str, float]] = _no_certificate
+    """When the server's own certificate ends, in seconds since the epoch, by what it is in force for."""
 
 
 def metrics_page(observed: Observed) -> Callable[[], Page]:
@@ -92,6 +104,8 @@ class _Collector(Collector):
         yield from self._policies()
         yield from self._passes()
         yield from _collections(self._observed.watched())
+        yield _reviews(self._observed.reviews())
+        yield _certificate(self._observed.certificate_ends())
         if isinstance(self._observed.cache, StagedCache):
             yield from _trials(self._observed.cache)
 
@@ -190,6 +204,26 @@ def _collections(watched: tuple[Watched, ...]) -> Iterable[Metric]:
         events.add_metric(values, one.events)
         errors.add_metric(values, one.errors)
     yield from (objects, current, lists, watches, events, errors)
+
+
+def _certificate(ends: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(
+        f"{_PREFIX}_tls_certificate_not_after_seconds",
+        "When the server's certificate ends, in seconds since the epoch.",
+        labels=["use"],
+    )
+    for use, moment in ends.items():
+        family.add_metric([use], moment)
+    return family
+
+
+def _reviews(counted: Mapping[tuple[str, str], int]) -> Metric:
+    reviews = CounterMetricFamily(
+        f"{_PREFIX}_reviews", "Questions of the API server, by what became of them.", labels=["path", "outcome"]
+    )
+    for labels, total in counted.items():
+        reviews.add_metric(labels, total)
+    return reviews
 
 
 def _trials(cache: StagedCache) -> Iterable[Metric]:

@@ -1,8 +1,9 @@
 """
-The certificate that the API server sees, exchanged while the server runs.
+The certificate that the API server sees, and the authority that its own is demanded of, exchanged while the server runs.
 
-The files are read and watched by others and handed in. Invariant: a certificate without its key, or a broken one,
-changes nothing; connections that are open keep what they began with.
+The files are read and watched by others and handed in. Invariants: a certificate without its key, or a broken one,
+changes nothing; connections that are open keep what they began with; where an authority was named, nobody is answered
+whom it did not sign.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from xds.compile.certificates import ends_at, read_certificates
 from xds.errors import SettingsError
-from xds.facts import FileProblem
+from xds.facts import FileContent, FileProblem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,6 +35,7 @@ class ServerCertificate:
         self._certificate = certificate
         self._key = key
         self._text = ""
+        self._ends_at: float | None = None
         self.context = _new_context()
         """For the server's socket; it follows `reload`."""
 
@@ -41,43 +44,72 @@ class ServerCertificate:
         """The paths that `load` and `reload` need."""
         return frozenset({str(self._certificate), str(self._key)})
 
+    @property
+    def ends_at(self) -> float | None:
+        """When what is in force ends, in seconds since the epoch; None: it can't be told, or nothing was loaded."""
+        return self._ends_at
+
     def load(self, files: Mapping[str, File]) -> None:
         """Take the files at the start. Raises SettingsError."""
-        self._take(self._read(files))
+        self._take(self._read(files), files)
 
     def reload(self, files: Mapping[str, File]) -> None:
         """Take changed files; what can't be used is told in the log, and what was before stays in force."""
         try:
-            text = self._read(files)
-            if text != self._text:
-                self._take(text)
+            texts = self._read(files)
+            if texts != self._texts:
+                self._take(texts)
                 _log.info("certificate for reviews", path=str(self._certificate))
         except SettingsError as error:
             _log.error("the certificate is not used for reviews, the one before stays", reason=str(error))
 
-    def _read(self, files: Mapping[str, File]) -> str:
-        """Return key and certificates as one text. Raises SettingsError."""
-        texts = []
-        for flag, path in (("--tls-key", self._key), ("--tls-certificate", self._certificate)):
-            found = files[str(path)]
+    def _read(self, files: Mapping[str, File]) -> tuple[str, str]:
+        """Return key and certificates as one text, and the authority's, empty without one. Raises SettingsError."""
+        texts = {}
+        given = (("--tls-key", self._key), ("--tls-certificate", self._certificate))
+        for flag, path in (*given, ("--admission-client-ca", self._client_ca)):
+            found = FileContent("") if path is None else files[str(path)]
             if isinstance(found, FileProblem):
                 raise SettingsError(f"{flag} {path}: {found.message}; {found.hint}")
-            texts.append(found.text)
-        return "\n".join(texts)
+            texts[flag] = found.text
+        return "\n".join(texts[flag] for flag, _ in given), texts["--admission-client-ca"]
 
-    def _take(self, text: str) -> None:
-        """Use `text` from now on. Raises SettingsError."""
+    def _take(self, texts: tuple[str, str]) -> None:
+        """Use `texts` from now on. Raises SettingsError."""
+        # Not the context in use: OpenSSL takes one half of a pair before it fails, and forgets no authority.
+        fresh = _new_context()
+        if self._client_ca is not None:
+            self._demand(fresh, texts[1])
         try:
-            with _unnamed_file(text) as path:
-                # A pair that does not fit would spoil the context in use: OpenSSL takes one of them before it fails.
-                _new_context().load_cert_chain(path, password=_no_password)
-                self.context.load_cert_chain(path, password=_no_password)
+            with _unnamed_file(texts[0]) as path:
+                fresh.load_cert_chain(path, password=_no_password)
         except ssl.SSLError as error:
             raise SettingsError(
                 f"--tls-certificate {self._certificate}, --tls-key {self._key}: {error.reason or 'no PEM'}; they must "
                 "be a certificate and its own key, without a passphrase"
             ) from None
-        self._text = text
+        if not self._texts[0]:
+            # What the socket begins with; each connection goes on with the one that is current then.
+            self.context = fresh
+            fresh.sni_callback = self._exchange
+        self._current, self._texts = fresh, texts
+
+    def _demand(self, context: ssl.SSLContext, authority: str) -> None:
+        """Have callers prove who they are, before they can say anything. Raises SettingsError."""
+        try:
+            context.load_verify_locations(cadata=authority)
+        except (ssl.SSLError, ValueError):
+            raise SettingsError(
+                f"--admission-client-ca {self._client_ca}: no PEM; it must be the certificate of an authority"
+            ) from None
+        context.verify_mode = ssl.CERT_REQUIRED
+        # No session that an authority of before vouched for is taken up again: those of 1.2 could not be kept from it.
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.num_tickets = 0
+
+    def _exchange(self, connection: ssl.SSLObject | ssl.SSLSocket, _: str | None, __: ssl.SSLContext) -> None:
+        """Give a new connection the newest context; called whether it names a server or not."""
+        connection.context = self._current
 
 
 def _new_context() -> ssl.SSLContext:

@@ -80,10 +80,14 @@ def ends_at(certificate: x509.Certificate) -> float:
     return certificate.not_valid_after_utc.timestamp()
 
 
-def warns_at(certificate: x509.Certificate) -> float:
-    """Return the moment from which on the end of `certificate` is worth a warning, in seconds since the epoch."""
+def warns_at(certificate: x509.Certificate, notice: float = _NOTICE) -> float:
+    """
+    Return the moment from which on the end of `certificate` is worth a warning, in seconds since the epoch.
+
+    `notice` is in seconds; of one that lives briefly, the last third is enough.
+    """
     lifetime = ends_at(certificate) - certificate.not_valid_before_utc.timestamp()
-    return ends_at(certificate) - min(_NOTICE, lifetime / _NOTICE_SHARE)
+    return ends_at(certificate) - min(notice, lifetime / _NOTICE_SHARE)
 
 
 def settle_moment(certificates: Iterable[x509.Certificate], now: float) -> float:

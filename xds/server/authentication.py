@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -22,7 +23,7 @@ from xds.server.identity import Caller, IdentityError, UndecidedError
 from xds.server.tokens import KeySetError, TokenVerifier, UnknownKeyError, identify
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import grpc
@@ -85,10 +86,18 @@ class Reviewer(Protocol):
 class Authentication:
     """The demands of one server."""
 
-    def __init__(self, settings: Settings, *, keys: KeySource | None = None, reviews: Reviewer | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        keys: KeySource | None = None,
+        reviews: Reviewer | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """
         Demand what the settings say; `load` has to come before anybody is served.
 
+        `clock` gives seconds since the epoch.
         With `keys`, a token must be signed with one of these, and the settings' key set is not looked at. With
         `reviews`, whoever reviews must find it good; with both, both.
         """
@@ -100,6 +109,7 @@ class Authentication:
         self._jwks = settings.jwks if keys is None else None
         self._source = keys
         self._reviews = reviews
+        self._clock = clock
         self._own_issuer = settings.token_issuer
         self._tokens = TokenVerifier(settings.token_audience, settings.token_issuer)
         self._identity: TlsIdentity | None = None
@@ -115,10 +125,10 @@ class Authentication:
         """Take the files at the start. Raises SettingsError."""
         if self._tls is not None:
             try:
-                self._identity = TlsIdentity(*self._tls.texts(files), now=time.time())
+                self._identity = TlsIdentity(*self._tls.texts(files), now=self._clock())
             except MaterialError as error:
                 raise SettingsError(f"{self._tls}: {error}; correct the files") from None
-            self._warn_of_end()
+            self.warn_of_end()
         if self._jwks is not None:
             try:
                 self._key_set = _text("--jwks", self._jwks, files)
@@ -131,9 +141,9 @@ class Authentication:
         """Take changed files; what can't be used is told in the log, and what was before stays in force."""
         if self._tls is not None and self._identity is not None:
             try:
-                if self._identity.replace(*self._tls.texts(files), now=time.time()):
+                if self._identity.replace(*self._tls.texts(files), now=self._clock()):
                     _log.info("certificate for new connections", path=str(self._tls.certificate))
-                    self._warn_of_end()
+                    self.warn_of_end()
             except (MaterialError, SettingsError) as error:
                 _log.error("the certificate is not used, the one before stays", reason=str(error))
         if self._jwks is not None:
@@ -146,9 +156,22 @@ class Authentication:
             except (KeySetError, SettingsError) as error:
                 _log.error("the key set is not used, the one before stays", path=str(self._jwks), reason=str(error))
 
-    def _warn_of_end(self) -> None:
-        if self._identity is not None and self._identity.warns_at <= time.time():
-            _log.warning("the server's certificate ends soon", path=str(self._tls and self._tls.certificate))
+    @property
+    def certificate_ends_at(self) -> float | None:
+        """When the certificate in force ends, in seconds since the epoch; None: there is none."""
+        return None if self._identity is None else self._identity.ends_at
+
+    def warn_of_end(self) -> None:
+        """Tell in the log if the certificate has ended or ends soon: at the start, at each exchange and every day."""
+        if self._identity is None or self._tls is None or self._identity.warns_at > (now := self._clock()):
+            return
+        ends = self._identity.ends_at
+        _log.warning(
+            "the server's certificate has ended" if ends <= now else "the server's certificate ends soon",
+            path=str(self._tls.certificate),
+            ends=datetime.fromtimestamp(ends, UTC).isoformat(),
+            hint="exchange the files: sidecars and the API server refuse to connect once it has ended",
+        )
 
     def credentials(self) -> grpc.ServerCredentials | None:
         """Return the server's credentials; None: without TLS."""

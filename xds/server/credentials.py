@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from xds.compile.certificates import Certificates
 
 
+_NOTICE = 21 * 86_400.0
+"""Seconds before its end at which the server's own certificate is worth a warning: somebody has to make another."""
+
+
 class MaterialError(ValueError):
     """Certificate, key or authority can't be used. The message holds nothing of them."""
 
@@ -72,7 +76,16 @@ class TlsIdentity:
     @property
     def warns_at(self) -> float:
         """From when on the end of the certificate is worth a warning, in seconds since the epoch."""
-        return warns_at(read_certificates(self._material.certificates.decode())[0])
+        return min(warns_at(certificate, _NOTICE) for certificate in self._chain)
+
+    @property
+    def ends_at(self) -> float:
+        """When the first certificate of the chain ends, in seconds since the epoch."""
+        return min(map(ends_at, self._chain))
+
+    @property
+    def _chain(self) -> Certificates:
+        return read_certificates(self._material.certificates.decode())
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return credentials that follow `replace`."""
