@@ -46,6 +46,9 @@ FOREIGN_FLAGS = frozenset(
             "--previous",
             "--profile",
             "--raw",
+            "--custom",
+            "--reset-then-reuse-values",
+            "--reuse-values",
             "--set",
             "--values",
             "--containers",
@@ -183,6 +186,29 @@ def test_the_reasons_that_troubleshooting_starts_from_are_those_of_the_access_lo
 
     assert len(shown) > 8
     assert {reason for reason in shown if f'"{reason}"' not in logged} == set()
+
+
+def test_the_alert_about_the_proxy_counts_its_failures_and_not_what_it_refuses() -> None:
+    rule = next(
+        block["text"] for block in _FENCED.finditer(read(ROOT / "docs" / "operations.md")) if "- alert" in block["text"]
+    )
+    counted = re.search(r'reason=~"([^"]+)"', yaml.safe_load(rule)["groups"][0]["rules"][0]["expr"])
+    logged = read(ROOT / "xds" / "compile" / "access_log.py").partition("_OF_TUNNELS")[2]
+    reasons = set(re.findall(r'"([a-zT][^"{]{15,})"\),\n', logged))
+    assert counted is not None
+
+    found = {reason for reason in reasons if re.fullmatch(counted[1], reason)}
+    assert found == {
+        "no endpoint of the proxy is usable: its name does not resolve, or none is healthy",
+        "no endpoint is usable: the proxy's name does not resolve, or none is healthy",
+        "nothing listens at the proxy's endpoint",
+        "the proxy's certificate is not trusted, or not for its name (see failure)",
+        "the proxy's endpoint can't be reached (see failure)",
+        "TLS to the proxy failed (see failure)",
+        "the proxy broke the connection off, or did not answer in time",
+        "the other side can't be reached, or broke the connection off (see failure)",
+    }
+    assert "the proxy refuses this destination (403)" in reasons - found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
