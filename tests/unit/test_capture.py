@@ -21,6 +21,7 @@ from xds.capture import (
     find_listeners,
     render_capture,
     render_removal,
+    render_restoration,
 )
 from xds.cli.capture import command
 from xds.cli.capture_wait import parse_wait
@@ -178,6 +179,33 @@ def test_earlier_jumps_are_replaced_whatever_they_look_like_and_nothing_else_is(
         f"-D OUTPUT -p tcp -j {CHAIN}",
         f'-D OTHER -d 10.0.0.0/8 -m comment --comment "by hand" -g {CHAIN}',
     ]
+
+
+HOSTILE = f"""\
+*nat
+:OUTPUT ACCEPT [0:0]
+:{CHAIN} - [0:0]
+-A OUTPUT -p tcp -m comment --comment "a \\" quote
+-A OUTPUT -p udp -j {CHAIN}
+COMMIT
+*filter
+:{CHAIN} - [0:0]
+" -j ACCEPT
+-A OUTPUT -p tcp -j {CHAIN}
+-A {CHAIN} -p tcp -j REDIRECT --to-ports 15001
+COMMIT
+"""
+"""What `iptables-save` prints of a comment with line breaks."""
+
+
+def test_a_line_break_in_a_comment_makes_no_rules() -> None:
+    removal = render_removal(HOSTILE).splitlines()
+    assert removal == ["*nat", f"-D OUTPUT -p tcp -j {CHAIN}", f"-F {CHAIN}", f"-X {CHAIN}", "COMMIT"]
+    removed = [line for line in render_capture(build_capture(), Family.IPV4, HOSTILE).splitlines() if line[:2] == "-D"]
+    assert removed == [f"-D OUTPUT -p tcp -j {CHAIN}"]
+    assert render_restoration(HOSTILE, HOSTILE.replace(f"-A OUTPUT -p tcp -j {CHAIN}\n", "")).splitlines()[-2] == (
+        f"-I OUTPUT 2 -p tcp -j {CHAIN}"
+    )
 
 
 def test_removal_takes_away_the_jumps_and_the_chain() -> None:

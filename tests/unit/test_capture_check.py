@@ -48,7 +48,9 @@ GOOD = Seen(
     sockets=sockets(15001, "0A"),
     answerers=sockets(15053, "07"),
     iptables=saved(dns=True),
+    raw={Family.IPV4: "", Family.IPV6: ""},
     nft_tables="table ip nat\n",
+    ruleset='{"nftables": []}',
     nftables={Family.IPV4: "", Family.IPV6: ""},
     addresses="20010db8000000000000000000000001 02 40 00 80     eth0\n"
     "00000000000000000000000000000001 01 80 10 80       lo\n",
@@ -170,8 +172,8 @@ def test_ipv6_that_slips_through_is_found_and_is_not_where_there_is_none() -> No
 
 def test_what_could_not_be_looked_at_is_unknown_and_never_good() -> None:
     blind = replace(
-        GOOD, status="", sockets=None, answerers=None, iptables=HIDDEN, nft_tables=None, nftables=HIDDEN,
-        trials={"iptables": None, "nftables": None},
+        GOOD, status="", sockets=None, answerers=None, iptables=HIDDEN, raw=HIDDEN, nft_tables=None, ruleset=None,
+        nftables=HIDDEN, trials={"iptables": None, "nftables": None},
     )  # fmt: skip
     states = {check.subject: check.state for check in check_capture(blind, CAPTURE, BOTH)}
     assert states == {

@@ -264,3 +264,22 @@ def test_the_script_of_the_backend_is_printed(monkeypatch: pytest.MonkeyPatch) -
     assert printed.stdout == f"# nft -f -\n{render_nftables(build_capture(), [Family.IPV6])}"
     printed = CliRunner().invoke(command, ["--backend", "iptables", "--family", "ipv6"], catch_exceptions=False)
     assert printed.stdout == f"# ip6tables-restore --noflush\n{render_capture(build_capture(), Family.IPV6)}"
+
+
+def test_protocols_are_known_by_their_numbers_too() -> None:
+    """As nft prints them where there is no /etc/protocols."""
+
+    def listed(tcp: object, udp: object) -> str:
+        def rule(chain: str, protocol: object, verdict: object) -> object:
+            match = {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": protocol}}
+            return {"rule": {"chain": chain, "expr": [match, verdict]}}
+
+        redirect = rule("redirect_output", tcp, {"redirect": {"port": 15001}})
+        return json.dumps(
+            {"nftables": [{"table": {}}, redirect, rule("reject_output", udp, {"reject": {"type": "icmp"}})]}
+        )
+
+    found = read_nftables(listed(6, 17), Family.IPV4)
+    assert found == read_nftables(listed("tcp", "udp"), Family.IPV4)
+    assert found is not None
+    assert (found.plan.to_port, found.plan.reject_udp) == (15001, UdpRejection.ALL)

@@ -31,6 +31,7 @@ from xds.capture.nftables import (
     render_nftables_removal,
     table_words,
 )
+from xds.capture.others import Others, Taker, find_takers, has_foreign_tables, place_last
 from xds.capture.plan import Plan, build_plan, describe_differences
 from xds.capture.sockets import LISTENS, UNCONNECTED, find_listeners
 from xds.capture.wanted import (
@@ -58,9 +59,11 @@ __all__ = [
     "Check",
     "Family",
     "Found",
+    "Others",
     "Plan",
     "Seen",
     "State",
+    "Taker",
     "UdpRejection",
     "build_capture",
     "build_plan",
@@ -70,7 +73,10 @@ __all__ = [
     "find_foreign_networks",
     "find_listeners",
     "find_nftables",
+    "find_takers",
     "find_unmapped_users",
+    "has_foreign_tables",
+    "place_last",
     "read_iptables",
     "read_nftables",
     "render_capture",

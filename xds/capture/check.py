@@ -13,8 +13,9 @@ from enum import Enum
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
-from xds.capture.iptables import find_output_rules, find_rules_before_ours, read_iptables
-from xds.capture.nftables import find_tables, read_nftables
+from xds.capture.iptables import read_iptables
+from xds.capture.nftables import read_nftables
+from xds.capture.others import Others, find_takers
 from xds.capture.plan import build_plan, describe_differences
 from xds.capture.sockets import UNCONNECTED, find_listeners
 from xds.capture.wanted import Capture, Family, find_captured_users, find_unmapped_users
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 LOOPBACKS = {Family.IPV4: "127.0.0.1", Family.IPV6: "[::1]"}
 """Where a captured connection arrives."""
 
-_MESHES = {"ISTIO_OUTPUT": "Istio", "PROXY_INIT_OUTPUT": "Linkerd"}
-"""The chains that lead the connections of a pod into another mesh."""
-
-_MESH_TABLE = re.compile(r"\b(istio|linkerd)", re.IGNORECASE)
-_DECIDES = re.compile(r"-j (?:ACCEPT|REDIRECT|DNAT)\b")
 _NET_ADMIN = 1 << 12
 """CAP_NET_ADMIN among the bits of CapEff (proc_pid_status(5), capabilities(7))."""
 
@@ -74,8 +70,12 @@ class Seen:
     """/proc/net/udp and udp6."""
     iptables: Mapping[Family, str | None]
     """What `iptables-save` says of the tables that may hold rules of ours."""
+    raw: Mapping[Family, str | None]
+    """What `iptables-save` says of the table `raw`, which no rule of ours is in."""
     nft_tables: str | None
     """What `nft list tables` says."""
+    ruleset: str | None
+    """What `nft -j list ruleset` says; empty where there is no table but ours."""
     nftables: Mapping[Family, str | None]
     """What `nft -j list table` says of ours; empty where there is none."""
     addresses: str
@@ -98,7 +98,7 @@ def check_capture(seen: Seen, capture: Capture, families: Sequence[Family]) -> t
         *_check_names(seen, capture, families),
         *_check_rules(capture, families, found),
         *_check_other_family(seen, families, found),
-        *_check_others(seen, families),
+        *_check_others(seen, capture, families),
     )
 
 
@@ -303,42 +303,10 @@ def _find_global_addresses(table: str) -> list[str]:
     return [str(IPv6Address(int(row[0], 16))) for row in rows if len(row) > _SCOPE and row[_SCOPE] == _GLOBAL]
 
 
-def _check_others(seen: Seen, families: Sequence[Family]) -> Iterator[Check]:
-    wrong = [*_find_meshes(seen, families), *_find_decisions(seen, families)]
-    yield from wrong
-    if wrong:
-        return
-    if all(seen.iptables.get(family) is None for family in families) and seen.nft_tables is None:
-        yield Check("others' rules", State.UNKNOWN, "could not be looked at", "run it as root")
-    else:
+def _check_others(seen: Seen, capture: Capture, families: Sequence[Family]) -> Iterator[Check]:
+    found = find_takers(Others(seen.iptables, seen.raw, seen.nft_tables, seen.ruleset), capture, families)
+    for taker in found:
+        state = State.FINDING if taker.is_known else State.UNKNOWN
+        yield Check("others' rules", state, taker.text, taker.remedy)
+    if not found:
         yield Check("others' rules", State.GOOD, "none takes connections away from Envoy")
-
-
-def _find_decisions(seen: Seen, families: Sequence[Family]) -> Iterator[Check]:
-    for family in families:
-        for rule in find_rules_before_ours(seen.iptables.get(family) or ""):
-            if _DECIDES.search(rule) and "-p udp" not in rule:
-                what = f"a rule of somebody else decides before ours ({family.value}): {rule}"
-                yield Check("others' rules", State.FINDING, what, "remove it, or let it follow ours")
-
-
-def _find_meshes(seen: Seen, families: Sequence[Family]) -> Iterator[Check]:
-    remedy = (
-        "two captures in one pod take connections from each other: give the pod the annotation "
-        "`egress-xds/mode: explicit`, which needs no capture, and run xds capture --undo"
-    )
-    for family in families:
-        saved = seen.iptables.get(family) or ""
-        before = find_rules_before_ours(saved)
-        for chain, mesh in _MESHES.items():
-            if any(rule.endswith(f" {chain}") for rule in before):
-                what = f"{mesh} captures before us ({chain}, {family.value}): its redirection wins"
-            elif any(rule.endswith(f" {chain}") for rule in find_output_rules(saved)):
-                what = f"{mesh} captures, too ({chain}, {family.value}): what we capture never reaches it"
-            else:
-                continue
-            yield Check("others' rules", State.FINDING, what, remedy)
-    for table in find_tables(seen.nft_tables or ""):
-        if found := _MESH_TABLE.search(table):
-            what = f"{found[1].capitalize()} captures, too, with nftables (table {table})"
-            yield Check("others' rules", State.FINDING, what, remedy)

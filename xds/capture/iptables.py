@@ -34,6 +34,8 @@ _DNS = f"-p udp -m udp --dport {NAME_PORT}"
 _DNS_JUMP = f"OUTPUT {_DNS} -j {CHAIN}"
 _ANY_JUMP = re.compile(rf"-A (?P<rule>\S+ .*-[jg] {CHAIN})")
 _RULE = re.compile(r"-A (?P<chain>\S+) (?P<rule>.*)")
+_QUOTED = re.compile(r'(--[a-z0-9-]+ )("(?:[^"\\]|\\.)*")', re.DOTALL)
+"""An option that may hold any text, such as the comment of a rule, as `iptables-save` quotes it."""
 
 _WORDS = (
     (Kind.MARK, re.compile(r"-m mark --mark (0x[0-9a-f]+)(?:/0xffffffff)? -j RETURN")),
@@ -134,7 +136,7 @@ def _restore(table: str, before: str, now: str) -> str:
 
 
 def _ours(saved: str) -> list[str]:
-    return [line for line in saved.splitlines() if line.startswith((f":{CHAIN} ", f"-A {CHAIN} "))] + _jumps(saved)
+    return [line for line in saved.split("\n") if line.startswith((f":{CHAIN} ", f"-A {CHAIN} "))] + _jumps(saved)
 
 
 def read_iptables(saved: str, family: Family) -> Found | None:
@@ -169,6 +171,19 @@ def find_output_rules(saved: str) -> tuple[str, ...]:
     return tuple(rule for chain, rule in _rules(_section(saved, "nat")) if chain == "OUTPUT")
 
 
+def remove_our_jump(saved: str) -> str:
+    """Return what `iptables-save` says without our rule in OUTPUT that captures TCP."""
+    return saved.replace(f"\n-A {_JUMP}\n", "\n")
+
+
+def find_rules_of(saved: str, table: str) -> dict[str, tuple[str, ...]]:
+    """Return the rules of a table by chain, without the chain's name."""
+    found: dict[str, list[str]] = {}
+    for chain, rule in _rules(_section(saved, table)):
+        found.setdefault(chain, []).append(rule)
+    return {chain: tuple(rules) for chain, rules in found.items()}
+
+
 def _read_rules(saved: str) -> list[Rule]:
     return [_read_rule(rule) for chain, rule in _rules(saved) if chain == CHAIN]
 
@@ -182,13 +197,14 @@ def _read_rule(text: str) -> Rule:
 
 def _rules(saved: str) -> list[tuple[str, str]]:
     """Return the chain and the words of each rule."""
-    found = (_RULE.fullmatch(line) for line in saved.splitlines())
+    found = (_RULE.fullmatch(line) for line in saved.split("\n"))
     return [(match["chain"], match["rule"]) for match in found if match]
 
 
 def _section(saved: str, table: str) -> str:
-    """Return what `iptables-save` says of one table."""
-    _, _, rest = f"\n{saved}".partition(f"\n*{table}\n")
+    """Return what `iptables-save` says of one table, with every rule in one line, whatever its comment says."""
+    whole = _QUOTED.sub(lambda found: found[0].replace("\n", " "), saved)
+    _, _, rest = f"\n{whole}".partition(f"\n*{table}\n")
     return rest.partition("\nCOMMIT")[0]
 
 
@@ -202,5 +218,5 @@ def _exemptions(plan: Plan, family: Family) -> Iterator[str]:
 
 def _jumps(saved: str) -> list[str]:
     """Every rule that leads to our chain, as `iptables-save` wrote it: `-D` takes the same words."""
-    found = (_ANY_JUMP.fullmatch(line) for line in saved.splitlines())
+    found = (_ANY_JUMP.fullmatch(line) for line in saved.split("\n"))
     return [match["rule"] for match in found if match]

@@ -127,20 +127,21 @@ def read_nftables(listed: str, family: Family) -> Found | None:
     `listed` is what `nft -j list table …` prints of our table (libnftables-json(5)). Raises ValueError if it is no such
     text.
     """
-    items = _read_items(listed)
+    items = read_items(listed)
     rules = {
-        name: [_read_rule(rule, items) for rule in _of_kind(items, "rule") if rule.get("chain") == name]
+        name: [_read_rule(rule, items) for rule in of_kind(items, "rule") if rule.get("chain") == name]
         for name in (_REDIRECT, _REJECT)
     }
     flat = {name: [rule for found in several for rule in found] for name, several in rules.items()}
-    if not list(_of_kind(items, "table")):
+    if not list(of_kind(items, "table")):
         return None
     rejects = [rule.value for rule in flat[_REJECT] if rule.kind is Kind.REJECT]
     reject = UdpRejection(rejects[0]) if rejects else UdpRejection.NONE
     return put_together(family, flat[_REDIRECT], flat[_REJECT], reject)
 
 
-def _read_items(listed: str) -> list[Mapping[str, object]]:
+def read_items(listed: str) -> list[Mapping[str, object]]:
+    """Return the items of what `nft -j` prints (libnftables-json(5)). Raises ValueError if it is no such text."""
     document = json.loads(listed)
     items = document.get("nftables") if isinstance(document, dict) else None
     if not isinstance(items, list):
@@ -148,7 +149,8 @@ def _read_items(listed: str) -> list[Mapping[str, object]]:
     return [item for item in items if isinstance(item, dict)]
 
 
-def _of_kind(items: Iterable[Mapping[str, object]], kind: str) -> Iterator[Mapping[str, object]]:
+def of_kind(items: Iterable[Mapping[str, object]], kind: str) -> Iterator[Mapping[str, object]]:
+    """Yield the items of a kind, such as `rule`."""
     for item in items:
         found = item.get(kind)
         if isinstance(found, dict):
@@ -156,17 +158,21 @@ def _of_kind(items: Iterable[Mapping[str, object]], kind: str) -> Iterator[Mappi
 
 
 def _read_rule(rule: Mapping[str, object], items: Iterable[Mapping[str, object]]) -> list[Rule]:
-    """Return the rules of ours that one rule stands for: one, or one per network of the set."""
+    """
+    Return the rules of ours that one rule stands for: one, or one per network of the set.
+
+    Where there is no /etc/protocols, nft knows protocols by their numbers alone.
+    """
     match rule.get("expr"):
         case [{"match": {"op": "==", "left": left, "right": right}}, {"return": None}]:
             return _read_exemption(left, right, items) or [_strange(rule)]
         case [{"match": {"left": {"payload": {"protocol": "udp"}}, "right": 53}}, {"redirect": {"port": int(port)}}]:
             return [Rule(Kind.REDIRECT_NAMES, str(port))]
-        case [{"match": {"left": {"meta": {"key": "l4proto"}}, "right": "tcp"}}, {"redirect": {"port": int(port)}}]:
+        case [{"match": {"left": {"meta": {"key": "l4proto"}}, "right": "tcp" | 6}}, {"redirect": {"port": int(port)}}]:
             return [Rule(Kind.REDIRECT, str(port))]
         case [{"match": {"left": {"payload": {"protocol": "udp"}}, "right": 443}}, {"reject": _}]:
             return [Rule(Kind.REJECT, UdpRejection.QUIC.value)]
-        case [{"match": {"left": {"meta": {"key": "l4proto"}}, "right": "udp"}}, {"reject": _}]:
+        case [{"match": {"left": {"meta": {"key": "l4proto"}}, "right": "udp" | 17}}, {"reject": _}]:
             return [Rule(Kind.REJECT, UdpRejection.ALL.value)]
         case _:
             return [_strange(rule)]
@@ -182,7 +188,7 @@ def _read_exemption(left: object, right: object, items: Iterable[Mapping[str, ob
         case {"meta": {"key": "oifname"}}, "lo":
             return [Rule(Kind.LOOPBACK, "lo")]
         case {"payload": {"field": "daddr"}}, str(name) if name == f"@{_SET}":
-            sets = (found for found in _of_kind(items, "set") if found.get("name") == _SET)
+            sets = (found for found in of_kind(items, "set") if found.get("name") == _SET)
             return [rule for found in sets for element in _elements(found) for rule in _read_networks(element)]
         case {"payload": {"field": "daddr"}}, element:
             return _read_networks(element)

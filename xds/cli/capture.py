@@ -18,11 +18,13 @@ from xds.capture import (
     UdpRejection,
     build_capture,
     find_foreign_networks,
+    find_takers,
+    place_last,
     render_capture,
     render_nftables,
 )
 from xds.cli.capture_change import apply_rules, remove_rules
-from xds.cli.capture_check import report_check
+from xds.cli.capture_check import look_at_others, report_check
 from xds.cli.capture_programs import Backend, find_missing
 from xds.cli.capture_wait import (
     LISTENERS,
@@ -32,6 +34,7 @@ from xds.cli.capture_wait import (
     wait_for_envoy,
 )
 from xds.cli.options import render_epilog
+from xds.errors import CaptureError, clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -81,8 +84,8 @@ class _Mode(Enum):
 @click.option(
     "--force",
     is_flag=True,
-    help="Apply although nothing listens on the port yet. Until Envoy does, no connection that is captured gets "
-    "anywhere.",
+    help="Apply although nothing listens on the port yet, or rules of others decide before these. Until Envoy "
+    "listens, no connection that is captured gets anywhere.",
 )
 @click.option(
     "--wait",
@@ -222,6 +225,7 @@ def _apply(
     with holding_signals():
         if not force:
             _find_envoy(capture, families, wait)
+        _find_others(capture, families, force=force)
         used = apply_rules(tool, capture, families)
     click.echo(f"captured: {_listed(families)}, with {used.value}", err=True)
 
@@ -255,6 +259,24 @@ def _find_envoy(capture: Capture, families: Sequence[Family], wait: str | None) 
             wait_for_envoy(capture, families, None)
         case _:
             wait_for_envoy(capture, families, parse_wait(wait))
+
+
+def _find_others(capture: Capture, families: Sequence[Family], *, force: bool) -> None:
+    """
+    Say who takes connections away from what is about to be put in force. Unless forced, raise CaptureError.
+
+    Asked beforehand, so that a refusal changes nothing: ours are put behind all rules that there are.
+    """
+    others = place_last(look_at_others(families))
+    found = [taker for taker in find_takers(others, capture, families) if taker.is_known]
+    if found and not force:
+        raise CaptureError(
+            f"{found[0].text}: what is captured would not reach Envoy; nothing was changed. "
+            f"Remedy: {found[0].remedy}; or capture the rest with --force"
+        )
+    for taker in found:
+        told = click.style("warning", fg="yellow", bold=True)
+        click.echo(f"{told}: {clean_text(taker.text)}; {clean_text(taker.remedy)}", err=True)
 
 
 def _print(tool: Backend | None, capture: Capture, families: Sequence[Family]) -> None:

@@ -16,10 +16,12 @@ import click
 
 from xds.capture import (
     Family,
+    Others,
     Seen,
     State,
     check_capture,
     find_nftables,
+    has_foreign_tables,
     render_capture,
     render_nftables,
     table_words,
@@ -89,27 +91,41 @@ def _look(tool: Backend | None, capture: Capture, families: Sequence[Family]) ->
     asked = tuple(Backend) if tool is None else (tool,)
     missing = {backend: find_missing(backend, families) for backend in Backend}
     refusals: list[str] = []
-    iptables: dict[Family, str | None] = dict.fromkeys(Family, "")
-    if not missing[Backend.IPTABLES]:
-        iptables = {family: _ask(partial(save_iptables, family), refusals) for family in _known()}
-    tables: str | None = ""
-    listed: dict[Family, str | None] = dict.fromkeys(Family, "")
-    if not missing[Backend.NFTABLES]:
-        tables = _ask(lambda: run_nft(["list", "tables"]), refusals)
-        listed = {family: _list_table(family, tables, refusals) for family in Family}
+    others = look_at_others(families, refusals)
+    tables = "" if missing[Backend.NFTABLES] else others.tables
     return Seen(
         status=_read(STATUS),
         uid_map=_read(USERS),
         missing={backend.value: missing[backend] for backend in asked},
         sockets=_read_sockets(LISTENERS),
         answerers=_read_sockets(ANSWERERS),
-        iptables=iptables,
+        iptables=others.iptables,
+        raw=others.raw,
         nft_tables=tables,
-        nftables=listed,
+        ruleset=others.ruleset,
+        nftables={family: _list_table(family, tables, refusals) for family in Family},
         addresses=_read(ADDRESSES),
         trials={backend.value: _try(backend, capture, families) for backend in asked if not missing[backend]},
         refusals=tuple(refusals),
     )
+
+
+def look_at_others(families: Sequence[Family], refusals: list[str] | None = None) -> Others:
+    """Look at all rules there are; what is not shown is added to `refusals`."""
+    refused = [] if refusals is None else refusals
+    nothing: dict[Family, str | None] = dict.fromkeys(Family, "")
+    iptables, raw = nothing, nothing
+    if not find_missing(Backend.IPTABLES, families):
+        iptables = {family: _ask(partial(save_iptables, family), refused) for family in _known()}
+        raw = {family: _ask(partial(save_iptables, family, ["raw"]), refused) for family in _known()}
+    if find_missing(Backend.NFTABLES, families):
+        return Others(iptables, raw, tables=None, ruleset=None)
+    tables = _ask(lambda: run_nft(["list", "tables"]), refused)
+    # Others' rules may be more than this nft can put into JSON, which says nothing about the rights.
+    ruleset = (
+        _ask(lambda: run_nft(["-j", "list", "ruleset"]), []) if has_foreign_tables(tables or "") else tables and ""
+    )
+    return Others(iptables, raw, tables, ruleset)
 
 
 def _known() -> list[Family]:

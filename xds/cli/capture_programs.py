@@ -63,9 +63,9 @@ def run_nft(arguments: Iterable[str], script: str = "") -> str:
     return run_program(["nft", *arguments], script)
 
 
-def save_iptables(family: Family) -> str:
-    """Return what `iptables-save` prints of the tables that may hold rules of ours. Raises CaptureError."""
-    return "".join(run_program([family.save_command, "-t", table]) for table in TABLES)
+def save_iptables(family: Family, tables: Iterable[str] = TABLES) -> str:
+    """Return what `iptables-save` prints of tables: of those that may hold rules of ours. Raises CaptureError."""
+    return "".join(run_program([family.save_command, "-t", table]) for table in tables)
 
 
 def restore_iptables(family: Family, script: str, *, tries: bool = False) -> None:
@@ -81,7 +81,13 @@ def run_program(arguments: list[str], script: str = "") -> str:
         raise explain_missing(arguments[0])
     try:
         done = subprocess.run(  # noqa: S603 -- the arguments are fixed words, and the program is found above
-            [program, *arguments[1:]], input=script, capture_output=True, text=True, timeout=TIMEOUT, check=False
+            [program, *arguments[1:]],
+            input=script,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # the comment of somebody's rule may hold anything
+            timeout=TIMEOUT,
+            check=False,
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise CaptureError(f"{arguments[0]} could not be run: {error}; run it by hand to see why") from error

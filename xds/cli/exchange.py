@@ -1,7 +1,7 @@
 """
 Files that are exchanged whole: whoever reads one sees all of the old or all of the new.
 
-Invariant: what somebody planted in the directory is neither followed nor written to; it is replaced, if it has the name.
+Invariant: what somebody planted in the directory is neither followed nor written to; what has the name is replaced.
 """
 
 from __future__ import annotations
