@@ -32,7 +32,9 @@ POLICY_LABEL = f"{LABEL}=true"
 POLICY_ANNOTATION = "egress-xds/policy"
 """On a pod or a namespace: the policy to prefer among those that are equal otherwise."""
 INJECTED_ANNOTATION = "egress-xds/injected"
-"""On a pod: it has a sidecar, which is expected to connect."""
+"""On a pod: it has a sidecar, which is expected to connect. Anybody may write it: the container counts."""
+_SIDECAR = "egress-envoy"
+"""The container that is one."""
 MODE_ANNOTATION = "egress-xds/mode"
 """On a pod: how its applications reach the sidecar."""
 _OF_INJECTION = ("egress-xds/", "linkerd.io/")
@@ -98,7 +100,7 @@ def reduce_pod(pod: Mapping[str, object]) -> PodObject | None:
         service_account=sys.intern(_text(spec, "serviceAccountName") or "default"),
         policy=_policy(annotations),
         mode=_mode(annotations),
-        is_injected=annotations.get(INJECTED_ANNOTATION) == "true",
+        is_injected=annotations.get(INJECTED_ANNOTATION) == "true" and _has_sidecar(spec),
     )
 
 
@@ -173,6 +175,12 @@ def _mode(annotations: Mapping[str, str]) -> Mode:
         return Mode(annotations.get(MODE_ANNOTATION, Mode.TRANSPARENT.value))
     except ValueError:
         return Mode.TRANSPARENT
+
+
+def _has_sidecar(spec: Mapping[str, object]) -> bool:
+    lists = (spec.get("initContainers"), spec.get("containers"))
+    containers = [item for found in lists if isinstance(found, list) for item in found]
+    return any(isinstance(container, dict) and container.get("name") == _SIDECAR for container in containers)
 
 
 def _labels(metadata: Mapping[str, object]) -> Labels:

@@ -69,11 +69,21 @@ def test_a_pod_chooses_a_policy_and_tells_of_its_sidecar_by_annotation() -> None
     chosen = pod()
     annotations = {"egress-xds/policy": "wide", "egress-xds/injected": "true", "egress-xds/mode": "explicit"}
     chosen["metadata"] = {**chosen["metadata"], "annotations": annotations}
+    chosen["spec"] = {**chosen["spec"], "initContainers": [{"name": "egress-envoy"}]}
 
     reduced = reduce_pod(chosen)
 
     assert reduced is not None
     assert (reduced.policy, reduced.is_injected, reduced.mode) == ("wide", True, Mode.EXPLICIT)
+
+
+@pytest.mark.parametrize("containers", [[{"name": "app"}], None, [7]], ids=["another container", "none", "odd ones"])
+def test_a_pod_that_only_says_to_have_a_sidecar_is_not_waited_for(containers: object) -> None:
+    pretends = pod()
+    pretends["metadata"] = {**pretends["metadata"], "annotations": {"egress-xds/injected": "true"}}
+    pretends["spec"] = {**pretends["spec"], "initContainers": containers, "containers": containers}
+
+    assert reduce_pod(pretends) == reduce_pod(pod())
 
 
 def test_a_pod_whose_mode_nobody_knows_is_an_ordinary_one() -> None:
