@@ -49,6 +49,8 @@ _DEFAULT_AUDIENCE = ("egress-xds",)
 DEFAULT_LISTEN = HostPort(host="127.0.0.1", port=18000)
 DEFAULT_ADMIN = HostPort(host="127.0.0.1", port=18001)
 DEFAULT_HTTP = HostPort(host="127.0.0.1", port=18002)
+_OPERATORS_NAMESPACE = "egress-system"
+"""Where the control plane is, for those who look from outside and say nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +59,8 @@ class Settings:
 
     kubernetes: bool = False
     """Policies, Secrets and pods come from an API server, and not from a directory."""
-    kubeconfig: Path | None = None
-    """None: what a pod is given to speak to its API server."""
+    kubeconfig: Path | tuple[Path, ...] | None = None
+    """Several are merged as kubectl does. None: what a pod is given to speak to its API server."""
     context: str = ""
     """Of the kubeconfig; empty: its current one."""
     namespace: str = ""
@@ -175,14 +177,16 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         field="kubeconfig",
         metavar="FILE",
-        help="How to reach the API server from outside of the cluster (default: as a pod does).",
+        help="How to reach the API server from outside of the cluster (default: as a pod does; commands other than "
+        "serve look for one as kubectl does).",
         parse=parse_file,
     ),
     Option(field="context", metavar="NAME", help="The context of the kubeconfig.", parse=parse_context),
     Option(
         field="namespace",
         metavar="NAME",
-        help="Policies in this namespace concern the whole cluster (default: the namespace of the credentials).",
+        help="Policies in this namespace concern the whole cluster (default: the pod's own; outside of the "
+        "cluster, egress-system, which serve wants to be told).",
         parse=parse_namespace,
     ),
     Option(
@@ -437,8 +441,20 @@ def load_settings(flags: Mapping[str, str | tuple[str, ...] | None]) -> Settings
     return read_settings(flags, os.environ)
 
 
-def read_settings(flags: Mapping[str, str | tuple[str, ...] | None], environ: Mapping[str, str]) -> Settings:
-    """Combine flags, variables and defaults; see `load_settings`."""
+def load_operator_settings(flags: Mapping[str, str | tuple[str, ...] | None]) -> Settings:
+    """
+    Read the settings of a command that an operator runs, on a workstation as a rule; see `load_settings`.
+
+    The cluster is found as kubectl finds it: the kubeconfig that is named, the files of KUBECONFIG, a pod's own
+    credentials, `.kube/config` of the home directory.
+    """
+    return read_settings(flags, os.environ, is_operator=True)
+
+
+def read_settings(
+    flags: Mapping[str, str | tuple[str, ...] | None], environ: Mapping[str, str], *, is_operator: bool = False
+) -> Settings:
+    """Combine flags, variables and defaults; see `load_settings` and `load_operator_settings`."""
     values: dict[str, Any] = {"api_server": _find_api_server(environ)}
     for option in OPTIONS:
         given = flags.get(option.field)
@@ -448,6 +464,8 @@ def read_settings(flags: Mapping[str, str | tuple[str, ...] | None], environ: Ma
             texts = tuple(text.split()) if option.is_repeatable else (text,)
             values[option.field] = _parse_all(option, option.variable, texts, given_as=text)
     settings = Settings(**values)
+    if is_operator and settings.kubernetes:
+        settings = _find_cluster(settings, environ)
     if settings.debounce_max < settings.debounce_quiet:
         raise SettingsError(
             f"--debounce-max ({settings.debounce_max:g} s) is shorter than --debounce-quiet "
@@ -456,6 +474,17 @@ def read_settings(flags: Mapping[str, str | tuple[str, ...] | None], environ: Ma
     settings = _settle_cluster(settings)
     _check_authentication(settings)
     return settings
+
+
+def _find_cluster(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """Fill in how an operator reaches the cluster, and which namespace is meant outside of it."""
+    kubeconfig = settings.kubeconfig or tuple(map(Path, filter(None, environ.get("KUBECONFIG", "").split(os.pathsep))))
+    is_pod = bool(environ.get("KUBERNETES_SERVICE_HOST")) and not settings.context
+    if not kubeconfig and not is_pod and (home := environ.get("HOME")):
+        kubeconfig = Path(home, ".kube", "config")
+    if not kubeconfig:
+        return settings
+    return replace(settings, kubeconfig=kubeconfig, namespace=settings.namespace or _OPERATORS_NAMESPACE)
 
 
 def _settle_cluster(settings: Settings) -> Settings:
@@ -468,6 +497,8 @@ def _settle_cluster(settings: Settings) -> Settings:
             raise SettingsError(
                 "--kubeconfig needs --namespace: that whose policies concern the whole cluster, such as egress-system"
             )
+        if settings.context and settings.kubeconfig is None:
+            raise SettingsError("--context names one of a kubeconfig; add --kubeconfig FILE, or leave it out")
         if settings.admission_listen is not None and settings.tls_certificate is None:
             raise SettingsError("--admission-listen needs TLS; add --tls-certificate and --tls-key")
         _check_injection(settings)

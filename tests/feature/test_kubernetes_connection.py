@@ -346,6 +346,22 @@ async def test_a_kubeconfigs_context_decides_over_server_and_namespace(tmp_path:
     await two.close()
 
 
+async def test_of_several_kubeconfigs_the_first_that_says_something_decides(tmp_path: Path) -> None:
+    files = []
+    for name in ("one", "two"):
+        given = json.loads(render_kubeconfig(f"http://{name}.example:1", namespace=f"ns-{name}"))
+        given["contexts"][0]["name"] = given["current-context"] = name
+        given["clusters"][0]["name"] = given["contexts"][0]["context"]["cluster"] = name
+        files.append(tmp_path / name)
+        files[-1].write_text(json.dumps(given), encoding="utf-8")
+    absent = tmp_path / "absent"
+    one, two = await connect((absent, *files)), await connect((*files, absent), "two")
+    assert (one.host, one.namespace) == ("one.example", "ns-one")
+    assert (two.host, two.namespace) == ("two.example", "ns-two")
+    await one.close()
+    await two.close()
+
+
 def _broken(change: str) -> str:
     given = json.loads(render_kubeconfig("https://api.example", token=CANARY))
     match change:

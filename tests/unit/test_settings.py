@@ -191,3 +191,43 @@ def test_a_demand_that_could_not_be_met_is_refused_by_its_flag(
 def test_a_variable_that_nobody_filled_switches_no_demand_off() -> None:
     with pytest.raises(SettingsError, match="EGRESS_XDS_JWKS"):
         read_settings({}, {"EGRESS_XDS_JWKS": ""})
+
+
+_KUBE = {"HOME": "/home/me", "EGRESS_XDS_KUBERNETES": "on"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "flags", "kubeconfig", "namespace"),
+    [
+        pytest.param({}, {}, Path("/home/me/.kube/config"), "egress-system", id="the one of the home directory"),
+        pytest.param({"KUBECONFIG": ""}, {}, Path("/home/me/.kube/config"), "egress-system", id="an empty variable"),
+        pytest.param({"KUBECONFIG": "/a:/b"}, {}, (Path("/a"), Path("/b")), "egress-system", id="several files"),
+        pytest.param({"KUBECONFIG": "/a"}, {"kubeconfig": "/c"}, Path("/c"), "egress-system", id="a flag wins"),
+        pytest.param({"EGRESS_XDS_KUBECONFIG": "/d", "KUBECONFIG": "/a"}, {}, Path("/d"), "egress-system",
+                     id="the project's own variable is a flag"),
+        pytest.param({}, {"namespace": "ours"}, Path("/home/me/.kube/config"), "ours", id="another namespace"),
+        pytest.param({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, {}, None, "", id="a pod has its own"),
+        pytest.param({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, {"context": "x"}, Path("/home/me/.kube/config"),
+                     "egress-system", id="a pod has no contexts"),
+        pytest.param({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBECONFIG": "/a"}, {}, (Path("/a"),), "egress-system",
+                     id="a kubeconfig that is named comes before a pod's own"),
+    ],
+)  # fmt: skip
+def test_operators_find_the_cluster_as_kubectl_does(
+    environ: dict[str, str], flags: dict[str, str | tuple[str, ...] | None], kubeconfig: object, namespace: str
+) -> None:
+    settings = read_settings(flags, _KUBE | environ, is_operator=True)
+
+    assert (settings.kubeconfig, settings.namespace) == (kubeconfig, namespace)
+
+
+def test_a_server_takes_no_kubeconfig_that_it_was_not_told_of() -> None:
+    assert read_settings({}, _KUBE | {"KUBECONFIG": "/a"}).kubeconfig is None
+    with pytest.raises(SettingsError, match="--kubeconfig needs --namespace"):
+        read_settings({"kubeconfig": "/a"}, _KUBE)
+    with pytest.raises(SettingsError, match="--context names one of a kubeconfig; add --kubeconfig"):
+        read_settings({"context": "x"}, _KUBE)
+
+
+def test_an_operator_without_a_cluster_needs_none() -> None:
+    assert read_settings({}, {"HOME": "/home/me", "KUBECONFIG": "/a"}, is_operator=True) == Settings()

@@ -18,7 +18,7 @@ from xds.cli.places import PATH, check_there
 from xds.cli.progress import working
 from xds.errors import clean_text
 from xds.flags import parse_host_port, parse_seconds
-from xds.settings import DEFAULT_ADMIN, DEFAULT_HTTP, load_settings
+from xds.settings import DEFAULT_ADMIN, DEFAULT_HTTP, load_operator_settings
 
 if TYPE_CHECKING:
     from xds.judge import SourceRead
@@ -108,7 +108,7 @@ def command(
     It holds versions, settings, policies and what they compile to, findings, the status of sidecars, metrics, and what
     Envoys tell of themselves. Logins, keys and what looks like one are replaced; have a look before you pass it on.
     """
-    settings = load_settings(flags)
+    settings = load_operator_settings(flags)
     if settings.kubernetes and (paths or admins or pages):
         raise click.UsageError("give either --kubernetes, or PATHs, --admin and --http")
     now = time.time()

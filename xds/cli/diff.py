@@ -19,7 +19,7 @@ from xds.cli.progress import working
 from xds.cli.world import choose_place, open_world
 from xds.judge import Judge, SourceRead
 from xds.policy.config_maps import object_of
-from xds.settings import load_settings
+from xds.settings import load_operator_settings
 
 if TYPE_CHECKING:
     from xds.cli.world import OpenWorld
@@ -103,7 +103,7 @@ def command(
     A document takes the place of the one of the same file name, or else of the one with the same policies; a ConfigMap
     of that of the same name. Nothing is written anywhere.
     """  # noqa: D205  # click makes one paragraph of it
-    settings = load_settings(flags)
+    settings = load_operator_settings(flags)
     is_pair = not files and not removals
     if is_pair and (settings.kubernetes or len(paths) != len(("before", "after"))):
         raise click.UsageError("give -f NEW or --remove NAME and what they would change, or two PATHs to compare")

@@ -28,7 +28,7 @@ from xds.flags import parse_seconds
 from xds.inspection.envoy_admin import ask_envoy, parse_place, read_config_dump
 from xds.names import NodeId
 from xds.resources import ResourceType
-from xds.settings import load_settings
+from xds.settings import load_operator_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -153,7 +153,7 @@ def command(
     They come from the documents in PATH or in the cluster, compiled as `xds serve` would; from a running server; or
     from an Envoy. Credentials are redacted.
     """
-    settings = load_settings(flags)
+    settings = load_operator_settings(flags)
     options = _Options(
         paths=paths,
         server=server,

@@ -248,9 +248,9 @@ def _explain_connection(
     # What a connection needs, a code need not wait for.
     from xds.cli.logs import configure_logging  # noqa: PLC0415  # as said
     from xds.cli.targets import parse_target  # noqa: PLC0415  # as said
-    from xds.settings import load_settings  # noqa: PLC0415  # as said
+    from xds.settings import load_operator_settings  # noqa: PLC0415  # as said
 
-    settings = load_settings(flags)
+    settings = load_operator_settings(flags)
     configure_logging(settings)
     target = parse_target(text)
     addresses = _read_addresses(target, options)

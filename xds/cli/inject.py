@@ -31,7 +31,7 @@ from xds.injection.service_entry import render_service_entries
 from xds.injection.settings import DEFAULT_ENVOY_IMAGE, SidecarSettings
 from xds.policy.model import Policy, Workload
 from xds.policy.selection import select_policy
-from xds.settings import load_settings
+from xds.settings import load_operator_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -210,7 +210,7 @@ def _choose(
     service_entry: bool,
 ) -> Place | None:
     """Return where the policies are; None: nobody said. Raises click.UsageError and what is said of bad paths."""
-    settings = load_settings(flags)
+    settings = load_operator_settings(flags)
     if not files and not service_entry:
         raise click.UsageError("give manifests: -f FILE, or -f - for what is piped in")
     if [*files, *paths].count(STDIN) > 1:

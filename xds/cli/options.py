@@ -58,7 +58,7 @@ def settings_options(fields: Iterable[str], *, is_server: bool = False) -> Calla
 
 
 def world_options(command: _F) -> _F:
-    """Add what a command needs to read policies; its arguments then are those of `load_settings`."""
+    """Add what a command needs to read policies; its arguments then are those of `load_operator_settings`."""
     return settings_options((*CLUSTER, *FACTS))(command)
 
 

@@ -298,7 +298,9 @@ async def _replicas(
         from xds.kubernetes.connection import connect  # noqa: PLC0415  # an optional dependency, and a heavy one
         from xds.kubernetes.control_planes import ControlPlanes  # noqa: PLC0415  # as above
     except ModuleNotFoundError as error:
-        raise SettingsError(f"--kubernetes needs the package {error.name}") from error
+        raise SettingsError(
+            f"--kubernetes needs the package {error.name}; install it: pip install '.[kubernetes]'"
+        ) from error
 
     api = await connect(settings.kubeconfig, settings.context)
     try:

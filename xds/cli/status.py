@@ -18,7 +18,7 @@ from xds.cli.progress import working
 from xds.errors import SettingsError, UnreachableError, clean_text
 from xds.flags import parse_host_port, parse_seconds
 from xds.inspection.fleet import Answer, Change, Filter, find_changes, put_together, remember
-from xds.settings import DEFAULT_ADMIN, load_settings
+from xds.settings import DEFAULT_ADMIN, load_operator_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -74,9 +74,17 @@ _HOME, _LINE_END, _REST = "\x1b[H", "\x1b[K\n", "\x1b[J"
     default=None,
     help="Find the replicas in a cluster, and forward their ports.  [EGRESS_XDS_KUBERNETES]",
 )
-@click.option("--kubeconfig", metavar="FILE", help="How to reach its API server.  [EGRESS_XDS_KUBECONFIG]")
+@click.option(
+    "--kubeconfig",
+    metavar="FILE",
+    help="How to reach its API server; default: as kubectl does.  [EGRESS_XDS_KUBECONFIG]",
+)
 @click.option("--context", metavar="NAME", help="The context of the kubeconfig.  [EGRESS_XDS_CONTEXT]")
-@click.option("--namespace", metavar="NAME", help="Where the control plane runs.  [EGRESS_XDS_NAMESPACE]")
+@click.option(
+    "--namespace",
+    metavar="NAME",
+    help="Where the control plane runs; default outside of it: egress-system.  [EGRESS_XDS_NAMESPACE]",
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -107,7 +115,7 @@ def command(
         port=admin_port,
         within=_seconds(timeout, "--timeout"),
     )
-    settings = load_settings(flags)
+    settings = load_operator_settings(flags)
     if settings.kubernetes and addresses:
         raise click.UsageError("give either --admin, or --kubernetes, which finds the replicas itself")
     pause = _seconds(interval, "--interval")
@@ -232,7 +240,7 @@ async def _open_replicas(question: _Question, settings: Settings) -> AsyncIterat
         from xds.kubernetes.control_planes import ControlPlanes  # noqa: PLC0415  # as above
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"--kubernetes needs the package {error.name}; install it: pip install 'egress-xds[kubernetes]'"
+            f"--kubernetes needs the package {error.name}; install it: pip install '.[kubernetes]'"
         ) from error
     api = await connect(settings.kubeconfig, settings.context)
     try:

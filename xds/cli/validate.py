@@ -23,7 +23,7 @@ from xds.flags import parse_namespace
 from xds.judge import UNREADABLE, Judge
 from xds.policy.config_maps import LABEL
 from xds.policy.secrets import read_secret_path
-from xds.settings import load_settings
+from xds.settings import load_operator_settings
 from xds.sources.files import read_files
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _check_paths(
     for name in ("kubeconfig", "context"):
         if flags[name]:
             raise click.UsageError(f"--{name} means nothing without --kubernetes; add it and leave the paths out")
-    configure_logging(load_settings({}))
+    configure_logging(load_operator_settings({}))
     for flag, namespace in (("--namespace", flags["namespace"]), ("--as-configmaps", as_configmaps)):
         _check_namespace(flag, namespace or "")
     home = flags["namespace"] or Standing().home
@@ -189,7 +189,7 @@ def _check_cluster(
     flags: dict[str, str | None], paths: Sequence[Path], *, reads_files: bool, as_configmaps: str | None
 ) -> _Report:
     """Judge what is in a cluster. Raises SettingsError and UnreachableError."""
-    settings = load_settings(flags)
+    settings = load_operator_settings(flags)
     if paths or not settings.kubernetes:
         raise click.UsageError("give PATHs (- is stdin), or --kubernetes for the policies of the cluster")
     if as_configmaps is not None:

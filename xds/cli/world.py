@@ -163,7 +163,7 @@ async def _open_cluster(place: Place) -> AsyncIterator[OpenWorld]:
         from xds.kubernetes.source import ClusterFacts  # noqa: PLC0415  # as above
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"--kubernetes needs the package {error.name}; install it: pip install 'egress-xds[kubernetes]'"
+            f"--kubernetes needs the package {error.name}; install it: pip install '.[kubernetes]'"
         ) from error
     from xds.workloads import Workloads  # noqa: PLC0415  # only clusters know pods
 

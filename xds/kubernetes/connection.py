@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -279,17 +280,18 @@ class ApiServer:
                 context.load_cert_chain(self._configuration.cert_file, self._configuration.key_file)
 
 
-async def connect(kubeconfig: Path | None, context: str = "") -> ApiServer:
+async def connect(kubeconfig: Path | tuple[Path, ...] | None, context: str = "") -> ApiServer:
     """
     Return the API server that a kubeconfig's context names, or the one of the cluster that this runs in.
 
-    An empty `context` is the kubeconfig's current one. No request is made. Raises SettingsError.
+    Of several kubeconfigs the first that says something decides, as with kubectl, and those that are not there do not
+    count. An empty `context` is the kubeconfig's current one. No request is made. Raises SettingsError.
     """
     configuration = Configuration()
     if kubeconfig is None:
         await _load_in_cluster(configuration)
         return ApiServer(configuration, _own_namespace(), _load_in_cluster)
-    load = _Kubeconfig(kubeconfig, context)
+    load = _Kubeconfig((kubeconfig,) if isinstance(kubeconfig, Path) else kubeconfig, context)
     await load(configuration)
     return ApiServer(configuration, load.namespace, load)
 
@@ -300,8 +302,8 @@ async def _load_in_cluster(configuration: Configuration) -> None:
     except (config.ConfigException, OSError) as error:
         # These texts of the package are constant, or name a file.
         raise SettingsError(
-            f"The credentials of a pod can't be had: {error} Outside a cluster, name a kubeconfig; in a pod,"
-            f" `automountServiceAccountToken` must not be false."
+            f"The credentials of a pod can't be had: {error} Outside a cluster, name a kubeconfig: --kubeconfig"
+            f" FILE; in a pod, `automountServiceAccountToken` must not be false."
         ) from error
 
 
@@ -317,33 +319,37 @@ def _own_namespace() -> str:
 
 @dataclass(slots=True)
 class _Kubeconfig:
-    """Reads one context of a kubeconfig into a configuration; an exec plugin is run anew each time."""
+    """Reads one context of kubeconfigs into a configuration; an exec plugin is run anew each time."""
 
-    file: Path
+    files: tuple[Path, ...]
     context: str
     namespace: str = "default"
 
     async def __call__(self, configuration: Configuration) -> None:
-        if not self.file.is_file():
-            raise SettingsError(f"There is no kubeconfig {self.file}; name another, or none inside a cluster.")
+        file = os.pathsep.join(str(path) for path in self.files if path.is_file())
+        if not file:
+            raise SettingsError(
+                f"There is no kubeconfig {os.pathsep.join(map(str, self.files))}; name yours: --kubeconfig FILE, or in"
+                " KUBECONFIG, which all but `xds serve` read. In a pod, none is needed."
+            )
         # Those who load may log what an exec plugin prints, and they leave what they do not find as it was.
         kube_config.logger.disabled = True
         fresh = Configuration()
         try:
             loader = await config.load_kube_config(  # type: ignore[no-untyped-call]  # no types are published
-                str(self.file), self.context or None, fresh, persist_config=False
+                file, self.context or _find_context(file), fresh, persist_config=False
             )
             chosen = loader.current_context["context"]
             self.namespace = str(chosen.get("namespace") or "default")
             has_plugin = "exec" in (loader._user or ())  # noqa: SLF001  # nothing public tells that a plugin failed
         except _UNUSABLE as error:
             raise SettingsError(
-                f"The kubeconfig {self.file} can't be used: {_reason(error)}.{self._remedy()}"
+                f"The kubeconfig {file} can't be used: {_reason(error)}.{self._remedy()}"
             ) from None  # the error quotes the file
         if has_plugin and not fresh.api_key and not fresh.cert_file:
             raise SettingsError(
-                f"The kubeconfig {self.file} gets credentials from a plugin (`exec`), which gave none; see what"
-                f" `kubectl --kubeconfig {self.file} version` says."
+                f"The kubeconfig {file} gets credentials from a plugin (`exec`), which gave none; see what"
+                f" `KUBECONFIG={file} kubectl version` says."
             )
         for name in _CREDENTIALS:
             setattr(configuration, name, getattr(fresh, name))
@@ -354,6 +360,12 @@ class _Kubeconfig:
                 f" It was asked for the context {quote_value(self.context)}; `kubectl config get-contexts` lists all."
             )
         return " Name a context, or set the current one with `kubectl config use-context`."
+
+
+def _find_context(files: str) -> str | None:
+    """Return the first current context of several files; those who merge them would take the last, unlike kubectl."""
+    read = kube_config.KubeConfigMerger(files).config_files.values()  # type: ignore[no-untyped-call]  # no types
+    return next((str(given["current-context"]) for given in read if given.get("current-context")), None)
 
 
 _CREDENTIALS = ("host", "api_key", "ssl_ca_cert", "cert_file", "key_file", "verify_ssl", "tls_server_name", "proxy")

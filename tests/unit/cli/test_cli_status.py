@@ -23,7 +23,7 @@ CANARY = "s3cr3t-canary"
             id="addresses and a cluster at once",
         ),
         pytest.param(["--namespace", "n"], "means nothing without --kubernetes", id="a namespace without a cluster"),
-        pytest.param(["--kubernetes", "--kubeconfig", "k"], "--kubeconfig needs --namespace", id="no namespace"),
+        pytest.param(["--kubernetes", "--kubeconfig", "none"], "There is no kubeconfig none", id="no kubeconfig"),
         pytest.param(["--admin", f"user:{CANARY}@host:1"], "it must be HOST:PORT alone", id="a login in an address"),
         pytest.param(["--admin", "host:99999"], "from 1 to 65535", id="a port that there is not"),
         pytest.param(["--admin", "host:0"], "from 1 to 65535", id="a port that nobody can connect to"),
@@ -61,7 +61,7 @@ def test_without_the_packages_for_clusters_it_says_how_to_get_them() -> None:
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
     assert finished.returncode == 2
-    assert "pip install 'egress-xds[kubernetes]'" in finished.stderr
+    assert "pip install '.[kubernetes]'" in finished.stderr
 
 
 def test_nobody_at_the_usual_address_is_unreachable_with_the_next_step(xds: Runner) -> None:
