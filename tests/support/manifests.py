@@ -87,7 +87,8 @@ def _label(item: Manifest, pairs: Mapping[str, str]) -> None:
 _LINE = re.compile(r"\s*\{\{-? (?P<what>.*?) ?\}\}")
 _CONTROL = re.compile(r"(if|range|with|else|end|define)\b")
 _PLACED = re.compile(r"(?P<what>include|toYaml) (?P<name>\S+)(?: [.$])? \| nindent (?P<indent>\d+)")
-_ASSIGNMENT = re.compile(r"\$\w+ :?= ")
+_SILENT = re.compile(r'\$\w+ :?= |include "egress-xds\.check" ')
+"""What has no text of its own: assignments, and what refuses values."""
 _INLINE = re.compile(r"\{\{ (.*?) \}\}")
 
 
@@ -127,7 +128,7 @@ class Chart:
             control = _LINE.fullmatch(line)
             if control and _CONTROL.match(control["what"]):
                 self._branch(control["what"], active)
-            elif all(active) and not (control and (_ASSIGNMENT.match(control["what"]) or "/*" in line)):
+            elif all(active) and not (control and (_SILENT.match(control["what"]) or "/*" in line)):
                 lines.append(self._place(control["what"]) if control else self._fill(line))
         assert active == [True], "a block is not closed"
         return "\n".join(lines)
