@@ -289,6 +289,26 @@ def test_what_an_older_server_of_ours_does_not_tell_is_not_known() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("more", "state"),
+    [
+        ({}, State.LACKING),
+        ({"standing": "held"}, State.HELD),
+        ({"types": {"cluster": {"rejected": {"version": "1"}}}}, State.REFUSED),
+        ({"lacks": 7}, State.CURRENT),
+    ],
+)
+def test_who_runs_what_its_mode_can_not_work_with_is_not_current(more: dict[str, object], state: State) -> None:
+    config = status_pb2.ClientConfig(node=pb.Node(id="web-0.shop"))
+    told: dict[str, object] = {"types": {"cluster": {"current": True}}, "lacks": "explicit.port"}
+    config.node.metadata.update({"egressXds": told | more})
+
+    sidecar = read_config(config, "it")
+
+    assert sidecar.state is state
+    assert sidecar.lacks == ("" if more.get("lacks") else "explicit.port")
+
+
 async def refuse(request: status_pb2.ClientStatusRequest, context: Context) -> status_pb2.ClientStatusResponse:
     del request
     await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"not for you: http://user:{CANARY}@here")

@@ -27,6 +27,7 @@ _COLOURS = {
     State.PENDING: "yellow",
     State.REFUSED: "red",
     State.HELD: "yellow",
+    State.LACKING: "red",
     State.OFFLINE: "red",
 }
 _COLUMNS = {
@@ -37,6 +38,11 @@ _COLUMNS = {
     "secret": "SECRETS",
 }
 _RARE = "endpoint"
+_REMEDIES = {
+    "explicit.port": "in explicit mode applications are told of that port, where nobody listens now; add `mode: explicit`, "
+    "or `explicit: {port: 15002}`",
+}
+"""What to do about a key that a policy lacks."""
 _SHORT = 6
 """Characters of a version: enough to tell two of them apart."""
 _NAMED = 3
@@ -49,7 +55,7 @@ _CENTURY = 36_525 * _DAY
 
 def render_table(fleet: Fleet, now: float, *, is_wide: bool = False) -> str:
     """
-    Return a table of the sidecars, and below it what was refused, and why; `now` is in seconds since the epoch.
+    Return a table of the sidecars, and below it what was refused and lacks, and why; `now` is in seconds since the epoch.
 
     A wide one names the versions of what is current, too.
     """
@@ -69,7 +75,7 @@ def render_table(fleet: Fleet, now: float, *, is_wide: bool = False) -> str:
         for sidecar in fleet.sidecars
     ]
     lines = _align(header, rows, [_COLOURS[sidecar.state] for sidecar in fleet.sidecars], coloured=3)
-    return "\n".join([*lines, *_render_refusals(fleet.sidecars, now)])
+    return "\n".join([*lines, *_render_refusals(fleet.sidecars, now), *_render_lacks(fleet.sidecars)])
 
 
 def _align(header: Sequence[str], rows: Sequence[Sequence[str]], colours: Iterable[str], *, coloured: int) -> list[str]:
@@ -120,6 +126,20 @@ def _render_refusals(sidecars: Iterable[SidecarStatus], now: float) -> list[str]
         moment = "" if latest is None else f", {render_age(now - latest)} ago"
         head = f"{_name(kind)} {_short(version)} refused by {names}{more}{moment}:"
         lines += ["", click.style(head, fg="red"), f"  {_say(text) or '(without a word)'}"]
+    return lines
+
+
+def _render_lacks(sidecars: Iterable[SidecarStatus]) -> list[str]:
+    """Say once what a policy lacks, whoever runs it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for sidecar in sidecars:
+        if sidecar.lacks:
+            found.setdefault((sidecar.policy, sidecar.lacks), []).append(_name(sidecar.node))
+    lines: list[str] = []
+    for (policy, key), nodes in found.items():
+        more = f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else ""
+        head = f"{_name(key)} is missing in the policy {_name(policy) or '-'} of {', '.join(nodes[:_NAMED])}{more}:"
+        lines += ["", click.style(head, fg="red"), f"  {_REMEDIES.get(key, 'a newer xds knows what to do')}"]
     return lines
 
 
@@ -183,6 +203,7 @@ def describe_sidecar(sidecar: SidecarStatus, now: float) -> dict[str, object]:
         "policy": sidecar.policy or None,
         "inForce": None if sidecar.standing is None else sidecar.standing.value,
         "variant": sidecar.variant or None,
+        "lacks": sidecar.lacks or None,
         "since": None if sidecar.since is None else _moment(sidecar.since),
         "ageSeconds": None if sidecar.since is None else _age(now - sidecar.since),
         "types": {kind: _describe_type(report) for kind, report in sidecar.types.items()},

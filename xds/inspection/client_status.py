@@ -138,24 +138,27 @@ def read_config(config: ClientConfig, replica: str) -> SidecarStatus:
     told = {} if own is None else _decode(own.struct_value)
     said = told.get("types")
     types = _read_types(said) if isinstance(said, dict) else _judge_types(config)
-    standing = _standing(told)
+    standing, lacks = _standing(told), _text(told, "lacks")
     return SidecarStatus(
         node=config.node.id or config.client_scope,
         replica=_text(told, "replica") or replica,
-        state=_state(standing, types),
+        state=_state(standing, types, lacks),
         policy=_text(told, "policy"),
         standing=standing,
         since=_number(told, "since"),
         variant=_text(told, "variant"),
+        lacks=lacks,
         types=MappingProxyType({kind: types[kind] for kind in sorted(types, key=_rank)}),
     )
 
 
-def _state(standing: InForce | None, types: Mapping[str, TypeReport]) -> State:
+def _state(standing: InForce | None, types: Mapping[str, TypeReport], lacks: str) -> State:
     if any(report.refusal is not None for report in types.values()):
         return State.REFUSED
     if standing is InForce.HELD:
         return State.HELD
+    if lacks:
+        return State.LACKING
     return State.CURRENT if types and all(report.is_current for report in types.values()) else State.PENDING
 
 

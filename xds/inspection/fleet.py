@@ -34,6 +34,8 @@ class State(Enum):
     """Its last answer for some type was a refusal; it runs what it had before."""
     HELD = "held"
     """Its policy can't be used: it is told nothing, and keeps what it has."""
+    LACKING = "lacking"
+    """Its policy lacks what its mode needs: applications find nobody where they are told to go."""
     OFFLINE = "offline"
     """It is connected to none of the replicas."""
 
@@ -76,6 +78,8 @@ class SidecarStatus:
     since: float | None = None
     """When its stream was opened, in seconds since the epoch."""
     variant: str = ""
+    lacks: str = ""
+    """The key that its policy lacks and its mode needs; empty: none, or it is not known."""
     types: Mapping[str, TypeReport] = field(default_factory=lambda: MappingProxyType({}))
     """By the name of the `ResourceType` in lower case, or by the type URL of one that is not ours."""
 

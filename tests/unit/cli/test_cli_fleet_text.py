@@ -91,6 +91,23 @@ def test_the_table_is_aligned_and_says_below_it_what_was_refused() -> None:
     assert click.unstyle(render_table(WHOLE, NOW)) == TABLE
 
 
+def test_what_a_policy_lacks_is_said_once_with_the_remedy() -> None:
+    lacking = [replace(sidecar(f"api-{n}.shop", State.LACKING, cluster=GOOD), lacks="explicit.port") for n in range(4)]
+    newer = replace(sidecar("zz-0.shop", State.LACKING, cluster=GOOD), lacks="some.key", policy="")
+
+    told = click.unstyle(render_table(fleet(*lacking, newer), NOW)).splitlines()
+
+    assert told[1].split()[:4] == ["api-0.shop", "shop/corp", "egress-xds-0", "lacking"]
+    assert told[-5:-3] == [
+        "explicit.port is missing in the policy shop/corp of api-0.shop, api-1.shop, api-2.shop and 1 more:",
+        "  in explicit mode applications are told of that port, where nobody listens now; add `mode: explicit`, "
+        "or `explicit: {port: 15002}`",
+    ]
+    assert told[-2:] == ["some.key is missing in the policy - of zz-0.shop:", "  a newer xds knows what to do"]
+    described = describe_fleet(fleet(*lacking, newer), NOW)
+    assert [one["lacks"] for one in described["sidecars"]][3:] == ["explicit.port", "some.key"]  # type: ignore[attr-defined, index]  # it is JSON
+
+
 def test_a_wide_table_names_the_versions_that_run() -> None:
     whole = fleet(sidecar("web-0.shop", cluster=GOOD, listener=UNKNOWN))
 
@@ -222,6 +239,7 @@ def test_json_tells_everything_and_what_is_not_known_is_null() -> None:
                 "policy": "shop/corp",
                 "inForce": "policy",
                 "variant": "delta",
+                "lacks": None,
                 "since": "2026-11-21T08:57:55.000Z",
                 "ageSeconds": 3725.0,
                 "types": {
@@ -248,12 +266,13 @@ def test_json_tells_everything_and_what_is_not_known_is_null() -> None:
                 "policy": None,
                 "inForce": None,
                 "variant": None,
+                "lacks": None,
                 "since": None,
                 "ageSeconds": None,
                 "types": {},
             },
         ],
-        "summary": {"sidecars": 2, "current": 0, "pending": 0, "refused": 1, "held": 1, "offline": 0},
+        "summary": {"sidecars": 2, "current": 0, "pending": 0, "refused": 1, "held": 1, "lacking": 0, "offline": 0},
         "notes": [],
     }
 
