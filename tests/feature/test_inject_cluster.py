@@ -21,6 +21,7 @@ EXPLICIT = "httpProxy: http://192.0.2.3:3128\nhttpsProxy: http://192.0.2.3:3128\
 POD = (
     "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: NAMESPACE}\nspec: {containers: [{name: a, image: a}]}\n"
 )
+INJECT = "egress-xds/inject"
 AUTHORITY = "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIU\n-----END CERTIFICATE-----\n"
 
 
@@ -35,9 +36,13 @@ async def test_a_pod_gets_what_the_cluster_says_of_its_namespace(
 ) -> None:
     (tmp_path / "ca.crt").write_text(AUTHORITY)
     manifest = tmp_path / "pods.yaml"
-    manifest.write_text("---\n".join(POD.replace("NAMESPACE", name) for name in ("shop", "mesh", "unheard-of")))
+    manifest.write_text(
+        "---\n".join(POD.replace("NAMESPACE", name) for name in ("shop", "mesh", "unheard-of", "plain", HOME))
+    )
     async with open_small_cluster() as server:
-        server.put(namespace("mesh", {"istio-injection": "enabled"}))
+        server.put(namespace("mesh", {"istio-injection": "enabled", INJECT: "true"}))
+        server.put(namespace("shop", {INJECT: "true"}))
+        server.put(namespace("plain"))
         server.put(policy("mesh", "own", EXPLICIT))
 
         cluster = ("--kubernetes", "--kubeconfig", server.write_kubeconfig(tmp_path), "--namespace", HOME)
@@ -46,5 +51,8 @@ async def test_a_pod_gets_what_the_cluster_says_of_its_namespace(
         )
 
     assert done.code == 0, done.err
-    modes = [pod["metadata"]["annotations"]["egress-xds/mode"] for pod in yaml.safe_load_all(done.out)]
-    assert modes == ["transparent", "explicit", "transparent"]
+    pods = list(yaml.safe_load_all(done.out))
+    modes = [pod["metadata"].get("annotations", {}).get("egress-xds/mode") for pod in pods]
+    assert modes == ["transparent", "explicit", "transparent", None, None]
+    assert "its namespace plain does not have the label" in done.err
+    assert f"it is of {HOME}" in done.err

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -20,11 +21,19 @@ from xds.cli.logs import configure_logging
 from xds.cli.options import CLUSTER, render_epilog, settings_options
 from xds.cli.output import style_diagnostic
 from xds.cli.places import PATH, check_there
-from xds.cli.pod_manifests import FoundPod, change_pods, read_manifests, render_manifests, write_manifest
+from xds.cli.pod_manifests import (
+    FoundPod,
+    change_pods,
+    find_namespaces,
+    find_unknown,
+    read_manifests,
+    render_manifests,
+    write_manifest,
+)
 from xds.cli.world import choose_place, open_world
 from xds.errors import InjectionError, SourceError, clean_text
 from xds.flags import parse_namespace
-from xds.injection.annotations import PREFIX
+from xds.injection.annotations import INJECT, PREFIX
 from xds.injection.inject import UNKNOWN, Surroundings, inject
 from xds.injection.pod import view_pod
 from xds.injection.service_entry import render_service_entries
@@ -37,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from xds.cli.pod_manifests import Manifest
+    from xds.cli.pod_manifests import Manifest, NamespaceNote
     from xds.cli.world import Place
     from xds.injection.plan import Unknown
     from xds.kubernetes.objects import NamespaceObject
@@ -45,7 +54,9 @@ if TYPE_CHECKING:
 
 _SERVER = "egress-xds.egress-system.svc:18000"
 _NAMESPACE = "default"
+_SYSTEM = "kube-system"
 _POLICY = f"{PREFIX}policy"
+_NO_POD = "there is no pod: its spec.containers is missing or empty; write what the API server accepts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,30 +66,55 @@ class _World:
     candidates: tuple[Policy | HeldPolicy, ...] | None = None
     networks: tuple[Network, ...] = ()
     namespaces: Mapping[str, NamespaceObject] = field(default_factory=lambda: MappingProxyType({}))
+    home: str = ""
+    """The control plane's own namespace, if it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Around:
-    """What was said of the pods' namespaces."""
+    """What was said of the pods' namespaces: by the cluster; by manifests, which beat it; by flags, which beat both."""
 
     world: _World
+    written: Mapping[str, NamespaceNote]
     namespace: str
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
+    takes_all: bool
+
+    def reason_to_leave(self, found: FoundPod) -> str:
+        """Return why the webhook is never asked about a pod, by its namespaceSelector; empty if it is."""
+        namespace = found.namespace or self.namespace
+        if namespace in {_SYSTEM, self.world.home}:
+            return f"it is of {namespace}: what the control plane needs to start can't wait for the control plane"
+        # Of a namespace that nobody knows, the label may be there; that the pod was given is a wish.
+        is_known = namespace in self.world.namespaces or namespace in self.written
+        if self.takes_all or self._labels(namespace).get(INJECT, "" if is_known else "true") == "true":
+            return ""
+        return f'its namespace {namespace} does not have the label {INJECT}: "true"; to inject it all the same: --all'
 
     def look(self, found: FoundPod) -> Surroundings:
         """Return what is around a pod. Raises InjectionError if it is none."""
         namespace = found.namespace or self.namespace
-        known = self.world.namespaces.get(namespace)
-        labels = {**(dict(known.labels) if known else {}), **self.labels}
-        annotations = {**(dict(known.annotations) if known else {}), **self.annotations}
+        labels, annotations = self._labels(namespace), self._annotations(namespace)
         return Surroundings(
             namespace=namespace,
             namespace_labels=labels,
             namespace_annotations=annotations,
             policy=self._find_policy(found, namespace, labels, annotations),
             networks=self.world.networks,
+            policies=tuple(
+                policy.name for policy in self.world.candidates or () if policy.namespace in {None, namespace}
+            ),
         )
+
+    def _labels(self, namespace: str) -> dict[str, str]:
+        known, written = self.world.namespaces.get(namespace), self.written.get(namespace)
+        return {**(dict(known.labels) if known else {}), **(written.labels if written else {}), **self.labels}
+
+    def _annotations(self, namespace: str) -> dict[str, str]:
+        known, written = self.world.namespaces.get(namespace), self.written.get(namespace)
+        found = dict(known.annotations) if known else {}
+        return {**found, **(written.annotations if written else {}), **self.annotations}
 
     def _find_policy(
         self, found: FoundPod, namespace: str, labels: Mapping[str, str], annotations: Mapping[str, str]
@@ -137,10 +173,26 @@ class _Outcome:
     help="Whether the cluster has native sidecars, as from 1.29 on.",
 )
 @click.option(
+    "--inject-forbid",
+    "forbid",
+    multiple=True,
+    metavar="NAME",
+    help="An annotation egress-xds/NAME that pods may not have; repeatable.",
+)
+@click.option(
     "--pod-namespace", default=_NAMESPACE, show_default=True, metavar="NAME", help="Where pods are that don't say it."
 )
-@click.option("--namespace-label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of it; repeatable.")
-@click.option("--namespace-annotation", "annotations", multiple=True, metavar="KEY=VALUE", help="As well.")
+@click.option(
+    "--namespace-label",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A label of the pods' namespaces, as istio-injection=enabled; repeatable.",
+)
+@click.option(
+    "--namespace-annotation", "annotations", multiple=True, metavar="KEY=VALUE", help="An annotation of them; as well."
+)
+@click.option("--all", "takes_all", is_flag=True, help=f"Also pods of namespaces without the label {INJECT}=true.")
 @click.option(
     "--service-entry",
     is_flag=True,
@@ -162,9 +214,11 @@ def command(
     init_image: str | None,
     envoy_image: str,
     native_sidecars: bool,
+    forbid: tuple[str, ...],
     pod_namespace: str,
     labels: tuple[str, ...],
     annotations: tuple[str, ...],
+    takes_all: bool,
     service_entry: bool,
     output: str,
     **flags: str | tuple[str, ...] | None,
@@ -175,6 +229,9 @@ def command(
     Pods are looked for in Pod, Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob, and lists of them; all
     else is printed as it is. Their policies are those of every PATH, or with --kubernetes those of the cluster. Without
     either, pods can be captured all the same; what is made of a policy can't be had.
+
+    Pods that the webhook is not asked about are left alone: those of kube-system, of the control plane's namespace, and
+    of namespaces without the label, as the cluster or a Namespace among the manifests says it.
     """
     place = _choose(files, paths, flags, service_entry=service_entry)
     manifests = [manifest for file in files for manifest in read_manifests(file)]
@@ -186,18 +243,22 @@ def command(
         server_name=server_name,
         server_ca="" if server_ca is None else _read_authority(server_ca),
         has_native_sidecars=native_sidecars,
+        forbidden=frozenset(forbid),
     )
+    home = _guess_home(server, flags)
     around = _Around(
-        world=_World() if place is None else asyncio.run(_read_world(place)),
+        world=_World(home=home) if place is None else asyncio.run(_read_world(place, home)),
+        written=find_namespaces(manifests),
         namespace=_parse_namespace(pod_namespace),
         labels=parse_labels(labels),
         annotations=_parse_annotations(annotations),
+        takes_all=takes_all,
     )
     outcome = _Outcome()
     if service_entry:
         ctx.exit(_print_entries(manifests, around, outcome, output))
     changed = [_change(manifest, around, sidecar, outcome) for manifest in manifests]
-    if not outcome.pods:
+    if not outcome.pods and not outcome.talk:
         outcome.talk.append("there is no pod in it, so that nothing was changed")
     ctx.exit(_print(changed, outcome, output))
 
@@ -226,14 +287,26 @@ def _choose(
     return None
 
 
-async def _read_world(place: Place) -> _World:
+def _guess_home(server: str, flags: Mapping[str, str | tuple[str, ...] | None]) -> str:
+    """Return the control plane's namespace: as a flag says, or of whose Service HOST is; empty: it is none of these."""
+    if isinstance(given := flags.get("namespace"), str):
+        return given
+    name, _, _ = server.rpartition(":")
+    labels = name.split(".")
+    return labels[1] if len(labels) > 2 and labels[2] == "svc" else ""  # noqa: PLR2004  # SERVICE.NAMESPACE.svc
+
+
+async def _read_world(place: Place, home: str) -> _World:
     async with open_world(place) as world:
         judgement, facts = await world.judge(builds=False)
         for finding in judgement.diagnostics:
             if finding.is_error:
                 click.echo(style_diagnostic(finding), err=True)
         return _World(
-            candidates=tuple(judgement.world.candidates), networks=facts.cluster_ranges, namespaces=world.namespaces
+            candidates=tuple(judgement.world.candidates),
+            networks=facts.cluster_ranges,
+            namespaces=world.namespaces,
+            home=world.home or home,
         )
 
 
@@ -241,35 +314,51 @@ def _change(manifest: Manifest, around: _Around, sidecar: SidecarSettings, outco
     def give(found: FoundPod) -> Mapping[str, object]:
         outcome.pods += 1
         try:
+            _check_pod(found)
+            if reason := around.reason_to_leave(found):
+                outcome.talk.append(f"{found}: left alone: {reason}")
+                return found.pod
             injection = inject(found.pod, around.look(found), sidecar)
         except InjectionError as error:
-            outcome.problems += [f"{found}: {problem}" for problem in error.problems]
+            outcome.problems += [f"{manifest.place}: {found}: {problem}" for problem in error.problems]
             return found.pod
         told = f"left alone: {injection.reason}" if injection.mode is None else injection.mode.value
         outcome.talk += [f"{found}: {told}", *(f"{found}: warning: {warning}" for warning in injection.warnings)]
         return injection.pod
 
+    outcome.talk += [
+        f"{kind.lower()}/{name}: left as it is: the kind {kind} is not known; the webhook gives its pods their sidecar "
+        "as they are made"
+        for kind, name in find_unknown(manifest.value)
+    ]
     value = change_pods(manifest.value, give)
     return manifest if value == manifest.value else write_manifest(value)
 
 
+def _check_pod(found: FoundPod) -> None:
+    if not view_pod(found.pod).containers:
+        raise InjectionError([_NO_POD])
+
+
 def _print_entries(manifests: Iterable[Manifest], around: _Around, outcome: _Outcome, form: str) -> int:
-    def note(found: FoundPod) -> Mapping[str, object]:
+    def note(found: FoundPod, manifest: Manifest) -> Mapping[str, object]:
         outcome.pods += 1
         try:
             surroundings = around.look(found)
         except InjectionError as error:
-            outcome.problems += [f"{found}: {problem}" for problem in error.problems]
+            outcome.problems += [f"{manifest.place}: {found}: {problem}" for problem in error.problems]
             return found.pod
         if isinstance(surroundings.policy, Policy):
             key = surroundings.policy.name, surroundings.namespace
             outcome.policies[key] = surroundings.policy, surroundings.namespace
         else:
-            outcome.problems.append(f"{found}: no policy is in force for it; write one that selects it: xds explain")
+            outcome.problems.append(
+                f"{manifest.place}: {found}: no policy is in force for it; write one that selects it: xds explain"
+            )
         return found.pod
 
     for manifest in manifests:
-        change_pods(manifest.value, note)
+        change_pods(manifest.value, partial(note, manifest=manifest))
     if not outcome.pods and around.world.candidates is not None:
         for policy in around.world.candidates:
             if isinstance(policy, Policy) and policy.namespace in {None, around.namespace}:

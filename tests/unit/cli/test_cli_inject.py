@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,8 +15,6 @@ from tests.support.pod_rules import check_schema, find_violations
 from xds.cli.pod_manifests import read_manifests, render_manifests, write_manifest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.support.command_line import Runner
 
 AUTHORITY = "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIU\n-----END CERTIFICATE-----\n"
@@ -167,7 +166,7 @@ def test_if_one_pod_can_not_get_what_it_asks_for_nothing_is_printed_and_all_prob
     done = xds("inject", "-f", f"{place}/pod.yaml", "--server-ca", f"{place}/ca.crt")
 
     assert (done.code, done.out) == (1, "")
-    assert done.err.count("xds: pod/bad: the annotation egress-xds/") == 2
+    assert done.err.count("/pod.yaml, line 6: pod/bad: the annotation egress-xds/") == 2
 
 
 @pytest.mark.parametrize(
@@ -303,3 +302,185 @@ def test_documents_without_content_are_left_out(tmp_path: Path) -> None:
     path.write_text("# nothing\n---\n---\na: 1\n---\n")
 
     assert [manifest.value for manifest in read_manifests(path)] == [{"a": 1}]
+
+
+OPTED_IN = "egress-xds/inject: 'true'"
+NAMESPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {LABELS}, annotations: {ANNOTATIONS}}\n"
+
+
+def namespace(labels: str = "", annotations: str = "") -> str:
+    return NAMESPACE.replace("LABELS", labels).replace("ANNOTATIONS", annotations)
+
+
+@pytest.mark.parametrize("home", ["kube-system", "egress-system", "elsewhere"])
+@pytest.mark.parametrize("arguments", [[], ["--all"]], ids=["", "--all"])
+def test_pods_that_the_control_plane_needs_to_start_are_left_alone(
+    xds: Runner, place: Path, home: str, arguments: list[str]
+) -> None:
+    (place / "pod.yaml").write_text(POD.replace("shop", home))
+    server = ["--server", "egress-xds.elsewhere.svc:18000"] if home == "elsewhere" else []
+
+    done = xds("inject", "-f", f"{place}/pod.yaml", "--server-ca", f"{place}/ca.crt", *server, *arguments)
+
+    assert (done.code, done.out) == (0, (place / "pod.yaml").read_text())
+    assert f"pod/web: left alone: it is of {home}" in done.err
+
+
+@pytest.mark.parametrize(
+    ("written", "arguments", "is_injected"),
+    [
+        ("", [], True),
+        (namespace(OPTED_IN), [], True),
+        (namespace(), [], False),
+        (namespace("egress-xds/inject: 'false'"), [], False),
+        (namespace(), ["--all"], True),
+        (namespace(), ["--namespace-label", "egress-xds/inject=true"], True),
+        ("", ["--namespace-label", "egress-xds/inject=false"], False),
+        (f"apiVersion: v1\nkind: List\nitems:\n- {json.dumps(yaml.safe_load(namespace()))}\n", [], False),
+        (namespace().replace("shop", "other"), [], True),
+    ],
+    ids=[
+        "nothing is known",
+        "the label",
+        "without the label",
+        "another value",
+        "all the same",
+        "a flag beats the manifest",
+        "a flag alone",
+        "in a list",
+        "another namespace",
+    ],
+)
+def test_a_namespace_that_is_known_has_to_have_the_label(
+    xds: Runner, place: Path, written: str, arguments: list[str], *, is_injected: bool
+) -> None:
+    (place / "pod.yaml").write_text(f"{POD}---\n{written}")
+
+    done = xds("inject", "-f", f"{place}/pod.yaml", "--server-ca", f"{place}/ca.crt", *arguments)
+
+    assert done.code == 0
+    assert ("egress-envoy" in done.out) is is_injected
+    assert ("left alone: its namespace shop does not have the label" in done.err) is not is_injected
+
+
+def test_what_a_namespace_of_the_input_says_holds_for_its_pods_unless_a_flag_says_otherwise(
+    xds: Runner, place: Path
+) -> None:
+    said = "egress-xds/sidecar-memory: 200Mi, egress-xds/sidecar-cpu: 300m"
+    (place / "pod.yaml").write_text(f"{POD}---\n{namespace(OPTED_IN, said)}")
+
+    pod, _ = inject(xds, place, "--namespace-annotation=egress-xds/sidecar-cpu=400m")
+
+    (envoy,) = (item for item in pod["spec"]["initContainers"] if item["name"] == "egress-envoy")
+    assert envoy["resources"]["requests"] == {"cpu": "400m", "memory": "200Mi"}
+
+
+def test_a_label_of_a_namespace_that_is_no_text_is_refused(xds: Runner, place: Path) -> None:
+    (place / "pod.yaml").write_text(f"{POD}---\n{namespace('egress-xds/inject: true')}")
+
+    done = xds("inject", "-f", f"{place}/pod.yaml")
+
+    assert (done.code, done.out) == (2, "")
+    assert "line 6: labels of namespace/shop: 'egress-xds/inject' is no text; quote the value" in done.err
+
+
+def test_a_policy_that_is_not_the_preferred_one_is_told_with_what_was_meant(xds: Runner, place: Path) -> None:
+    (place / "pod.yaml").write_text(POD.replace("name: web,", "name: web, annotations: {egress-xds/policy: crop},", 1))
+    (place / "policy.yaml").write_text(f"name: corp\n{POLICY}")
+
+    done = xds("inject", "-f", f"{place}/pod.yaml", "--server-ca", f"{place}/ca.crt", f"{place}/policy.yaml")
+
+    assert done.code == 0
+    assert "prefers 'crop', but the policy in force is 'corp'; did you mean corp?" in done.err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\n",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: []}\n",
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n",
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {template: {spec: {}}}\n",
+        "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: web}\nspec: {jobTemplate: null}\n",
+    ],
+    ids=["no spec", "no container", "no spec of a Deployment", "no container of it", "no template"],
+)
+def test_what_has_to_hold_a_pod_and_holds_none_is_refused(xds: Runner, place: Path, text: str) -> None:
+    (place / "pod.yaml").write_text(f"{SERVICE}---\n{text}")
+
+    done = xds("inject", "-f", f"{place}/pod.yaml", "--server-ca", f"{place}/ca.crt")
+
+    assert (done.code, done.out) == (1, "")
+    assert f"{place}/pod.yaml, line 7: " in done.err
+    assert "/web: there is no pod: its spec.containers is missing or empty" in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"{SERVICE}---\n\n{POD}spec: {{}}\n", "line 12: pod/web has the key 'spec' twice"),
+        (POD.replace("name: web,", "name: web, 1: a, '1': b,", 1), "line 3: pod/web has the key '1' twice"),
+        ('{"kind": "Pod", "kind": "Job"}', "line 1, begins a document that is no manifest: the key 'kind' stands"),
+    ],
+    ids=["a key of YAML", "keys that are one in JSON", "a key of JSON"],
+)
+def test_a_key_that_stands_there_twice_is_refused_with_its_line(
+    xds: Runner, place: Path, text: str, words: str
+) -> None:
+    (place / "pod.yaml").write_text(text)
+
+    done = xds("inject", "-f", f"{place}/pod.yaml", "--server-ca", f"{place}/ca.crt")
+
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err
+
+
+def test_what_a_merge_key_brings_is_no_repetition(xds: Runner, place: Path) -> None:
+    (place / "pod.yaml").write_text(
+        "apiVersion: v1\nkind: Pod\nmetadata: &m {name: web, labels: &l {a: b}}\n"
+        "spec: {containers: [{<<: *m, labels: {<<: *l, a: c}, name: app, image: w}]}\n"
+    )
+
+    (pod,) = inject(xds, place)
+
+    assert pod["spec"]["containers"][-1] == {"name": "app", "labels": {"a": "c"}, "image": "w"}
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "spec"),
+    [
+        ("argoproj.io/v1alpha1", "Rollout", f"{{template: {{{CONTAINERS}}}}}"),
+        ("batch.volcano.sh/v1alpha1", "Job", f"{{tasks: [{{template: {{{CONTAINERS}}}}}]}}"),
+        ("serving.knative.dev/v1", "Service", f"{{template: {{{CONTAINERS}}}}}"),
+    ],
+)
+def test_a_kind_that_is_not_known_and_holds_a_pod_is_left_as_it_is_and_told(
+    xds: Runner, place: Path, version: str, kind: str, spec: str
+) -> None:
+    (place / "pod.yaml").write_text(f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: web}}\nspec: {spec}\n")
+
+    done = xds("inject", "-f", f"{place}/pod.yaml", "--server-ca", f"{place}/ca.crt")
+
+    assert (done.code, done.out) == (0, (place / "pod.yaml").read_text())
+    assert f"{kind.lower()}/web: left as it is: the kind {kind} is not known" in done.err
+
+
+def test_the_example_becomes_what_its_namespace_says(xds: Runner, place: Path) -> None:
+    (place / "pod.yaml").write_text(Path("deploy/kustomize/examples/pod.yaml").read_text())
+
+    _, pod = inject(xds, place)
+
+    (envoy,) = (item for item in pod["spec"]["initContainers"] if item["name"] == "egress-envoy")
+    assert envoy["resources"]["requests"]["memory"] == "200Mi"
+
+
+def test_what_pods_may_not_say_is_refused_here_as_by_the_webhook(xds: Runner, place: Path) -> None:
+    out = POD.replace("name: web,", "name: web, labels: {egress-xds/inject: 'false'},", 1)
+    (place / "pod.yaml").write_text(out)
+    told = xds("inject", "-f", f"{place}/pod.yaml")
+    refused = xds("inject", "-f", f"{place}/pod.yaml", "--inject-forbid", "inject")
+
+    assert (told.code, told.out.strip()) == (0, out.strip())
+    assert "left alone: it opted out" in told.err
+    assert (refused.code, refused.out) == (1, "")
+    assert 'the label egress-xds/inject: "false" of the pod is forbidden here' in refused.err

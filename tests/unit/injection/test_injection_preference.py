@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.unit.injection.pod_shapes import CORPORATE, EXPLICIT, HELD, SIDECAR, around, pod
 from xds.injection.inject import UNKNOWN, Unknown, inject
-from xds.policy.model import HeldPolicy, Policy
+
+if TYPE_CHECKING:
+    from xds.policy.model import HeldPolicy, Policy
 
 CORP = replace(CORPORATE, name="corp")
 
@@ -37,7 +40,8 @@ def test_a_name_that_is_nearly_that_of_a_policy_is_asked_about() -> None:
     (warning,) = warnings("crop", CORP, "corp", "other")
 
     assert warning == (
-        "the annotation egress-xds/policy of the pod prefers 'crop', but the policy in force is 'corp'; did you mean corp?"
+        "the annotation egress-xds/policy of the pod prefers 'crop', but the policy in force is 'corp'; "
+        "did you mean corp?"
     )
 
 
