@@ -17,9 +17,10 @@ import structlog
 
 from xds.admin.metrics import Watched
 from xds.admission.certificate import ServerCertificate
+from xds.admission.connections import MAX_CONNECTIONS
 from xds.admission.pods import UNDECIDED_POD, Known, Place, PodInjector
 from xds.admission.policies import UNDECIDED_POLICY, PolicyReviewer
-from xds.admission.server import INJECT, MAX_CONNECTIONS, VALIDATE_POLICY, AdmissionServer, Desk
+from xds.admission.server import INJECT, MAX_POD_BYTES, VALIDATE_POLICY, AdmissionServer, Desk, Outcome
 from xds.admission.sidecars import Sidecars
 from xds.errors import SettingsError
 from xds.facts import merge_networks
@@ -101,7 +102,7 @@ class Cluster:
             return
         assert settings.tls_certificate is not None, "the settings see to it"
         assert settings.tls_key is not None, "as above"
-        certificate = ServerCertificate(settings.tls_certificate, settings.tls_key)
+        certificate = ServerCertificate(settings.tls_certificate, settings.tls_key, settings.admission_client_ca)
         desks = {VALIDATE_POLICY: self._policy_desk()}
         if self._sidecars is not None:
             desks[INJECT] = self._pod_desk(cache, self._sidecars)
@@ -139,7 +140,14 @@ class Cluster:
             wait_for_namespace=self.mirror.wait_for_namespace,
         )
         injector = PodInjector(known)
-        return Desk(reviewer=injector, undecided=UNDECIDED_POD, prepare=injector.prepare, most_waiting=MAX_CONNECTIONS)
+        return Desk(
+            reviewer=injector,
+            undecided=UNDECIDED_POD,
+            prepare=injector.prepare,
+            most_waiting=MAX_CONNECTIONS,
+            most_bytes=MAX_POD_BYTES,
+            unchanged=Outcome.LEFT_ALONE,
+        )
 
     def report(self, reconciler: Reconciler, clients: Clients, cache: SnapshotCache) -> None:
         """Have operators told what becomes of their policies, unless the settings say otherwise."""
@@ -175,6 +183,16 @@ class Cluster:
             **self._secrets.count(),
         )
         return (*collections, secrets)
+
+    def reviews(self) -> Mapping[tuple[str, str], int]:
+        """Return how many questions the API server asked, by path and outcome, for metrics."""
+        counted = {} if self._admission is None else self._admission.server.outcomes
+        return {(path, outcome.value): total for (path, outcome), total in counted.items()}
+
+    @property
+    def certificate_ends_at(self) -> float | None:
+        """When the certificate for reviews ends, in seconds since the epoch; None: there is none."""
+        return None if self._admission is None else self._admission.certificate.ends_at
 
     def awaited(self) -> tuple[str, ...]:
         """Return what was never read so far, and why."""

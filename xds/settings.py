@@ -73,6 +73,8 @@ class Settings:
     """Whether operators are told on their ConfigMaps what became of them."""
     admission_listen: HostPort | None = None
     """Where the API server asks about policies and pods, over TLS; None: nowhere."""
+    admission_client_ca: Path | None = None
+    """PEM: the API server must show a certificate that it signed; None: whoever reaches the address is answered."""
     inject_image: str = ""
     inject_init_image: str = ""
     inject_envoy_image: str = ""
@@ -85,6 +87,8 @@ class Settings:
     """PEM: the authority that sidecars believe; None: `ca.crt` beside the certificate."""
     inject_default: tuple[tuple[str, str], ...] = ()
     """Name (without its prefix) and value of annotations of injection, for namespaces and pods that say nothing."""
+    inject_forbid: tuple[str, ...] = ()
+    """Names of annotations of injection that pods may not have."""
     listen: HostPort = DEFAULT_LISTEN
     admin_listen: HostPort | None = DEFAULT_ADMIN
     """Client status, health and reflection over gRPC, for operators; None: not served."""
@@ -214,6 +218,12 @@ OPTIONS: tuple[Option, ...] = (
         parse=parse_optional_host_port,
     ),
     Option(
+        field="admission_client_ca",
+        metavar="FILE",
+        help="Answer there only who has a certificate that this authority signed, PEM; followed when it changes.",
+        parse=parse_file,
+    ),
+    Option(
         field="inject_image",
         metavar="IMAGE",
         help="Give sidecars to pods of namespaces with the label egress-xds/inject=true; this project's image.",
@@ -254,6 +264,13 @@ OPTIONS: tuple[Option, ...] = (
         metavar="NAME=VALUE",
         help="An annotation egress-xds/NAME of all pods whose namespace, or they themselves, don't say otherwise.",
         parse=parse_default,
+        is_repeatable=True,
+    ),
+    Option(
+        field="inject_forbid",
+        metavar="NAME",
+        help="An annotation egress-xds/NAME that pods may not have; inject: no pod may opt out.",
+        parse=parse_text,
         is_repeatable=True,
     ),
     Option(field="listen", metavar="HOST:PORT", help="Address of the ADS server.", parse=parse_host_port),
@@ -501,11 +518,13 @@ def _settle_cluster(settings: Settings) -> Settings:
             raise SettingsError("--context names one of a kubeconfig; add --kubeconfig FILE, or leave it out")
         if settings.admission_listen is not None and settings.tls_certificate is None:
             raise SettingsError("--admission-listen needs TLS; add --tls-certificate and --tls-key")
+        if settings.admission_client_ca is not None and settings.admission_listen is None:
+            raise SettingsError("--admission-client-ca is about who asks there: add --admission-listen")
         _check_injection(settings)
         return replace(settings, token_source=source)
-    of_clusters = ("kubeconfig", "context", "namespace", "admission_listen", "token_source")
+    of_clusters = ("kubeconfig", "context", "namespace", "token_source")
     for option in OPTIONS:
-        is_of_cluster = option.field in of_clusters or option.field.startswith("inject_")
+        is_of_cluster = option.field in of_clusters or option.field.startswith(("inject_", "admission_"))
         if is_of_cluster and getattr(settings, option.field):
             raise SettingsError(f"{option.flag} means nothing without --kubernetes; add it, or leave this out")
     return settings

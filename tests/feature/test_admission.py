@@ -7,7 +7,7 @@ import json
 import socket
 import ssl
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -30,7 +30,7 @@ from tests.support.cluster import CLUSTER_SETTINGS, HOME, following, namespace, 
 from xds.admission.certificate import ServerCertificate
 from xds.admission.policies import UNDECIDED_POLICY, PolicyReviewer
 from xds.admission.review import Review, Verdict
-from xds.admission.server import MAX_BYTES, MAX_CONNECTIONS, VALIDATE_POLICY, AdmissionServer, Desk
+from xds.admission.server import MAX_BYTES, VALIDATE_POLICY, AdmissionServer, Desk
 from xds.errors import ListenError, SettingsError
 from xds.facts import FileContent, FileProblem
 from xds.flags import HostPort
@@ -371,30 +371,6 @@ async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
         async with asyncio.timeout(10):
             assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
         writer.close()
-
-
-async def test_more_connections_than_an_api_server_needs_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    most = 32
-    assert most < MAX_CONNECTIONS
-    monkeypatch.setattr("xds.admission.server.MAX_CONNECTIONS", most)
-    async with running() as webhook, AsyncExitStack() as stack:
-        context = webhook.context()
-
-        async def is_served() -> bool:
-            reader, writer = await asyncio.open_connection(
-                "127.0.0.1", webhook.port, ssl=context, server_hostname=SERVICE
-            )
-            stack.callback(writer.close)
-            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-            async with asyncio.timeout(10):
-                try:
-                    return bool(await reader.read(1))
-                except ConnectionResetError:
-                    return False
-
-        served = [await is_served() for _ in range(most + 1)]
-
-    assert served == [True] * most + [False]
 
 
 def free_port() -> int:

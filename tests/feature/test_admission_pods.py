@@ -33,8 +33,9 @@ from tests.support.control_plane import PATIENCE, wait_until
 from tests.support.json_patch import apply_patch
 from tests.support.pod_rules import check_schema, find_violations
 from xds.admission.certificate import ServerCertificate
+from xds.admission.connections import MAX_CONNECTIONS
 from xds.admission.pods import UNDECIDED_POD, Known, Place, PodInjector
-from xds.admission.server import INJECT, MAX_CONNECTIONS, Desk
+from xds.admission.server import INJECT, Desk
 from xds.flags import HostPort
 from xds.injection.settings import SidecarSettings
 from xds.policy.model import Mode, Workload

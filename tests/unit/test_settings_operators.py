@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from xds.errors import SettingsError
@@ -69,6 +71,16 @@ def test_resources_last_unless_told_otherwise() -> None:
 IN_A_CLUSTER = {"kubernetes": "on", "namespace": "egress-system", "admission_listen": "0.0.0.0:8443"}
 WITH_TLS = {**IN_A_CLUSTER, "tls_certificate": "tls.crt", "tls_key": "tls.key"}
 IMAGES = {"inject_image": "registry.corp.example:5000/xds@sha256:" + "0" * 64, "inject_init_image": "init:1"}
+
+
+def test_an_authority_of_those_who_ask_needs_an_address_where_they_ask() -> None:
+    flags = {**WITH_TLS, "admission_client_ca": "ca.crt"}
+
+    assert read_settings(flags, {}).admission_client_ca == Path("ca.crt")
+    with pytest.raises(SettingsError, match="add --admission-listen"):
+        read_settings({**flags, "admission_listen": ""}, {})
+    with pytest.raises(SettingsError, match="without --kubernetes"):
+        read_settings({"admission_client_ca": "ca.crt"}, {})
 
 
 def test_pods_are_injected_where_images_are_given() -> None:

@@ -1,5 +1,5 @@
 """
-The certificate that the API server sees, and the authority that its own is demanded of, exchanged while the server runs.
+The certificate that the API server sees, and the authority that its own must be of; exchanged while the server runs.
 
 The files are read and watched by others and handed in. Invariants: a certificate without its key, or a broken one,
 changes nothing; connections that are open keep what they began with; where an authority was named, nobody is answered
@@ -29,20 +29,25 @@ _log = structlog.stdlib.get_logger(__name__)
 
 
 class ServerCertificate:
-    """A certificate and its key, in two PEM files; `load` has to come before `context` is used."""
+    """
+    A certificate and its key, in two PEM files; `load` has to come before `context` is used.
 
-    def __init__(self, certificate: Path, key: Path) -> None:
+    With `client_ca`, the path of an authority in PEM, clients must show a certificate that it signed.
+    """
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
         self._certificate = certificate
         self._key = key
-        self._text = ""
+        self._client_ca = client_ca
+        self._texts = ("", "")
         self._ends_at: float | None = None
-        self.context = _new_context()
+        self._current = self.context = _new_context()
         """For the server's socket; it follows `reload`."""
 
     @property
     def files(self) -> frozenset[str]:
         """The paths that `load` and `reload` need."""
-        return frozenset({str(self._certificate), str(self._key)})
+        return frozenset(map(str, filter(None, (self._certificate, self._key, self._client_ca))))
 
     @property
     def ends_at(self) -> float | None:
@@ -51,7 +56,7 @@ class ServerCertificate:
 
     def load(self, files: Mapping[str, File]) -> None:
         """Take the files at the start. Raises SettingsError."""
-        self._take(self._read(files), files)
+        self._take(self._read(files))
 
     def reload(self, files: Mapping[str, File]) -> None:
         """Take changed files; what can't be used is told in the log, and what was before stays in force."""
@@ -93,6 +98,7 @@ class ServerCertificate:
             self.context = fresh
             fresh.sni_callback = self._exchange
         self._current, self._texts = fresh, texts
+        self._ends_at = min(map(ends_at, read_certificates(texts[0])), default=None)
 
     def _demand(self, context: ssl.SSLContext, authority: str) -> None:
         """Have callers prove who they are, before they can say anything. Raises SettingsError."""

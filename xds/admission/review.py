@@ -31,6 +31,8 @@ _LONGEST_WARNING = 256
 _MOST_WARNINGS = 12
 """The API server passes on 4096 characters of warnings in all."""
 _LONGEST_UID = 256
+_LONGEST_NAME, _LONGEST_WORD = 253, 64
+"""Characters that a name, or the name of a kind or an operation, has at most; a group's is a DNS name, too."""
 
 
 class MalformedReviewError(ValueError):
@@ -99,10 +101,14 @@ def read_review(body: bytes) -> Review:
         raise MalformedReviewError("request.uid is missing, or too long to be one")
     return Review(
         uid=uid,
-        operation=text_of(request, "operation"),
-        kind=(text_of(kind, "group"), text_of(kind, "version"), text_of(kind, "kind")),
-        namespace=text_of(request, "namespace"),
-        name=text_of(request, "name"),
+        operation=_short(request, "operation", _LONGEST_WORD),
+        kind=(
+            _short(kind, "group", _LONGEST_NAME),
+            _short(kind, "version", _LONGEST_WORD),
+            _short(kind, "kind", _LONGEST_WORD),
+        ),
+        namespace=_short(request, "namespace", _LONGEST_NAME),
+        name=_short(request, "name", _LONGEST_NAME),
         is_dry_run=request.get("dryRun") is True,
         new=_optional_mapping(request, "object"),
         old=_optional_mapping(request, "oldObject"),
@@ -139,6 +145,14 @@ def text_of(parent: Mapping[str, object], key: str) -> str:
     if found is not None and not isinstance(found, str):
         raise MalformedReviewError(f"{key} is no text")
     return found or ""
+
+
+def _short(parent: Mapping[str, object], key: str, longest: int) -> str:
+    """Return a text that goes into logs. Raises MalformedReviewError."""
+    found = text_of(parent, key)
+    if len(found) > longest:
+        raise MalformedReviewError(f"{key} is longer than {longest} characters")
+    return found
 
 
 def texts_of(parent: Mapping[str, object], key: str) -> Mapping[str, str]:
