@@ -406,6 +406,21 @@ def test_ports_of_other_clusters_are_values_of_the_chart() -> None:
     }
 
 
+def askers(objects: list[Manifest]) -> list[str] | None:
+    """Return the networks from which the port of the webhooks is reached; None: from anywhere."""
+    rules = pick(objects, "NetworkPolicy")["spec"]["ingress"]
+    (rule,) = [rule for rule in rules if {"port": "admission"} in rule["ports"]]
+    assert rule["ports"] == [{"port": "admission"}], "all else is for sidecars"
+    return [peer["ipBlock"]["cidr"] for peer in rule["from"]] if "from" in rule else None
+
+
+def test_only_the_api_server_reaches_the_webhooks_where_its_networks_are_told() -> None:
+    values = {"networkPolicy": {"apiServerCIDRs": ["192.0.2.4/32", "2001:db8::/64"]}}
+
+    assert askers(ChartWith(values).render()) == ["192.0.2.4/32", "2001:db8::/64"]
+    assert askers(ALL["helm"]) is None
+
+
 def test_further_flags_of_the_chart_come_last() -> None:
     chart = ChartWith({"extraArgs": ["--canary=5%", "--log-level=debug"]}).render()
 
@@ -443,6 +458,7 @@ def test_an_overlay_of_ones_own_names_image_secrets_flags_and_ports(tmp_path: Pa
     assert [str(network) for network in settings_of(objects).cluster_cidr] == ["10.96.0.0/12"]
     (_, server) = pick(objects, "NetworkPolicy")["spec"]["egress"]
     assert [port["port"] for port in server["ports"]] == [443, 6443, 16443]
+    assert askers(objects) == ["192.0.2.4/32"]
 
 
 def test_kustomize_builds_the_overlay_of_ones_own_with_its_image(tmp_path: Path) -> None:
@@ -586,6 +602,14 @@ def test_the_chart_without_reviews_of_policies_still_injects() -> None:
     assert not any(item["kind"] == "ValidatingWebhookConfiguration" for item in chart)
     assert settings_of(chart).injects
     assert settings_of(chart).admission_listen is not None
+
+
+def test_where_the_chart_forbids_to_opt_out_the_webhook_is_asked_about_those_who_do() -> None:
+    chart = ChartWith({"injector": {"forbid": ["inject", "reject-udp"]}}).render()
+    (webhook,) = pick(chart, "MutatingWebhookConfiguration")["webhooks"]
+
+    assert settings_of(chart).inject_forbid == ("inject", "reject-udp")
+    assert "objectSelector" not in webhook
 
 
 def test_defaults_of_the_chart_are_annotations_that_injection_knows() -> None:

@@ -151,6 +151,8 @@ class Chart:
         match words:
             case ["not", value]:
                 return not self._value(value)
+            case ["not", "(has", literal, values]:
+                return literal.strip('"') not in self._value(values.removesuffix(")"))
             case ["or", *values]:
                 return any(map(self._value, values))
             case ["eq" | "ne", value, literal]:

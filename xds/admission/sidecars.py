@@ -15,7 +15,7 @@ import structlog
 from xds.errors import InjectionError, SettingsError
 from xds.facts import FileProblem
 from xds.flags import HostPort
-from xds.injection.annotations import PREFIX, read_wishes
+from xds.injection.annotations import PREFIX, check_forbidden, read_wishes
 from xds.injection.settings import AUDIENCE, DEFAULT_ENVOY_IMAGE, SidecarSettings, check_authority
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Sidecars:
         self.ca = settings.inject_ca or settings.tls_certificate.parent / CA
         self.defaults = read_defaults(settings.inject_default)
         """Annotations that every namespace has, unless it says otherwise."""
+        self._forbidden = read_forbidden(settings.inject_forbid)
         self._settings = settings
         self._server = settings.inject_server or HostPort(host=f"{SERVICE}.{home}.svc", port=PORT)
         self._has_native = has_native
@@ -97,6 +98,7 @@ class Sidecars:
             server_ca=authority,
             audience=next(iter(settings.token_audience), AUDIENCE),
             has_native_sidecars=has_native,
+            forbidden=self._forbidden,
         )
 
 
@@ -108,3 +110,13 @@ def read_defaults(given: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
     except InjectionError as error:
         raise SettingsError(f"--inject-default: {error}") from None
     return MappingProxyType(annotations)
+
+
+def read_forbidden(given: tuple[str, ...]) -> frozenset[str]:
+    """Return `--inject-forbid` as names without their prefix. Raises SettingsError."""
+    names = frozenset(name.removeprefix(PREFIX) for name in given)
+    try:
+        check_forbidden(names)
+    except SettingsError as error:
+        raise SettingsError(f"--inject-forbid: {error}") from None
+    return names

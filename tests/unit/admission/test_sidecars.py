@@ -63,6 +63,7 @@ def test_every_flag_is_in_force() -> None:
         inject_server=HostPort(host="fd00::1", port=443),
         inject_server_name="xds.corp.example",
         inject_ca=Path("/other/bundle.pem"),
+        inject_forbid=("inject", "egress-xds/mode"),
         token_audience=("proxy", "other"),
     )
     sidecars = build(settings, has_native=False)
@@ -72,6 +73,7 @@ def test_every_flag_is_in_force() -> None:
     assert sidecar is not None
     assert (sidecar.server, sidecar.name_of_server) == ("[fd00::1]:443", "xds.corp.example")
     assert (sidecar.envoy_image, sidecar.audience, sidecar.has_native_sidecars) == ("envoy:1", "proxy", False)
+    assert sidecar.forbidden == {"inject", "mode"}
 
 
 def test_nothing_is_made_before_all_is_known() -> None:
@@ -120,6 +122,12 @@ def test_a_new_authority_is_that_of_new_sidecars() -> None:
     assert sidecar is not None
     assert sidecar.server_ca == renewed
     assert sidecars.current() is sidecar
+
+
+@pytest.mark.parametrize("name", ["dsn", "injected"], ids=["a name that nobody knows", "one that no pod decides"])
+def test_what_can_not_be_forbidden_ends_the_start(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"--inject-forbid: '{name}' can't be forbidden"):
+        build(replace(SETTINGS, inject_forbid=(name,)))
 
 
 def test_defaults_are_annotations_with_and_without_their_prefix() -> None:
