@@ -298,9 +298,9 @@ def test_what_an_older_server_of_ours_does_not_tell_is_not_known() -> None:
         ({"lacks": 7}, State.CURRENT),
     ],
 )
-def test_who_runs_what_its_mode_can_not_work_with_is_not_current(more: dict[str, object], state: State) -> None:
+def test_who_runs_what_its_mode_can_not_work_with_is_not_current(more: dict[str, Any], state: State) -> None:
     config = status_pb2.ClientConfig(node=pb.Node(id="web-0.shop"))
-    told: dict[str, object] = {"types": {"cluster": {"current": True}}, "lacks": "explicit.port"}
+    told: dict[str, Any] = {"types": {"cluster": {"current": True}}, "lacks": "explicit.port"}
     config.node.metadata.update({"egressXds": told | more})
 
     sidecar = read_config(config, "it")

@@ -77,7 +77,7 @@ class Request:
 @click.option(
     "--config-dump", "dumps", multiple=True, type=PATH, metavar="FILE", help="What an Envoy answered; repeatable."
 )
-@click.option("--capture", is_flag=True, help="Keep the rules of iptables in this network namespace, too.")
+@click.option("--capture", is_flag=True, help="Keep the capture rules of this network namespace, too.")
 @click.option("--timeout", default="10s", show_default=True, metavar="DURATION", help="How long an answer may take.")
 @click.option("--no-resolve", is_flag=True, help="Look up no names of proxies.")
 @click.option("--no-files", is_flag=True, help="Leave out the files that policies name: they are on another machine.")

@@ -39,8 +39,7 @@ _COLUMNS = {
 }
 _RARE = "endpoint"
 _REMEDIES = {
-    "explicit.port": "in explicit mode applications are told of that port, where nobody listens now; add `mode: explicit`, "
-    "or `explicit: {port: 15002}`",
+    "explicit.port": "applications are told of a port where nobody listens; add `mode: explicit`, which implies it",
 }
 """What to do about a key that a policy lacks."""
 _SHORT = 6
@@ -55,7 +54,7 @@ _CENTURY = 36_525 * _DAY
 
 def render_table(fleet: Fleet, now: float, *, is_wide: bool = False) -> str:
     """
-    Return a table of the sidecars, and below it what was refused and lacks, and why; `now` is in seconds since the epoch.
+    Return a table of the sidecars, and below it what was refused or is lacking; `now` is in seconds since the epoch.
 
     A wide one names the versions of what is current, too.
     """

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import distributions
 from typing import TYPE_CHECKING
 
-from xds.capture import TABLES, Family
+from xds.capture import TABLES, Family, find_nftables, table_words
 from xds.cli.bundle import numbered
 from xds.cli.fleet_text import describe_fleet
 from xds.cli.output import describe_diagnostic
@@ -151,16 +151,36 @@ def _collect_capture(request: Request, bundle: Bundle) -> None:
                 bundle.add(f"capture/{family.value}-{table}.txt", _save_rules(family, table, request.within))
             except (OSError, subprocess.SubprocessError) as error:
                 bundle.miss(f"capture/{family.value}-{table}", _explain_failure(error))
+        # Where there is no nft, nobody captured with it; a family without a table of ours is the usual case.
+        if nft := _find_program("nft"):
+            try:
+                bundle.add(f"capture/{family.value}-nftables.txt", _save_nftables(nft, family, request.within))
+            except (OSError, subprocess.SubprocessError) as error:
+                bundle.miss(f"capture/{family.value}-nftables", _explain_failure(error))
 
 
 def _save_rules(family: Family, table: str, within: float) -> str:
-    program = shutil.which(family.save_command) or shutil.which(family.save_command, path=_SYSTEM_PATH)
+    program = _find_program(family.save_command)
     if program is None:
         raise FileNotFoundError(0, f"{family.save_command} is not installed")
-    done = subprocess.run(  # noqa: S603  # fixed words, and a program that was found
-        [program, "-t", table], capture_output=True, text=True, timeout=within, check=True
-    )
-    return done.stdout
+    return _run([program, "-t", table], within)
+
+
+def _save_nftables(nft: str, family: Family, within: float) -> str:
+    """Return our table of a family; empty if there is none."""
+    if family not in find_nftables(_run([nft, "list", "tables"], within)):
+        return ""
+    return _run([nft, "list", "table", *table_words(family)], within)
+
+
+def _find_program(name: str) -> str | None:
+    return shutil.which(name) or shutil.which(name, path=_SYSTEM_PATH)
+
+
+def _run(command: list[str], within: float) -> str:
+    return subprocess.run(  # noqa: S603  # fixed words, and a program that was found
+        command, capture_output=True, encoding="utf-8", errors="replace", timeout=within, check=True
+    ).stdout
 
 
 def _explain_failure(error: OSError | subprocess.SubprocessError) -> str:

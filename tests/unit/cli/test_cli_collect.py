@@ -202,7 +202,14 @@ def test_the_rules_of_the_kernel_are_kept_if_that_is_wanted(
 ) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
-    for name, script in (("iptables-save", 'echo "rules of $2"'), ("ip6tables-save", "echo no such table >&2; exit 1")):
+    for name, script in (
+        ("iptables-save", 'echo "rules of $2"'),
+        ("ip6tables-save", "echo no such table >&2; exit 1"),
+        (
+            "nft",
+            'case "$*" in "list tables") echo "table ip6 egress_xds";; "list table ip6 egress_xds") echo ours;; esac',
+        ),
+    ):
         (programs / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=":")
@@ -214,3 +221,5 @@ def test_the_rules_of_the_kernel_are_kept_if_that_is_wanted(
     assert members["capture/ipv4-nat.txt"] == b"rules of nat\n"
     assert members["capture/ipv4-filter.txt"] == b"rules of filter\n"
     assert "capture/ipv6-nat: no such table" in members["problems.txt"].decode()
+    assert (members["capture/ipv4-nftables.txt"], members["capture/ipv6-nftables.txt"]) == (b"", b"ours\n")
+    assert "nftables" not in members["problems.txt"].decode()
