@@ -27,8 +27,10 @@ MISTAKES: dict[str, dict[str, Any]] = {
     "a default without a value": {"injector": {"defaults": ["dns"]}},
     "a default with its prefix": {"injector": {"defaults": ["egress-xds/dns=true"]}},
     "a default that is a mapping": {"injector": {"defaults": [{"dns": "true"}]}},
+    "a prohibition with its prefix": {"injector": {"forbid": ["egress-xds/inject"]}},
     "a name that no object can have": {"injector": {"ca": "Both_CAs"}},
     "a port that is none": {"networkPolicy": {"apiServerPorts": [65536]}},
+    "an address without its length": {"networkPolicy": {"apiServerCIDRs": ["10.0.0.1"]}},
     "ports in one text": {"networkPolicy": {"dnsPorts": "53,5353"}},
     "all Secrets of a namespace": {"rbac": {"secrets": {HOME: []}}},
     "one Secret without a list": {"rbac": {"secrets": {HOME: "corp-proxy-login"}}},
@@ -80,7 +82,7 @@ def test_what_is_meant_is_taken(values: dict[str, Any]) -> None:
 
 
 def test_every_annotation_that_can_be_a_default_is_taken_as_one() -> None:
-    names = [annotation.name.removeprefix("egress-xds/") for annotation in ANNOTATIONS]
+    names = [annotation.name for annotation in ANNOTATIONS]
 
     assert names
     assert complaints({"injector": {"defaults": [f"{name}=x" for name in names]}}) == []
