@@ -20,6 +20,7 @@ import yaml
 
 from xds.cli import VERBS, group
 from xds.injection.annotations import render_annotations_table
+from xds.injection.environment import render_explicit_mode
 from xds.policy.parse import Document, parse_document
 
 if TYPE_CHECKING:
@@ -268,6 +269,13 @@ def test_a_policy_that_a_page_shows_has_no_error(document: Document) -> None:
     found = parse_document(document).diagnostics
 
     assert [finding for finding in found if finding.is_error] == []
+
+
+def test_the_policy_of_the_first_page_serves_the_mode_that_pods_of_meshes_get() -> None:
+    (document,) = (shown for shown in policies() if shown.source.startswith("README.md") and "dialect" in shown.text)
+    (policy,) = parse_document(document).policies
+
+    assert render_explicit_mode(policy, ()).https_proxy == "http://127.0.0.1:15002"
 
 
 def test_there_are_policies_to_look_at() -> None:

@@ -39,7 +39,7 @@ _MOST_REASONS = 3
 _NO_POD = "--container needs a FILE with a pod, or with what makes pods"
 _OWN_GROUP = "egress-xds/"
 _SHORT = frozenset({"httpProxy", "httpsProxy"})
-_SHORT_ONLY = frozenset({"trustedCA", "noProxyVerify", "dialect"})
+_SHORT_ONLY = frozenset({"trustedCA", "noProxyVerify", "dialect", "mode", "explicit"})
 """Keys of the short form that AKS' configuration does not have."""
 _COLOURS = {Weight.NOTE: "cyan", Weight.CHANGED: "yellow", Weight.LOST: "red"}
 

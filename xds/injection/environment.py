@@ -80,7 +80,7 @@ def render_explicit_mode(policy: Policy, networks: Iterable[Network]) -> Variabl
     """
     if policy.explicit_port is None:
         reason = f"the policy {policy.name} has no port for explicit mode"
-        raise CannotDeliverError(reason, "write `mode: explicit`, or `explicit: {port: 15002}` in its long form")
+        raise CannotDeliverError(reason, "add `explicit: {port: 15002}` to it, or `mode: explicit`")
     url = f"http://127.0.0.1:{policy.explicit_port}"
     return Variables(url, url, _join(policy, _always_direct(policy, networks)))
 
@@ -160,7 +160,9 @@ def _check_rule(policy: Policy, rule: Rule) -> None:
                 pass
     names = [item.host for item in rule.destinations if isinstance(item.host, DomainPattern)]
     if rule.verify and names:
-        remedy = f"write `verify: none` if clients may be believed, or {_OTHER_MODE}"
+        remedy = (
+            f"write `verify: none` (short form: `noProxyVerify: none`) if clients may be believed, or {_OTHER_MODE}"
+        )
         raise _refusal(policy, f"the rule {rule.name} looks at the addresses of names, which no client does", remedy)
 
 

@@ -422,6 +422,8 @@ class ShortShape(_Shape):
     How it reaches pods that do not choose by annotation: `transparent` captures connections, `explicit` sets variables
     that name the sidecar's port, `env` sets variables that name the company's proxy, without a sidecar.
     """
+    explicit: ExplicitShape | None = None
+    """A proxy on loopback, for pods in that mode; none if left out, unless `mode` is `explicit`."""
     dialect: DialectWord | None = None
     """Whose reading of `noProxy` is meant; `go` if left out."""
     name: str | None = None

@@ -59,7 +59,7 @@ def build_short(shape: ShortShape, node: Fields, root: Fields, origin: Origin, f
     """
     _check_both(root, findings)
     mode = Mode(shape.mode)
-    explicit_port = read_explicit_port(None, mode, at(node, "mode"), findings)
+    explicit_port = read_explicit_port(shape.explicit, mode, at(node, "explicit", "port"), findings)
     https = _read_target(shape.https_proxy, explicit_port, at(node, "httpsProxy"), findings)
     http = _read_target(shape.http_proxy, explicit_port, at(node, "httpProxy"), findings)
     trusted_ca = read_trusted_ca(shape.trusted_ca, at(node, "trustedCA"), findings)

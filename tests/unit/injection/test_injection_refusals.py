@@ -98,7 +98,10 @@ WITH_LOGIN = replace(ENV, proxies=(replace(ENV.proxies[0], login=BasicLogin(file
             Shape("", pod(), around=around(CORPORATE, ISTIO, ASKS_TRANSPARENT)),
             ("the annotation egress-xds/mode of its namespace is transparent",),
         ),
-        (Shape("", pod(), around=around(CORPORATE, ISTIO)), ("has no port for explicit mode", "mode: explicit")),
+        (
+            Shape("", pod(), around=around(CORPORATE, ISTIO)),
+            ("has no port for explicit mode", "add `explicit: {port: 15002}` to it"),
+        ),
         (Shape("", pod(annotations=ASKS_EXPLICIT), around=around(None)), ("no policy is in force",)),
         (Shape("", pod(annotations=ASKS_EXPLICIT), around=around(HELD)), ("broken can't be used", "xds validate")),
         (

@@ -173,6 +173,24 @@ def test_explicit_mode_opens_the_port_that_no_proxy_may_be_on() -> None:
     assert codes(found) == ["EX316"]
 
 
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        pytest.param("", None, id="left out"),
+        pytest.param("explicit: {port: 15002}", 15002, id="for those that ask for it by annotation"),
+        pytest.param("explicit: {}", EXPLICIT_PORT, id="on the usual port"),
+        pytest.param("mode: explicit\nexplicit: {port: 3128}", 3128, id="on another than the mode's own"),
+    ],
+)
+def test_the_port_of_explicit_mode_is_opened_as_in_the_long_form(extra: str, expected: int | None) -> None:
+    assert good(f"{BOTH}{extra}\n").explicit_port == expected
+
+
+def test_a_port_that_is_taken_is_no_port_of_explicit_mode() -> None:
+    found = only(parse(f"{BOTH}explicit: {{port: 15001}}\n"))
+    assert (found.code, found.where.key) == ("EX109", "explicit.port")
+
+
 def test_two_short_forms_in_one_file_need_names() -> None:
     found = only(parse(f"{BOTH}---\n{BOTH}"))
     assert (found.code, found.where.line) == ("EX405", 4)

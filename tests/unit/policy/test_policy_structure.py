@@ -48,7 +48,7 @@ def test_what_is_not_a_policy_says_so_and_nothing_else(text: str, code: str, say
         (SHORT + "noproxy: []", "noproxy", 3, "did you mean `noProxy`?"),
         (SHORT + "no_proxy: []", "no_proxy", 3, "did you mean `noProxy`?"),
         (SHORT + "TRUSTED_CA: x", "TRUSTED_CA", 3, "did you mean `trustedCA`?"),
-        (SHORT + "colour: blue", "colour", 3, "known here: dialect, httpProxy"),
+        (SHORT + "colour: blue", "colour", 3, "known here: dialect, explicit, httpProxy"),
         (long_form("default: {action: deny}\npriorty: 1"), "spec.priorty", 6, "did you mean `priority`?"),
         (long_form("default: {action: deny}\nrules: {}").replace("rules: {}", "rule: []"), "spec.rule", 6, "`rules`"),
         (rules("{name: a, too: {ports: [1]}, to: {ports: [1]}, action: deny}"), "spec.rules[0].too", 8, "`to`"),
