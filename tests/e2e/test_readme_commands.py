@@ -126,13 +126,8 @@ def _not_printed(shown: list[str], stdout: list[str], stderr: Sequence[str] = ()
     if not shown:
         return []
     runs = [list(run) for is_gap, run in groupby(["", *shown, ""], key=lambda line: line == "…") if not is_gap]
-    missing = []
-    for printed in ([*stdout, *stderr], [*stderr, *stdout]):
-        text = "\n".join(["", "", *printed, "", ""])
-        missing = [run for run in runs if "\n".join(["", *run, ""]) not in text]
-        if not missing:
-            return []
-    return missing[0]
+    texts = ["\n".join(["", "", *printed, "", ""]) for printed in ([*stdout, *stderr], [*stderr, *stdout])]
+    return next((run for run in runs if not any("\n".join(["", *run, ""]) in text for text in texts)), [])
 
 
 def _require(*programs: str) -> None:
