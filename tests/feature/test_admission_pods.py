@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import replace
@@ -32,10 +33,12 @@ from tests.support.cluster import CLUSTER_SETTINGS, HOME, following, namespace, 
 from tests.support.control_plane import PATIENCE, wait_until
 from tests.support.json_patch import apply_patch
 from tests.support.pod_rules import check_schema, find_violations
+from xds.admin.metrics import metrics_page
 from xds.admission.certificate import ServerCertificate
 from xds.admission.connections import MAX_CONNECTIONS
 from xds.admission.pods import UNDECIDED_POD, Known, Place, PodInjector
 from xds.admission.server import INJECT, Desk
+from xds.compile.certificates import ends_at, read_certificates
 from xds.flags import HostPort
 from xds.injection.settings import SidecarSettings
 from xds.policy.model import Mode, Workload
@@ -95,6 +98,19 @@ async def shop(directory: Path, text: str = GOOD, **annotations: str) -> AsyncIt
         api.put(policy(HOME, "corp", text))
         async with injecting(api, directory, Authority()) as (webhook, _):
             yield webhook
+
+
+async def test_metrics_tell_when_the_certificate_ends_that_the_api_server_sees(tmp_path: Path) -> None:
+    async with ApiServerEmulation() as api:
+        api.put(namespace(HOME))
+        async with injecting(api, tmp_path, Authority()) as (_, control_plane):
+            page = metrics_page(control_plane.parts.administration.observed)
+            await wait_until(lambda: b'{use="reviews"}' in page().body)
+            text = page().body.decode()
+
+    ends = dict(re.findall(r'^egress_xds_tls_certificate_not_after_seconds\{use="(\w+)"\} (\S+)$', text, re.MULTILINE))
+    (chain,) = read_certificates((tmp_path / CERTIFICATE).read_text(encoding="utf-8"))
+    assert {use: float(moment) for use, moment in ends.items()} == dict.fromkeys(("streams", "reviews"), ends_at(chain))
 
 
 def changed(response: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
