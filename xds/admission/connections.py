@@ -23,6 +23,8 @@ An API server of usual settings has 200 changes under way at a time, and each as
 """
 FIRST_HEAD = 5.0
 """Seconds for the head of the first request; an API server connects because it has something to ask."""
+_READ_AHEAD = 1 << 16
+"""Bytes of TLS that are read before anybody wants them; half a MiB by default, for each of so many connections."""
 BETWEEN = 100.0
 """
 Seconds from an answer to the head of the next request.
@@ -72,6 +74,9 @@ class _Connection(asyncio.Protocol):
             return
         self._transport = transport
         self._open[transport] = self
+        # Transports of TLS have it (asyncio.sslproto), others need none.
+        if callable(limit := getattr(transport, "set_read_buffer_limits", None)):
+            limit(high=_READ_AHEAD)
         self.be_idle(FIRST_HEAD)
         self._inner.connection_made(transport)
 

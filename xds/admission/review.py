@@ -31,6 +31,12 @@ _LONGEST_WARNING = 256
 _MOST_WARNINGS = 12
 """The API server passes on 4096 characters of warnings in all."""
 _LONGEST_UID = 256
+_MOST_CONTAINERS = 1 << 17
+"""
+Brackets that open something, those in texts included: two large ConfigMaps of policies in JSON have less.
+
+An empty mapping is three bytes of JSON, and thirty times as many in memory.
+"""
 _LONGEST_NAME, _LONGEST_WORD = 253, 64
 """Characters that a name, or the name of a kind or an operation, has at most; a group's is a DNS name, too."""
 
@@ -87,6 +93,8 @@ Raises MalformedReviewError.
 
 def read_review(body: bytes) -> Review:
     """Read the body of a request. Raises MalformedReviewError."""
+    if body.count(b"{") + body.count(b"[") > _MOST_CONTAINERS:
+        raise MalformedReviewError("the body has more lists and mappings than any object")
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):  # broken JSON or UTF-8; nested without end

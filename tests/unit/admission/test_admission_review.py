@@ -49,6 +49,7 @@ def test_a_question_shows_nothing_of_its_objects() -> None:
         pytest.param(b"\xff\xfe", "not JSON", id="no UTF-8"),
         pytest.param(b"[" * 100_000, "not JSON", id="nested without end"),
         pytest.param(b"1" * 10_000, "not JSON", id="a number without end"),
+        pytest.param(b"[" + b"{}," * 200_000 + b"{}]", "more lists", id="what would be large in memory"),
         pytest.param(b"[]", "not a mapping", id="a list"),
         pytest.param(b"{}", "no AdmissionReview", id="an empty object"),
         pytest.param(
