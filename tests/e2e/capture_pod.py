@@ -6,9 +6,9 @@ A connection that passes by is left without an answer, and one that is captured 
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +22,7 @@ from xds.capture import CHAIN
 from xds.demo.polling import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 NSENTER = shutil.which("nsenter") or "nsenter"
 ROOT = Path(__file__).parents[2]
@@ -53,11 +53,11 @@ while True:
 """Stands for Envoy: says who took the connection."""
 
 _CLIENT = """
-import os, socket, sys
-kind, port, mark, uid, patience = sys.argv[1], *map(int, sys.argv[2:5]), float(sys.argv[5])
-if uid:
-    os.setuid(uid)
-for host in sys.argv[6:]:
+import os, socket, sys, json
+
+def ask(kind, host, port, mark, uid, patience):
+    if uid:
+        os.setuid(uid)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     client = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
     if mark:
@@ -67,13 +67,40 @@ for host in sys.argv[6:]:
         client.connect((host, port))
         if kind == "udp":
             client.send(b"names")
-        print({b"envoy": "captured", b"names": "captured"}.get(client.recv(9), "strange"))
+        return {b"envoy": "captured", b"names": "captured"}.get(client.recv(9), "strange")
     except (ConnectionRefusedError, PermissionError):
-        print("refused")
+        return "refused"
     except (TimeoutError, OSError):
-        print("passed")
+        return "passed"
+
+answers = []
+for question in json.loads(sys.argv[1]):
+    ours, theirs = os.pipe()
+    if not os.fork():
+        os.write(theirs, ask(*question).encode())
+        os._exit(0)
+    os.close(theirs)
+    answers.append(ours)
+print(json.dumps([os.read(answer, 9).decode() for answer in answers]))
 """
 """What passes by gets no answer: the neighbour does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Asks what becomes of connections to a port of some addresses."""
+
+    kind: str
+    port: int
+    expected: str
+    hosts: tuple[str, ...] = tuple(ADDRESSES)
+    mark: int = 0
+    uid: int = APPLICATION
+
+    @property
+    def patience(self) -> float:
+        """Seconds. What passes by is known by waiting in vain, anything else by its answer."""
+        return 0.4 if self.expected == "passed" else 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +159,17 @@ class Pod:
         }
 
     def ask(self, kind: str, port: int, expected: str, *hosts: str, mark: int = 0, uid: int = APPLICATION) -> set[str]:
-        """Say what becomes of connections. What passes by is known by waiting in vain, anything else by its answer."""
-        patience = "0.2" if expected == "passed" else "10"
-        client = [sys.executable, "-I", "-S", "-c", _CLIENT, kind, str(port), str(mark), str(uid), patience]
-        return set(self.sh(shlex.join([*client, *(hosts or ADDRESSES)])).split())
+        """Say what becomes of connections."""
+        (answer,) = self.ask_all([Question(kind, port, expected, hosts or tuple(ADDRESSES), mark, uid)])
+        return answer
+
+    def ask_all(self, questions: Sequence[Question]) -> list[set[str]]:
+        """Say of each question what becomes of its connections, all of which are opened at once."""
+        flat = [(one.kind, host, one.port, one.mark, one.uid, one.patience) for one in questions for host in one.hosts]
+        done = self.run(sys.executable, "-I", "-S", "-c", _CLIENT, json.dumps(flat))
+        assert done.returncode == 0, done.stderr
+        answers = iter(json.loads(done.stdout))
+        return [{next(answers) for _ in one.hosts} for one in questions]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.capture_pod import ENVOY, OTHER, PATH, XDS, Pod, listening, open_pod
+from tests.e2e.capture_pod import ENVOY, OTHER, PATH, XDS, Pod, Question, listening, open_pod
 from xds.capture import (
     CHAIN,
     Family,
@@ -35,9 +35,24 @@ from xds.demo.polling import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from xds.capture import Capture
+
 pytestmark = pytest.mark.e2e
 
 BACKENDS = [backend.value for backend in Backend]
+
+
+def put_iptables(capture: Capture) -> str:
+    """Return the script that puts the printed rules in force, in a namespace that has none."""
+    return "\n".join(f"echo '{render_capture(capture, one)}' | {one.restore_command} --noflush" for one in Family)
+
+
+def put_nftables(capture: Capture) -> str:
+    """Return the script that puts the printed rules in force."""
+    return f"echo '{render_nftables(capture, Family)}' | nft -f -"
+
+
+PUT = {"iptables": put_iptables, "nftables": put_nftables}
 
 
 @pytest.fixture
@@ -53,72 +68,63 @@ def shared() -> Iterator[Pod]:
         yield opened
 
 
+EVERY = {
+    "TCP is captured": Question("tcp", 443, "captured"),
+    "an excluded port passes": Question("tcp", 22, "passed"),
+    "an excluded user passes": Question("tcp", 443, "passed", uid=OTHER),
+    "Envoy's user passes": Question("tcp", 443, "passed", uid=ENVOY),
+    "Envoy's mark passes": Question("tcp", 443, "passed", mark=7, uid=0),
+    "another mark is captured": Question("tcp", 443, "captured", mark=8, uid=0),
+    "QUIC is rejected": Question("udp", 443, "refused"),
+    "UDP of Envoy's user passes": Question("udp", 443, "passed", uid=ENVOY),
+    "other UDP passes": Question("udp", 444, "passed"),
+    "questions to name servers are captured": Question("udp", 53, "captured"),
+    "those of Envoy pass": Question("udp", 53, "passed", uid=ENVOY),
+    "excluded networks pass": Question("tcp", 443, "passed", ("192.0.2.200", "2001:db8::ff01")),
+    "UDP to an excluded network passes": Question("udp", 443, "passed", ("192.0.2.200",)),
+    "loopback stays in the pod": Question("tcp", 9, "refused", ("127.0.0.1",)),
+    "the pod's own addresses stay in the pod": Question("tcp", 9, "refused", ("192.0.2.1", "2001:db8::1")),
+}
+"""What becomes of connections in a pod with one of everything that is excluded."""
+
+
 @pytest.fixture(scope="module", params=BACKENDS)
-def captured(request: pytest.FixtureRequest) -> Iterator[Pod]:
-    """A pod with one of everything that is excluded, of each backend in turn."""
+def answers(request: pytest.FixtureRequest) -> Iterator[dict[str, set[str]]]:
+    """What becomes of them, with each backend in turn."""
     with open_pod() as opened, listening(opened):
         opened.capture(
             *("--apply", "--backend", str(request.param), "--exempt-uid", str(ENVOY), "--exempt-mark", "7", "--dns"),
             *("--exclude-port", "22", "--exclude-uid", str(OTHER), "--exclude-cidr", "192.0.2.128/25"),
             *("--exclude-cidr", "2001:db8::ff00/120"),
         )
-        yield opened
+        yield dict(zip(EVERY, opened.ask_all(list(EVERY.values())), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("kind", "port", "options", "expected"),
-    [
-        pytest.param("tcp", 443, {}, "captured", id="TCP is captured"),
-        pytest.param("tcp", 22, {}, "passed", id="an excluded port passes"),
-        pytest.param("tcp", 443, {"uid": OTHER}, "passed", id="an excluded user passes"),
-        pytest.param("tcp", 443, {"uid": ENVOY}, "passed", id="Envoy's user passes"),
-        pytest.param("tcp", 443, {"mark": 7, "uid": 0}, "passed", id="Envoy's mark passes"),
-        pytest.param("tcp", 443, {"mark": 8, "uid": 0}, "captured", id="another mark is captured"),
-        pytest.param("udp", 443, {}, "refused", id="QUIC is rejected"),
-        pytest.param("udp", 443, {"uid": ENVOY}, "passed", id="UDP of Envoy's user passes"),
-        pytest.param("udp", 444, {}, "passed", id="other UDP passes"),
-        pytest.param("udp", 53, {}, "captured", id="questions to name servers are captured"),
-        pytest.param("udp", 53, {"uid": ENVOY}, "passed", id="those of Envoy pass"),
-    ],
-)
-def test_what_is_captured_and_what_passes(
-    captured: Pod, kind: str, port: int, options: dict[str, int], expected: str
-) -> None:
-    assert captured.ask(kind, port, expected, **options) == {expected}
-
-
-@pytest.mark.parametrize(
-    ("kind", "host", "port", "expected"),
-    [
-        pytest.param("tcp", "192.0.2.200", 443, "passed", id="an excluded IPv4 network passes"),
-        pytest.param("tcp", "2001:db8::ff01", 443, "passed", id="an excluded IPv6 network passes"),
-        pytest.param("udp", "192.0.2.200", 443, "passed", id="UDP to an excluded network passes"),
-        pytest.param("tcp", "127.0.0.1", 9, "refused", id="loopback stays in the pod"),
-        pytest.param("tcp", "192.0.2.1", 9, "refused", id="the pod's own address stays in the pod"),
-        pytest.param("tcp", "2001:db8::1", 9, "refused", id="the pod's own IPv6 address stays in the pod"),
-    ],
-)
-def test_what_stays_in_the_pod_or_is_excluded_by_network_passes(
-    captured: Pod, kind: str, host: str, port: int, expected: str
-) -> None:
-    assert captured.ask(kind, port, expected, host) == {expected}
+@pytest.mark.parametrize("what", EVERY)
+def test_what_is_captured_and_what_passes(answers: dict[str, set[str]], what: str) -> None:
+    assert answers[what] == {EVERY[what].expected}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    ("options", "port", "expected"),
+    ("capture", "questions"),
     [
-        ("--reject-udp none", 443, "passed"),
-        ("--exclude-port 443", 443, "passed"),
-        ("--reject-udp all", 444, "refused"),
-        ("--reject-udp all", 53, "passed"),
-        ("--reject-udp all --exclude-port 444", 444, "passed"),
+        (build_capture(reject_udp=UdpRejection.NONE), [Question("udp", 443, "passed")]),
+        (build_capture(exclude_ports=[443]), [Question("udp", 443, "passed")]),
+        (
+            build_capture(reject_udp=UdpRejection.ALL),
+            [Question("udp", 444, "refused"), Question("udp", 53, "passed")],
+        ),
+        (build_capture(reject_udp=UdpRejection.ALL, exclude_ports=[444]), [Question("udp", 444, "passed")]),
     ],
+    ids=["none is rejected", "an excluded port is not", "all but questions are", "all but those and an excluded port"],
 )
-def test_udp_is_rejected_as_asked(shared: Pod, backend: str, options: str, port: int, expected: str) -> None:
-    shared.capture("--apply", "--force", "--backend", backend, *options.split())
-
-    assert shared.ask("udp", port, expected) == {expected}
+def test_udp_is_rejected_as_asked(shared: Pod, backend: str, capture: Capture, questions: list[Question]) -> None:
+    shared.sh(PUT[backend](capture))
+    try:
+        assert shared.ask_all(questions) == [{one.expected} for one in questions]
+    finally:
+        shared.sh("nft flush ruleset")
 
 
 FOREIGN = """
@@ -307,12 +313,12 @@ def test_what_the_kernel_holds_is_read_back_as_what_was_asked_for(pod: Pod) -> N
         exclude_cidrs=["10.0.0.0/8", "192.0.2.7", "fd00::/8", "::ffff:10.0.0.0/104"],
         dns=True, reject_udp=UdpRejection.ALL,
     )  # fmt: skip
+    pod.sh(put_iptables(capture))
     for family in Family:
-        pod.sh(f"echo '{render_capture(capture, family)}' | {family.restore_command} --noflush")
         found = read_iptables(pod.sh(f"{family.save_command} -t nat; {family.save_command} -t filter"), family)
         assert found is not None
         assert (found.plan, found.strange) == (build_plan(capture, family), ())
-    pod.sh(f"echo '{render_nftables(capture, Family)}' | nft -f -")
+    pod.sh(put_nftables(capture))
     for family in Family:
         found = read_nftables(pod.sh(f"nft -j list table {' '.join(table_words(family))}"), family)
         assert found is not None

@@ -71,6 +71,37 @@ def test_istios_rules_before_ours_are_found(pod: Pod) -> None:
     assert "Istio captures before us (ISTIO_OUTPUT, ipv4)" in told["others' rules"][1]
 
 
+OTHERS = """
+iptables -t raw -A OUTPUT -p tcp -j NOTRACK; ip6tables -t nat -N A; ip6tables -t nat -A A -p tcp -j ACCEPT
+ip6tables -t nat -A OUTPUT -j A; iptables -t nat -A OUTPUT -o lo -j ACCEPT; iptables -t raw -A OUTPUT -p udp -j NOTRACK
+nft 'table ip a { chain o { type nat hook output priority -150; tcp dport 80 dnat to 192.0.2.77; }; }'
+nft 'table inet b { chain o { type filter hook output priority -300; ip protocol tcp notrack; }; }'
+nft 'table inet c { chain o { type nat hook output priority -150; tcp dport 1-65535 accept; }; }'
+nft 'table ip d { chain o { type filter hook output priority -300; }; }'
+"""
+"""Rules of others, of which those that are named in the test below take connections away."""
+
+
+def test_rules_of_others_that_take_connections_away_are_found_and_nothing_is_captured_behind_them(pod: Pod) -> None:
+    pod.sh(OTHERS)
+    before = pod.rules()
+    with listening(pod):
+        refused = pod.xds("--apply", "--wait", "20s")
+    assert refused.returncode == 3
+    assert "nothing was changed" in refused.stderr
+    assert pod.rules() == before
+
+    pod.sh("nft delete table ip d")
+    found = [
+        one["message"]
+        for one in json.loads(pod.xds("--check", "-o", "json").stdout)["checks"]
+        if one["subject"] == "others' rules"
+    ]
+    wanted = ["(ipv6): -p tcp -j ACCEPT", "-p tcp -j NOTRACK (ipv4)", "with dnat (table ip a,", "(table inet b,"]
+    assert len(found) == len(wanted), found
+    assert all(any(words in message for message in found) for words in wanted), found
+
+
 def test_ipv6_that_slips_through_is_found(pod: Pod) -> None:
     pod.capture("--apply", "--force", "--family", "ipv4")
 
