@@ -145,7 +145,7 @@ ANNOTATIONS = (
         name="sidecar-cpu-limit",
         values="an amount such as `2`, `none`",
         default="the installation's, `2`, or what is requested if that is more",
-        meaning="Envoy's limit of processor time; `none`: it has no limit, which a namespace with a quota of it refuses.",
+        meaning="Envoy's limit of processor time; `none`: there is none, which a namespace with a quota of it refuses.",
     ),
     Annotation(
         name="sidecar-memory",
