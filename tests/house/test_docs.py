@@ -57,6 +57,8 @@ FOREIGN_FLAGS = frozenset(
             "--container",
             "--dry-run",
         ),
+        # kube-apiserver
+        "--admission-control-config-file",
         # iptables, an option of iptables-restore
         "--noflush",
     }
