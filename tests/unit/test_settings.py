@@ -193,21 +193,21 @@ def test_a_variable_that_nobody_filled_switches_no_demand_off() -> None:
         read_settings({}, {"EGRESS_XDS_JWKS": ""})
 
 
-_KUBE = {"HOME": "/home/me", "EGRESS_XDS_KUBERNETES": "on"}
+_KUBE = {"HOME": "/h/me", "EGRESS_XDS_KUBERNETES": "on"}
 
 
 @pytest.mark.parametrize(
     ("environ", "flags", "kubeconfig", "namespace"),
     [
-        pytest.param({}, {}, Path("/home/me/.kube/config"), "egress-system", id="the one of the home directory"),
-        pytest.param({"KUBECONFIG": ""}, {}, Path("/home/me/.kube/config"), "egress-system", id="an empty variable"),
+        pytest.param({}, {}, Path("/h/me/.kube/config"), "egress-system", id="the one of the home directory"),
+        pytest.param({"KUBECONFIG": ""}, {}, Path("/h/me/.kube/config"), "egress-system", id="an empty variable"),
         pytest.param({"KUBECONFIG": "/a:/b"}, {}, (Path("/a"), Path("/b")), "egress-system", id="several files"),
         pytest.param({"KUBECONFIG": "/a"}, {"kubeconfig": "/c"}, Path("/c"), "egress-system", id="a flag wins"),
         pytest.param({"EGRESS_XDS_KUBECONFIG": "/d", "KUBECONFIG": "/a"}, {}, Path("/d"), "egress-system",
                      id="the project's own variable is a flag"),
-        pytest.param({}, {"namespace": "ours"}, Path("/home/me/.kube/config"), "ours", id="another namespace"),
+        pytest.param({}, {"namespace": "ours"}, Path("/h/me/.kube/config"), "ours", id="another namespace"),
         pytest.param({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, {}, None, "", id="a pod has its own"),
-        pytest.param({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, {"context": "x"}, Path("/home/me/.kube/config"),
+        pytest.param({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, {"context": "x"}, Path("/h/me/.kube/config"),
                      "egress-system", id="a pod has no contexts"),
         pytest.param({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBECONFIG": "/a"}, {}, (Path("/a"),), "egress-system",
                      id="a kubeconfig that is named comes before a pod's own"),
@@ -230,4 +230,4 @@ def test_a_server_takes_no_kubeconfig_that_it_was_not_told_of() -> None:
 
 
 def test_an_operator_without_a_cluster_needs_none() -> None:
-    assert read_settings({}, {"HOME": "/home/me", "KUBECONFIG": "/a"}, is_operator=True) == Settings()
+    assert read_settings({}, {"HOME": "/h/me", "KUBECONFIG": "/a"}, is_operator=True) == Settings()
