@@ -28,7 +28,7 @@ from tests.support.api_server import ApiServerEmulation
 from tests.support.certificates import Authority
 from tests.support.cluster import CLUSTER_SETTINGS, HOME, following, namespace, policy
 from xds.admission.certificate import ServerCertificate
-from xds.admission.policies import UNDECIDED_POLICY, PolicyReviewer
+from xds.admission.policies import UNDECIDED_POLICY, PolicyReviewer, judge_documents
 from xds.admission.review import Review, Verdict
 from xds.admission.server import MAX_BYTES, VALIDATE_POLICY, AdmissionServer, Desk
 from xds.errors import ListenError, SettingsError
@@ -47,6 +47,12 @@ SERVICE = "egress-xds.egress-system.svc"
 ANYWHERE = HostPort(host="127.0.0.1", port=0)
 CERTIFICATE, KEY = Path("tls.crt"), Path("tls.key")
 GOOD = "httpProxy: http://proxy.corp.example:3128\nhttpsProxy: http://proxy.corp.example:3128\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_judging_loads() -> None:
+    """A server has judged policies before it is asked; the first time takes seconds."""
+    judge_documents((Document(source="warm.yaml", text=GOOD),), {}, now=0)
 
 
 def question(name: str, text: str | None = None) -> dict[str, Any]:
