@@ -35,9 +35,10 @@ def namespace(name: str, labels: Mapping[str, str] | None = None, **annotations:
 def pod(
     of: str, name: str, labels: Mapping[str, str] | None = None, *, account: str = "default", **annotations: str
 ) -> Object:
-    """Return a running Pod of the namespace `of`; annotations are below `egress-xds/`."""
+    """Return a running Pod of the namespace `of`, with a sidecar if it is `injected`; annotations of `egress-xds/`."""
     metadata = {"name": name, "namespace": of, "labels": dict(labels or {}), "annotations": _annotations(annotations)}
-    spec = {"serviceAccountName": account, "containers": [{"name": "app", "image": "app"}]}
+    names = ("app", "egress-envoy") if annotations.get("injected") == "true" else ("app",)
+    spec = {"serviceAccountName": account, "containers": [{"name": name, "image": name} for name in names]}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": {"phase": "Running"}}
 
 
