@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import structlog
+
 from xds.cli import run_command
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ class Runner:
         self._capsys = capsys
 
     def __call__(self, *arguments: object) -> Outcome:
-        code = run_command([str(argument) for argument in arguments])
+        try:
+            code = run_command([str(argument) for argument in arguments])
+        finally:
+            # A verb sends the log to this test's stderr, where no later test may find it.
+            structlog.reset_defaults()
         captured = self._capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
