@@ -325,3 +325,8 @@ def _shortcomings(pod: PodView) -> Iterable[str]:
         )
     if pod.spec.get("restartPolicy", "Always") != "Always":
         yield "the sidecar does not end when the application does, and neither does the pod; native sidecars do"
+    else:
+        yield (
+            "the sidecar starts and is stopped together with the application, whose first and last connections may "
+            "fail; native sidecars are there before and after"
+        )

@@ -449,6 +449,8 @@ def test_the_policy_decides_the_mode_unless_a_pod_or_its_namespace_does() -> Non
             Shape("", pod(annotations={"egress-xds/run-as-user": "1000"})),
             "which user runs app is for the image to say",
         ),
+        (Shape("", pod(), sidecar=WITHOUT_NATIVE), "whose first and last connections may fail"),
+        (Shape("", pod("restartPolicy: Never"), sidecar=WITHOUT_NATIVE), "does not end when the application does"),
     ],
     ids=[
         "no policy",
@@ -460,6 +462,8 @@ def test_the_policy_decides_the_mode_unless_a_pod_or_its_namespace_does() -> Non
         "a mesh that its namespace wants",
         "a mesh that the pod alone wants",
         "a user of the sidecar that an image may have",
+        "an application beside an ordinary sidecar",
+        "a job beside an ordinary sidecar",
     ],
 )
 def test_what_somebody_may_want_to_know_is_a_warning(shape: Shape, warning: str) -> None:
