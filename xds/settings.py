@@ -506,28 +506,43 @@ def _find_cluster(settings: Settings, environ: Mapping[str, str]) -> Settings:
 
 def _settle_cluster(settings: Settings) -> Settings:
     """Fill in what follows from being in a cluster or not. Raises SettingsError."""
-    if settings.kubernetes:
-        source = settings.token_source or ("cluster" if settings.jwks is None else "off")
-        if source != "off" and settings.jwks is not None:
-            raise SettingsError(f"--jwks and --token-source {source} contradict one another; leave one of them out")
-        if settings.kubeconfig is not None and not settings.namespace:
-            raise SettingsError(
-                "--kubeconfig needs --namespace: that whose policies concern the whole cluster, such as egress-system"
-            )
-        if settings.context and settings.kubeconfig is None:
-            raise SettingsError("--context names one of a kubeconfig; add --kubeconfig FILE, or leave it out")
-        if settings.admission_listen is not None and settings.tls_certificate is None:
-            raise SettingsError("--admission-listen needs TLS; add --tls-certificate and --tls-key")
-        if settings.admission_client_ca is not None and settings.admission_listen is None:
-            raise SettingsError("--admission-client-ca is about who asks there: add --admission-listen")
-        _check_injection(settings)
-        return replace(settings, token_source=source)
+    if not settings.kubernetes:
+        _check_outside(settings)
+        return settings
+    source = settings.token_source or ("cluster" if settings.jwks is None else "off")
+    if source != "off" and settings.jwks is not None:
+        raise SettingsError(f"--jwks and --token-source {source} contradict one another; leave one of them out")
+    _check_api_server(settings)
+    _check_admission(settings)
+    _check_injection(settings)
+    return replace(settings, token_source=source)
+
+
+def _check_outside(settings: Settings) -> None:
+    """Refuse what is about a cluster where there is none. Raises SettingsError."""
     of_clusters = ("kubeconfig", "context", "namespace", "token_source")
     for option in OPTIONS:
         is_of_cluster = option.field in of_clusters or option.field.startswith(("inject_", "admission_"))
         if is_of_cluster and getattr(settings, option.field):
             raise SettingsError(f"{option.flag} means nothing without --kubernetes; add it, or leave this out")
-    return settings
+
+
+def _check_api_server(settings: Settings) -> None:
+    """Refuse half of what says which cluster it is. Raises SettingsError."""
+    if settings.kubeconfig is not None and not settings.namespace:
+        raise SettingsError(
+            "--kubeconfig needs --namespace: that whose policies concern the whole cluster, such as egress-system"
+        )
+    if settings.context and settings.kubeconfig is None:
+        raise SettingsError("--context names one of a kubeconfig; add --kubeconfig FILE, or leave it out")
+
+
+def _check_admission(settings: Settings) -> None:
+    """Refuse half of what reviews need. Raises SettingsError."""
+    if settings.admission_listen is not None and settings.tls_certificate is None:
+        raise SettingsError("--admission-listen needs TLS; add --tls-certificate and --tls-key")
+    if settings.admission_client_ca is not None and settings.admission_listen is None:
+        raise SettingsError("--admission-client-ca is about who asks there: add --admission-listen")
 
 
 def _check_injection(settings: Settings) -> None:

@@ -20,8 +20,10 @@ import envoy
 from tests.e2e.harness import CorporateProxy, ProxyKind, needs, start_origins
 from tests.e2e.kubernetes_world import ISSUER, ask, path_of, start_api_server, start_server
 from tests.e2e.secured_proxies import Login, put, start_squid
+from tests.support.api_admission import selects
 from tests.support.certificates import Authority
 from tests.support.cluster import HOME, namespace, policy
+from tests.support.json_patch import apply_patch
 from tests.support.manifests import KUSTOMIZE, build
 from tests.support.pod_runner import CAPTURE_IMAGE, CONTROL_PLANE_IMAGE, ENVOY_IMAGE, Image, Node, RunningPod
 from tests.support.tokens import Issuer, claims
@@ -29,7 +31,7 @@ from xds.demo.errors import LabError
 from xds.demo.lab import CONTROL_PLANE_ADDRESS, PROXY_ADDRESS, Lab, Namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from tests.support.api_store import Object
     from tests.support.pod_spec import Pod
@@ -128,8 +130,8 @@ class PodWorld:
         """Whether the API server asks the webhook about a pod, by its selectors."""
         of = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": pod["metadata"]["namespace"]}}
         namespace_labels = self.get(of)["metadata"].get("labels", {})
-        selected = matches(WEBHOOK["namespaceSelector"], namespace_labels)
-        return selected and matches(WEBHOOK["objectSelector"], pod["metadata"].get("labels", {}))
+        selected = selects(WEBHOOK["namespaceSelector"], namespace_labels)
+        return selected and selects(WEBHOOK["objectSelector"], pod["metadata"].get("labels", {}))
 
     def review(self, pod: Object, **request: object) -> Object:
         """Have the webhook review a new pod as the API server does; return its whole response."""
@@ -185,35 +187,10 @@ class PodWorld:
         self.pods.remove(running)
         return codes
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Whatever pods do in the block, they must not reach for the Internet by themselves."""
-        before = self.leaked
-        yield
-        assert self.leaked == before, "a pod sent packets towards the Internet by itself"
-
     @property
     def leaked(self) -> int:
         """Packets that pods sent towards the Internet by themselves, but for those that a test expects."""
         return self.lab.leaked_packets() - self.expected
-
-
-def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a label selector of Kubernetes selects `labels`."""
-    for key, value in selector.get("matchLabels", {}).items():
-        if labels.get(key) != value:
-            return False
-    for item in selector.get("matchExpressions", ()):
-        match item["operator"]:
-            case "In":
-                is_met = labels.get(item["key"]) in item["values"]
-            case "NotIn":
-                is_met = labels.get(item["key"]) not in item["values"]
-            case other:
-                raise AssertionError(other)
-        if not is_met:
-            return False
-    return True
 
 
 def _port_of(port: int) -> int:
@@ -223,36 +200,9 @@ def _port_of(port: int) -> int:
     return next(int(item["containerPort"]) for item in _SERVER["ports"] if item["name"] == target)
 
 
-def _patch_of(answer: Object) -> list[Mapping[str, Any]]:
-    found: list[Mapping[str, Any]] = json.loads(base64.b64decode(answer["patch"])) if "patch" in answer else []
+def _patch_of(answer: Object) -> list[Object]:
+    found: list[Object] = json.loads(base64.b64decode(answer["patch"])) if "patch" in answer else []
     return found
-
-
-def apply_patch(document: object, patch: Sequence[Mapping[str, Any]]) -> object:
-    """Apply a JSON patch (RFC 6902) of the operations `add`, `remove`, `replace` and `test`."""
-    whole = {"": copy.deepcopy(document)}
-    for step in patch:
-        *path, last = [part.replace("~1", "/").replace("~0", "~") for part in f"{step['path']}".split("/")]
-        place: Any = whole
-        for part in path:
-            place = place[int(part) if isinstance(place, list) else part]
-        key: Any = (len(place) if last == "-" else int(last)) if isinstance(place, list) else last
-        match step["op"]:
-            case "add" if isinstance(place, list):
-                assert key <= len(place), step
-                place.insert(key, copy.deepcopy(step["value"]))
-            case "add":
-                place[key] = copy.deepcopy(step["value"])
-            case "replace":
-                assert place[key] is not None, step
-                place[key] = copy.deepcopy(step["value"])
-            case "remove":
-                del place[key]
-            case "test":
-                assert place[key] == step["value"], step
-            case other:
-                raise AssertionError(other)
-    return whole[""]
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def team_policy(team: str, url: str, *keys: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[PodWorld]:
+def shared_world() -> Iterator[PodWorld]:
     """A cluster with Squid, which wants a login, for all, and Tinyproxy for one team."""
     objects = [namespace("shop", {"egress-xds/inject": "true"}), namespace("own", {"egress-xds/inject": "true"})]
     login = secret(HOME, "login", username=ALICE.user, password=ALICE.password)
@@ -65,30 +65,23 @@ def cluster() -> Iterator[PodWorld]:
         yield world
 
 
-@pytest.fixture
-def world(cluster: PodWorld) -> Iterator[PodWorld]:
-    """The cluster; whatever a pod does there, it must not reach for the Internet by itself."""
-    with cluster.watched():
-        yield cluster
-
-
 @pytest.fixture(scope="module")
-def tinyproxy(cluster: PodWorld) -> CorporateProxy:
+def tinyproxy(shared_world: PodWorld) -> CorporateProxy:
     """The second proxy."""
-    return start_tinyproxy(cluster.lab)
+    return start_tinyproxy(shared_world.lab)
 
 
 @pytest.fixture(scope="module")
-def everybody(cluster: PodWorld) -> RunningPod:
+def everybody(shared_world: PodWorld) -> RunningPod:
     """A pod that no policy names."""
-    return cluster.create(make_pod("everybody"))
+    return shared_world.create(make_pod("everybody"))
 
 
 @pytest.fixture(scope="module")
-def team(cluster: PodWorld, tinyproxy: CorporateProxy) -> RunningPod:
+def team(shared_world: PodWorld, tinyproxy: CorporateProxy) -> RunningPod:
     """A pod of the team that has a proxy of its own."""
     assert tinyproxy.program.exit_code is None
-    return cluster.create(make_pod("team", labels={"team": "tiny"}))
+    return shared_world.create(make_pod("team", labels={"team": "tiny"}))
 
 
 def test_workloads_have_different_proxies(

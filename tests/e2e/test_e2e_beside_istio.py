@@ -32,7 +32,7 @@ EXPLICIT_PORT = 15002
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[PodWorld]:
+def shared_world() -> Iterator[PodWorld]:
     """A cluster in which Istio lets out only what it knows, with a Service `orders`."""
     labels = {"egress-xds/inject": "true", "istio-injection": "enabled"}
     objects = [namespace("shop", labels), namespace("named", labels), policy("named", "named", POLICY_BY_NAME)]
@@ -41,37 +41,30 @@ def cluster() -> Iterator[PodWorld]:
         yield world
 
 
-@pytest.fixture
-def world(cluster: PodWorld) -> Iterator[PodWorld]:
-    """The cluster; whatever a pod does there, it must not reach for the Internet by itself."""
-    with cluster.watched():
-        yield cluster
-
-
-def generate(cluster: PodWorld, text: str, of: str) -> list[Mapping[str, Any]]:
+def generate(shared_world: PodWorld, text: str, of: str) -> list[Mapping[str, Any]]:
     """Return the ServiceEntries that our side generates of a policy."""
-    command = xds_command("inject", "--service-entry", put(cluster.lab, "corp.yaml", text), "--pod-namespace", of)
-    done = cluster.lab.run(Namespace.CORP, command, environment=python_environment())
+    command = xds_command("inject", "--service-entry", put(shared_world.lab, "corp.yaml", text), "--pod-namespace", of)
+    done = shared_world.lab.run(Namespace.CORP, command, environment=python_environment())
     assert done.returncode == 0, done.stderr.decode()
     return list(yaml.safe_load_all(done.stdout))
 
 
-def create(cluster: PodWorld, pod: Object, entries: Iterable[Mapping[str, Any]]) -> RunningPod:
+def create(shared_world: PodWorld, pod: Object, entries: Iterable[Mapping[str, Any]]) -> RunningPod:
     """
     Create a pod that our webhook changes, and Istio's after it, and return it once our sidecar listens.
 
     No probe waits for that beside a mesh: the application may start before its sidecar has a configuration.
     """
     services = [(FILES_ADDRESS, 80), (FILES_ADDRESS, 443), (CONTROL_PLANE_ADDRESS, 18000)]
-    running = cluster.run(capture_by_istio(cluster.admit(pod), services, entries))
+    running = shared_world.run(capture_by_istio(shared_world.admit(pod), services, entries))
     wait_until(lambda: listeners(running, EXPLICIT_PORT), "our sidecar's listener", 60)
     return running
 
 
 @pytest.fixture(scope="module")
-def pod(cluster: PodWorld) -> RunningPod:
+def pod(shared_world: PodWorld) -> RunningPod:
     """A pod whose proxy Istio knows by its address."""
-    return create(cluster, make_pod("meshed"), generate(cluster, POLICY, "shop"))
+    return create(shared_world, make_pod("meshed"), generate(shared_world, POLICY, "shop"))
 
 
 def taken_by_ours(pod: RunningPod) -> int:

@@ -43,7 +43,7 @@ def config_map(name: str, of: str, **data: str) -> Object:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[PodWorld]:
+def shared_world() -> Iterator[PodWorld]:
     """A cluster with one policy for all, and two namespaces that asked for sidecars."""
     wanted = {"egress-xds/inject": "true"}
     namespaces = [namespace("shop", wanted), namespace("payments", wanted), namespace("plain")]
@@ -52,18 +52,11 @@ def cluster() -> Iterator[PodWorld]:
         yield world
 
 
-@pytest.fixture
-def world(cluster: PodWorld) -> Iterator[PodWorld]:
-    """The cluster; whatever a pod does there, it must not reach for the Internet by itself."""
-    with cluster.watched():
-        yield cluster
-
-
 @pytest.fixture(scope="module")
-def shared(cluster: PodWorld) -> RunningPod:
+def shared(shared_world: PodWorld) -> RunningPod:
     """The pod of the recorded AdmissionReview, as the webhook left it, running."""
     recorded = json.loads((RECORDED / "admission-pod-plain.json").read_text(encoding="utf-8"))
-    return cluster.create(recorded["body"]["request"]["object"])
+    return shared_world.create(recorded["body"]["request"]["object"])
 
 
 def test_the_example_is_applied_as_it_stands_and_reaches_the_internet(world: PodWorld) -> None:

@@ -36,7 +36,7 @@ NAMES = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[PodWorld]:
+def shared_world() -> Iterator[PodWorld]:
     """A cluster with one policy for all, and another that denies in one namespace."""
     wanted = {"egress-xds/inject": "true"}
     objects = [namespace("shop", wanted), namespace("strict", wanted), policy("strict", "strict", DENYING)]
@@ -44,17 +44,10 @@ def cluster() -> Iterator[PodWorld]:
         yield world
 
 
-@pytest.fixture
-def world(cluster: PodWorld) -> Iterator[PodWorld]:
-    """The cluster; whatever a pod does there, it must not reach for the Internet by itself."""
-    with cluster.watched():
-        yield cluster
-
-
 @pytest.fixture(scope="module")
-def pods(cluster: PodWorld) -> dict[str, RunningPod]:
+def pods(shared_world: PodWorld) -> dict[str, RunningPod]:
     """One pod of each mode, by its annotation."""
-    return {mode: cluster.create(make_pod(f"web-{mode}", mode=mode)) for mode in MODES}
+    return {mode: shared_world.create(make_pod(f"web-{mode}", mode=mode)) for mode in MODES}
 
 
 def requests_of(world: PodWorld, pod: RunningPod, *urls: str) -> tuple[list[Done], list[str]]:

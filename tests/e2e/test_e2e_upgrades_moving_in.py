@@ -36,17 +36,10 @@ LABEL = {"egress-xds/inject": "true"}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[PodWorld]:
+def shared_world() -> Iterator[PodWorld]:
     """A cluster with the control plane in it that nobody has asked for anything yet."""
     with open_pod_world(namespace(MOVING), namespace(STAYING)) as world:
         yield world
-
-
-@pytest.fixture
-def world(cluster: PodWorld) -> Iterator[PodWorld]:
-    """The cluster; whatever a pod does there, it must not reach for the Internet by itself."""
-    with cluster.watched():
-        yield cluster
 
 
 def application(name: str, of: str = MOVING, variables: Mapping[str, str] | None = None) -> Object:

@@ -67,7 +67,7 @@ def apply(world: PodWorld, item: Object) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[PodWorld]:
+def shared_world() -> Iterator[PodWorld]:
     """Step 1: the file is written; step 2: the cluster has it."""
     labelled = namespace("default", {"egress-xds/inject": "true"})
     certificate = COMPANY.issue(PROXY_HOST)
@@ -76,17 +76,10 @@ def cluster() -> Iterator[PodWorld]:
         yield world
 
 
-@pytest.fixture
-def world(cluster: PodWorld) -> Iterator[PodWorld]:
-    """The cluster; whatever a pod does there, it must not reach for the Internet by itself."""
-    with cluster.watched():
-        yield cluster
-
-
 @pytest.fixture(scope="module")
-def pod(cluster: PodWorld) -> RunningPod:
+def pod(shared_world: PodWorld) -> RunningPod:
     """Step 3: a pod is made as ever."""
-    return cluster.create(make_pod("web", "default"))
+    return shared_world.create(make_pod("web", "default"))
 
 
 def test_step_3_the_pod_has_none_of_the_six_variables_and_reaches_the_internet(

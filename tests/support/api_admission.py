@@ -68,8 +68,8 @@ def _hooks(store: Store, target: Target, item: Object) -> Iterator[Object]:
             assert hook.keys() <= _UNDERSTOOD, hook.keys() - _UNDERSTOOD
             if (
                 any(_is_about(rule, target) for rule in hook["rules"])
-                and _selects(hook.get("namespaceSelector", {}), labels)
-                and _selects(hook.get("objectSelector", {}), item["metadata"].get("labels") or {})
+                and selects(hook.get("namespaceSelector", {}), labels)
+                and selects(hook.get("objectSelector", {}), item["metadata"].get("labels") or {})
             ):
                 yield hook
 
@@ -84,7 +84,8 @@ def _is_about(rule: Object, target: Target) -> bool:
     )
 
 
-def _selects(selector: Object, labels: Mapping[str, str]) -> bool:
+def selects(selector: Object, labels: Mapping[str, str]) -> bool:
+    """Whether a label selector of Kubernetes selects `labels`."""
     assert selector.keys() <= {"matchLabels", "matchExpressions"}
     wanted = selector.get("matchLabels", {}).items()
     return wanted <= labels.items() and all(_holds(found, labels) for found in selector.get("matchExpressions", ()))

@@ -19,6 +19,7 @@ from xds.injection.pod import name_of, user_of
 from xds.injection.quantities import parse_cpu
 from xds.injection.settings import check_resources
 from xds.policy.model import DnsMode, HeldPolicy, Mode, Policy
+from xds.policy.pem import MAX_AUTHORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 _BESIDE_A_MESH = 1338
 """The sidecar's user there: Istio exempts 1337 from its capture, and its policy is to see our connections."""
-
-MAX_TRUSTED_CA = 96 * 1024
-"""Bytes: the kernel takes no variable of more than 128 KiB (MAX_ARG_STRLEN)."""
 
 _ENFORCE = "pod-security.kubernetes.io/enforce"
 
@@ -222,9 +220,9 @@ def _choose_authority(wishes: Wishes, policy: Policy | HeldPolicy | Unknown | No
         found.warnings.append(
             f"{wishes.name_of('trusted-ca')} is true, but the policy {policy.name} has no trustedCA: nothing is added"
         )
-    elif len(policy.trusted_ca.encode()) > MAX_TRUSTED_CA:
+    elif len(policy.trusted_ca) > MAX_AUTHORITIES:
         found.problems.append(
-            f"trustedCA of the policy {policy.name} is larger than {MAX_TRUSTED_CA >> 10} KiB, which no variable "
+            f"trustedCA of the policy {policy.name} is larger than {MAX_AUTHORITIES >> 10} KiB, which no variable "
             "carries into a pod; leave out authorities that are not the company's own"
         )
     else:
